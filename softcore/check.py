@@ -180,6 +180,13 @@ def _float(op, name, value):
         raise ValueError(f"{op}: {name} is {value}, which float64 cannot hold") from None
 
 
+def initial(op: str, value, dtype: np.dtype) -> np.ndarray:
+    """What the maximum of elements of `dtype` starts from."""
+    if dtype.kind != "b" or not isinstance(value, (bool, np.bool_)):
+        value = number(op, "initial", value)
+    return as_dtype(op, "initial", value, dtype)
+
+
 def flag(op: str, name: str, value) -> bool:
     """True or False; 1 and 0 will do."""
     if not isinstance(value, (bool, np.bool_, int, np.integer)):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from contextvars import ContextVar
 
-from softcore import kernels
+from softcore.kernels import cpu_base
 
+# The modules of all instruction sets share one OpenMP runtime; the base module is there on every machine.
+_serial_build = cpu_base.openmp_runtime() == "none"
 # What OpenMP allowed when softcore was imported. threadpoolctl lowers it later, and only then does it bind an explicit count.
-_initial_limit = kernels.core.max_threads()
-_serial_build = kernels.core.openmp_runtime() == "none"
+_initial_limit = cpu_base.max_threads()
 _explicit: int | None = None
 # The innermost count of `with num_threads(...)` in this Python thread, and the enclosing one: (count, enclosing) or None.
 _scope: ContextVar[tuple | None] = ContextVar("softcore.num_threads", default=None)
@@ -41,7 +42,7 @@ def get_num_threads() -> int:
     """
     if _serial_build or _in_forked_child:
         return 1
-    limit = kernels.core.max_threads()
+    limit = cpu_base.max_threads()
     scope = _scope.get()
     count = _explicit if scope is None else scope[0]
     if count is None:

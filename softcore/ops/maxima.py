@@ -95,7 +95,7 @@ def max(
     if initial is None:
         check.taking_part("max", mask, x.shape, axes, " or there must be an initial")
     else:
-        initial = check.as_dtype("max", "initial", check.number("max", "initial", initial, dtype), dtype)
+        initial = check.initial("max", initial, dtype)
     y = check.out("max", out, check.reduced(x.shape, axes, keepdims), dtype)
     if initial is None:
         run("max", dtype, (x,), (by_row(y, axes, keepdims),), x.shape, axes, mask=mask)
