@@ -1,0 +1,249 @@
+"""The definition of every op, forward and backward, in plain NumPy.
+
+This module says what softcore computes; the compiled kernels only say how. Each function has the signature of the public
+function of its name and is written for the reader, not for speed. Arithmetic is done in float64, or in longdouble where an input
+is longdouble: float16, bfloat16, float32, integers and bool are promoted first. The selections (``max``, ``relu``, ...) leave
+integers as they are.
+
+Vocabulary: ``x`` goes in, ``y`` comes out, ``dy`` is the gradient of y, ``dx`` that of x. A *row* is the set of elements that
+are reduced together. An element *takes part* if ``where`` does not mask it out. In every definition, ``axes`` is ``axis`` as a
+tuple of non-negative ints and ``where`` a boolean array of x's shape.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+import numpy as np
+from numpy.exceptions import AxisError
+
+__all__ = ["max_with_argmax"]  # and the definitions, which add themselves
+
+
+# --- Common to all definitions -----------------------------------------------------------------------------------------------
+
+
+def definition(function):
+    """Publish a definition: silence floating-point warnings and give it an ``out=`` (a tuple where there are several results)."""
+
+    @functools.wraps(function)
+    def defined(*args, out=None, **options):
+        with np.errstate(all="ignore"):
+            result = function(*args, **options)
+        return result if out is None else _write(out, result)
+
+    signature = inspect.signature(function)
+    keyword = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None)
+    defined.__signature__ = signature.replace(parameters=[*signature.parameters.values(), keyword])
+    __all__.append(function.__name__)
+    return defined
+
+
+def _write(out, result):
+    for target, value in zip(out, result) if isinstance(out, tuple) else [(out, result)]:
+        if target.shape != np.shape(value):
+            raise ValueError(f"out has shape {target.shape}, the result {np.shape(value)}")
+        np.copyto(target, value, casting="unsafe")
+    return out
+
+
+def _wide(x):
+    """x in the dtype of arithmetic: longdouble stays, everything else real becomes float64."""
+    x = np.asarray(x)
+    if x.dtype.kind not in "biuf" and x.dtype.name != "bfloat16":
+        raise TypeError(f"expected real numbers, got {x.dtype}")
+    return x if x.dtype == np.longdouble else x.astype(np.float64)
+
+
+def _keep(x):
+    """x in the dtype of selection: integers and bool stay, floating numbers become wide."""
+    x = np.asarray(x)
+    return x if x.dtype.kind in "biu" else _wide(x)
+
+
+def _axes(axis, ndim):
+    """``axis`` as a sorted tuple of non-negative ints. A scalar has one axis to name, and none to reduce."""
+    if axis is None:
+        return tuple(range(ndim))
+    rank = ndim or 1
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    for a in axes:
+        if not -rank <= a < rank:
+            raise AxisError(a, ndim)
+    if len({a % rank for a in axes}) < len(axes):
+        raise ValueError("duplicate value in 'axis'")
+    return tuple(sorted(a % rank for a in axes)) if ndim else ()
+
+
+def _where(where, x):
+    """``where`` as a boolean array of x's shape."""
+    where = np.asarray(True if where is None else where)
+    if where.dtype != bool:
+        raise TypeError(f"where must be boolean, got {where.dtype}")
+    return np.broadcast_to(where, x.shape)
+
+
+def _flat(x, axes):
+    """x with the reduced axes last, in their own order, and flattened: (batch..., length)."""
+    batch = [n for i, n in enumerate(x.shape) if i not in axes]
+    length = int(np.prod([x.shape[i] for i in axes], dtype=int))
+    return np.moveaxis(x, axes, range(-len(axes), 0)).reshape((*batch, length))
+
+
+def _unflat(rows, axes, shape):
+    """The inverse of _flat: rows (batch..., length) back in ``shape``."""
+    batch = [n for i, n in enumerate(shape) if i not in axes]
+    return np.moveaxis(rows.reshape((*batch, *(shape[i] for i in axes))), range(-len(axes), 0), axes)
+
+
+def _kept(y, axes, keepdims):
+    """y, a result of the reduction, with the reduced axes as axes of length 1."""
+    y = np.asarray(y)
+    return y if keepdims else np.expand_dims(y, axes)
+
+
+def _dropped(y, axes, keepdims):
+    """The inverse of _kept."""
+    return y if keepdims else np.squeeze(y, axes)
+
+
+def _some(where, axes):
+    """Refuse a row in which no element takes part."""
+    rows = _flat(where, axes)
+    if rows.shape[-1] == 0 or not rows.any(axis=-1).all():
+        raise ValueError("a row in which no element takes part has no maximum")
+
+
+def _max(x, axes, where, initial=None):
+    """The maximum of each row, with its axes kept; ``initial`` is the least value of x's dtype unless given."""
+    if initial is None:
+        initial = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else False if x.dtype == bool else -np.inf
+    return np.max(x, axis=axes, keepdims=True, where=where, initial=initial)
+
+
+def _maxima(x, axes, where):
+    """True at each maximum of a row; where NaN wins, at each NaN."""
+    return where & ((x == _max(x, axes, where)) | (x != x))
+
+
+def _one(hits, axes, last=False):
+    """The first (or the last) True of each row, alone."""
+    step = -1 if last else 1
+    rows = _flat(hits, axes)[..., ::step]
+    return _unflat((rows & (np.cumsum(rows, axis=-1) == 1))[..., ::step], axes, hits.shape)
+
+
+def _sum(x, axes, where=True):
+    return np.sum(x, axis=axes, keepdims=True, where=where)
+
+
+def _sum_to(dx, shape):
+    """dx summed over the axes along which ``shape`` was broadcast."""
+    dx = dx.sum(axis=tuple(range(dx.ndim - len(shape))))
+    return dx.sum(axis=tuple(i for i, n in enumerate(shape) if n == 1), keepdims=True)
+
+
+# --- The max family ----------------------------------------------------------------------------------------------------------
+
+
+@definition
+def max(x, axis=-1, *, keepdims=False, where=None, initial=None):
+    """The largest element of each row. NaN wins. ``initial`` takes part as one more element."""
+    x = _keep(x)
+    axes, where = _axes(axis, x.ndim), _where(where, x)
+    if initial is None:
+        _some(where, axes)
+    return _dropped(_max(x, axes, where, initial), axes, keepdims)
+
+
+@definition
+def argmax(x, axis=-1, *, keepdims=False, where=None, select_last=False):
+    """The index of the first (or last) maximum; where NaN wins, of the first (or last) NaN. Flat over several axes."""
+    x = _keep(x)
+    axes, where = _axes(axis, x.ndim), _where(where, x)
+    _some(where, axes)
+    index = np.argmax(_flat(_one(_maxima(x, axes, where), axes, select_last), axes), axis=-1)
+    return np.expand_dims(index, axes) if keepdims else index
+
+
+def max_with_argmax(x, axis=-1, *, keepdims=False, where=None, select_last=False):
+    """``(max, argmax)``."""
+    options = dict(keepdims=keepdims, where=where)
+    return max(x, axis, **options), argmax(x, axis, select_last=select_last, **options)
+
+
+@definition
+def hardmax(x, axis=-1):
+    """1 at the first maximum (the argmax) of each row, 0 elsewhere, in x's dtype."""
+    x = _keep(x)
+    axes = _axes(axis, x.ndim)
+    return _one(_maxima(x, axes, _where(None, x)), axes).astype(x.dtype)
+
+
+@definition
+def max_backward(dy, x, axis=-1, *, index=None, ties="first", keepdims=False, where=None):
+    """dy, put where the maximum was: at ``index`` if given, else by ``ties`` at the first, the last, each ("all"), or split evenly.
+
+    A row in which no element takes part has gradient 0.
+    """
+    x = _keep(x)
+    axes, where = _axes(axis, x.ndim), _where(where, x)
+    dy = _kept(_keep(dy), axes, keepdims)
+    if index is not None:
+        return np.where(_at(index, x.shape, axes, keepdims) & where, dy, dy.dtype.type(0))
+    hits = _maxima(x, axes, where)
+    if ties in ("first", "last"):
+        hits = _one(hits, axes, last=ties == "last")
+    elif ties == "split":
+        dy = dy / _sum(hits, axes)
+    elif ties != "all":
+        raise ValueError(f"ties must be 'first', 'last', 'split' or 'all', not {ties!r}")
+    return np.where(hits, dy, dy.dtype.type(0))
+
+
+def _at(index, shape, axes, keepdims):
+    """True at ``index`` of each row, which counts along the reduced axis, or flat over several."""
+    index = _kept(index, axes, keepdims)
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"index must be integers, got {index.dtype}")
+    length = int(np.prod([shape[i] for i in axes], dtype=int))
+    if np.any((index < 0) | (index >= length)):
+        raise IndexError(f"index must be at least 0 and below {length}")
+    return _unflat(_flat(index, axes) == np.arange(length), axes, shape)
+
+
+@definition
+def maximum(a, b):
+    """The larger of a and b. NaN wins."""
+    return np.maximum(_keep(a), _keep(b))
+
+
+@definition
+def maximum_backward(dy, a, b):
+    """(da, db): dy goes to the larger one and to a lone NaN, half to each of equals and of two NaNs; summed back to each shape."""
+    dy, a, b = _wide(dy), _wide(a), _wide(b)
+    equal = (a == b) | (np.isnan(a) & np.isnan(b))
+    share = np.select([equal, (a > b) | np.isnan(a)], [dy / 2, dy], 0.0)
+    other = np.select([equal, (b > a) | np.isnan(b)], [dy / 2, dy], 0.0)
+    return _sum_to(share, a.shape), _sum_to(other, b.shape)
+
+
+@definition
+def relu(x):
+    """max(x, 0), and 0 is +0. NaN stays."""
+    x = _keep(x)
+    return np.where(x <= 0, x.dtype.type(0), x)
+
+
+@definition
+def relu_backward(dy, x):
+    """dy where x > 0, and 0 where x <= 0. NaN stays."""
+    dy, x = _wide(dy), _wide(x)
+    return np.select([x > 0, x <= 0], [dy, 0.0], np.nan)
+
+
+@definition
+def step(x):
+    """1 where x > 0, and 0 where x <= 0. NaN stays."""
+    return np.heaviside(_wide(x), 0.0)
