@@ -5,6 +5,12 @@ function of its name and is written for the reader, not for speed. Arithmetic is
 is longdouble: float16, bfloat16, float32, integers and bool are promoted first. The selections (``max``, ``relu``, ...) leave
 integers as they are.
 
+Below the definitions stands :data:`OPS`, one description per op. Tests, benchmarks and the tables in the docs iterate over it::
+
+    for op in OPS.values():
+        arguments = op.inputs(x, rng, axis=0)
+        expected = op.reference(*arguments, axis=0)
+
 Vocabulary: ``x`` goes in, ``y`` comes out, ``dy`` is the gradient of y, ``dx`` that of x. A *row* is the set of elements that
 are reduced together. An element *takes part* if ``where`` does not mask it out. In every definition, ``axes`` is ``axis`` as a
 tuple of non-negative ints and ``where`` a boolean array of x's shape.
@@ -14,11 +20,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.exceptions import AxisError
 
-__all__ = ["max_with_argmax"]  # and the definitions, which add themselves
+__all__ = ["OPS", "Op", "max_with_argmax"]  # and the definitions, which add themselves
 
 
 # --- Common to all definitions -----------------------------------------------------------------------------------------------
@@ -355,3 +364,123 @@ def softplus(x):
 def softplus_backward(dy, x):
     """dy sigmoid(x)."""
     return _wide(dy) * sigmoid(x)
+
+
+# --- One description per op --------------------------------------------------------------------------------------------------
+
+
+def once(arguments, results):
+    """Bytes moved by an op that reads every argument once and writes every result once."""
+    results = results if isinstance(results, tuple) else (results,)
+    return sum(np.asarray(a).nbytes for a in (*arguments, *results))
+
+
+@dataclass(frozen=True)
+class Op:
+    """What tests, benchmarks and docs need to know of one op.
+
+    ``op.reference(*op.inputs(x, rng, axis=axis, **options), axis=axis, **options)`` is the expected result for a base array x;
+    an op without an axis (``"axis" not in op.options``) is called without it.
+    """
+
+    reference: Callable  # the definition
+    family: str  # "max" or "softmax"
+    kind: str  # "fold": reduces the axis; "rows": of x's shape, from the whole row; "map": element by element
+    inputs: Callable  # (x, rng, axis=-1, **options) -> the positional arguments, in x's dtype or, for integers, as promoted
+    forward: str | None = None  # of a backward: the op it belongs to
+    exact: bool = False  # a selection: equal to the reference, not close to it (no split ties, no broadcasting)
+    integers: str = "promote"  # to float64 before any arithmetic; or "keep"
+    ulp: Mapping[str, float] = field(default_factory=lambda: {"float32": 2, "float64": 4})  # the promised bound
+    moved: Callable = once  # (arguments, results) -> bytes, for GB/s
+
+    @property
+    def name(self):
+        return self.reference.__name__
+
+    @property
+    def direction(self):
+        return "forward" if self.forward is None else "backward"
+
+    @property
+    def options(self):
+        """The names of the optional arguments, ``axis`` and ``out`` among them."""
+        parameters = inspect.signature(self.reference).parameters.values()
+        return frozenset(p.name for p in parameters if p.default is not p.empty)
+
+    @property
+    def default_axis(self):
+        """The axis unless given; None for an op that has none."""
+        axis = inspect.signature(self.reference).parameters.get("axis")
+        return axis and axis.default
+
+
+def _forward(reference, family, kind, inputs=lambda x, rng, axis=-1, **options: (x,), **fields):
+    return Op(reference, family, kind, inputs, **fields)
+
+
+def _backward(reference, family, kind, forward, saved, integers="promote", result=None, **fields):
+    """A backward that takes dy and the ``saved`` ones of x, y and b. ``result`` is the forward with which y is made."""
+    result = result or forward
+    accepted = inspect.signature(result).parameters
+
+    def inputs(x, rng, axis=-1, **options):
+        x = np.asarray(x)
+        real = x.dtype.kind in "fV"
+        dtype = x.dtype.newbyteorder("=") if x.dtype.kind == "f" else x.dtype if real or integers == "keep" else np.dtype(float)
+        options = {name: value for name, value in {"axis": axis, **options}.items() if name in accepted}
+        b = () if result is not maximum else _with_rival(x, rng)[1:]
+        y = np.asarray(result(x, *b, **options))
+        with np.errstate(all="ignore"):
+            dy = (rng.standard_normal(y.shape) * (1 if real else 4)).astype(dtype)
+            arrays = {"dy": dy, "x": x, "y": y.astype(dtype), "b": b and b[0]}
+        return tuple(arrays[name] for name in ("dy", *saved))
+
+    return Op(reference, family, kind, inputs, forward=forward.__name__, integers=integers, **fields)
+
+
+def _with_rival(x, rng, axis=-1, **options):
+    """x and a rival for maximum: the elements of x in another order, about a quarter of them in place."""
+    x = np.asarray(x)
+    order = np.where(rng.random(x.size) < 0.25, np.arange(x.size), rng.permutation(x.size))
+    return x, x.reshape(-1)[order].reshape(x.shape)
+
+
+def _max_or_zero(x, axis=-1, *, keepdims=False, where=None):
+    return max(x, axis, keepdims=keepdims, where=where, initial=0)
+
+
+def _log_magnitude(x, axis=-1, *, b=None, where=None, keepdims=False):
+    return logsumexp(x, axis, b=b, where=where, keepdims=keepdims, return_sign=True)[0]
+
+
+_selection = dict(exact=True, integers="keep")
+
+OPS: Mapping[str, Op] = MappingProxyType(
+    {
+        op.name: op
+        for op in [
+            _forward(max, "max", "fold", **_selection),
+            _forward(argmax, "max", "fold", **_selection),
+            _forward(max_with_argmax, "max", "fold", **_selection),
+            _forward(hardmax, "max", "rows", **_selection),
+            _backward(max_backward, "max", "rows", max, "x", result=_max_or_zero, **_selection),
+            _forward(maximum, "max", "map", _with_rival, **_selection),
+            _backward(maximum_backward, "max", "map", maximum, "xb", exact=True),
+            _forward(relu, "max", "map", **_selection),
+            _backward(relu_backward, "max", "map", relu, "x", exact=True),
+            _forward(step, "max", "map", exact=True),
+            _forward(softmax, "softmax", "rows"),
+            _backward(softmax_backward, "softmax", "rows", softmax, "y"),
+            _forward(log_softmax, "softmax", "rows"),
+            _backward(log_softmax_backward, "softmax", "rows", log_softmax, "y"),
+            _forward(logsumexp, "softmax", "fold"),
+            _backward(logsumexp_backward, "softmax", "rows", logsumexp, "xy", result=_log_magnitude),
+            _forward(sigmoid, "softmax", "map"),
+            _backward(sigmoid_backward, "softmax", "map", sigmoid, "y"),
+            _forward(log_sigmoid, "softmax", "map"),
+            _backward(log_sigmoid_backward, "softmax", "map", log_sigmoid, "x"),
+            _forward(softplus, "softmax", "map"),
+            _backward(softplus_backward, "softmax", "map", softplus, "x"),
+        ]
+    }
+)
