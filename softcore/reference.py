@@ -27,7 +27,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.exceptions import AxisError
 
-__all__ = ["OPS", "Op", "max_with_argmax"]  # and the definitions, which add themselves
+__all__ = ["OPS", "Op"]  # and the definitions, which add themselves
 
 
 # --- Common to all definitions -----------------------------------------------------------------------------------------------
@@ -50,10 +50,12 @@ def definition(function):
 
 
 def _write(out, result):
-    for target, value in zip(out, result) if isinstance(out, tuple) else [(out, result)]:
-        if target.shape != np.shape(value):
-            raise ValueError(f"out has shape {target.shape}, the result {np.shape(value)}")
-        np.copyto(target, value, casting="unsafe")
+    """Copy the result to ``out``, rounded to its dtype. In a tuple, a result that goes nowhere (None) is returned as it is."""
+    if isinstance(result, tuple):
+        return tuple(value if target is None else _write(target, value) for target, value in zip(out, result))
+    if out.shape != np.shape(result):
+        raise ValueError(f"out has shape {out.shape}, it must be {np.shape(result)}")
+    np.copyto(out, result, casting="unsafe")
     return out
 
 
@@ -176,6 +178,7 @@ def argmax(x, axis=-1, *, keepdims=False, where=None, select_last=False):
     return np.expand_dims(index, axes) if keepdims else index
 
 
+@definition
 def max_with_argmax(x, axis=-1, *, keepdims=False, where=None, select_last=False):
     """``(max, argmax)``."""
     options = dict(keepdims=keepdims, where=where)
@@ -192,15 +195,15 @@ def hardmax(x, axis=-1):
 
 @definition
 def max_backward(dy, x, axis=-1, *, index=None, ties="first", keepdims=False, where=None):
-    """dy, put where the maximum was: at ``index`` if given, else by ``ties`` at the first, the last, each ("all"), or split evenly.
+    """dy, put where the maximum was: at ``index`` if given, else by ``ties`` at the first, the last, all, or split evenly.
 
-    A row in which no element takes part has gradient 0.
+    Integers are compared as they are, but have a float64 gradient. A row in which no element takes part has gradient 0.
     """
     x = _keep(x)
     axes, where = _axes(axis, x.ndim), _where(where, x)
-    dy = _kept(_keep(dy), axes, keepdims)
+    dy = _kept(_wide(dy), axes, keepdims)
     if index is not None:
-        return np.where(_at(index, x.shape, axes, keepdims) & where, dy, dy.dtype.type(0))
+        return np.where(_at(index, x.shape, axes, keepdims) & where, dy, 0.0)
     hits = _maxima(x, axes, where)
     if ties in ("first", "last"):
         hits = _one(hits, axes, last=ties == "last")
@@ -208,7 +211,7 @@ def max_backward(dy, x, axis=-1, *, index=None, ties="first", keepdims=False, wh
         dy = dy / _sum(hits, axes)
     elif ties != "all":
         raise ValueError(f"ties must be 'first', 'last', 'split' or 'all', not {ties!r}")
-    return np.where(hits, dy, dy.dtype.type(0))
+    return np.where(hits, dy, 0.0)
 
 
 def _at(index, shape, axes, keepdims):
@@ -230,7 +233,7 @@ def maximum(a, b):
 
 @definition
 def maximum_backward(dy, a, b):
-    """(da, db): dy goes to the larger one and to a lone NaN, half to each of equals and of two NaNs; summed back to each shape."""
+    """(da, db): dy goes to the larger or to the only NaN, half to each of equals and of two NaNs; summed back to each shape."""
     dy, a, b = _wide(dy), _wide(a), _wide(b)
     equal = (a == b) | (np.isnan(a) & np.isnan(b))
     share = np.select([equal, (a > b) | np.isnan(a)], [dy / 2, dy], 0.0)
@@ -386,9 +389,9 @@ class Op:
     reference: Callable  # the definition
     family: str  # "max" or "softmax"
     kind: str  # "fold": reduces the axis; "rows": of x's shape, from the whole row; "map": element by element
-    inputs: Callable  # (x, rng, axis=-1, **options) -> the positional arguments, in x's dtype or, for integers, as promoted
+    inputs: Callable  # (x, rng, axis=-1, **options) -> the positional arguments; dy and y in x's dtype, or promoted
     forward: str | None = None  # of a backward: the op it belongs to
-    exact: bool = False  # a selection: equal to the reference, not close to it (no split ties, no broadcasting)
+    exact: bool = False  # a selection: equal to the reference, not close to it (but for split ties, and sums over broadcast axes)
     integers: str = "promote"  # to float64 before any arithmetic; or "keep"
     ulp: Mapping[str, float] = field(default_factory=lambda: {"float32": 2, "float64": 4})  # the promised bound
     moved: Callable = once  # (arguments, results) -> bytes, for GB/s
@@ -418,24 +421,23 @@ def _forward(reference, family, kind, inputs=lambda x, rng, axis=-1, **options: 
     return Op(reference, family, kind, inputs, **fields)
 
 
-def _backward(reference, family, kind, forward, saved, integers="promote", result=None, **fields):
+def _backward(reference, family, kind, forward, saved, result=None, **fields):
     """A backward that takes dy and the ``saved`` ones of x, y and b. ``result`` is the forward with which y is made."""
     result = result or forward
     accepted = inspect.signature(result).parameters
 
     def inputs(x, rng, axis=-1, **options):
         x = np.asarray(x)
-        real = x.dtype.kind in "fV"
-        dtype = x.dtype.newbyteorder("=") if x.dtype.kind == "f" else x.dtype if real or integers == "keep" else np.dtype(float)
+        dtype = np.dtype(float) if x.dtype.kind in "biu" else x.dtype if x.dtype.isnative else x.dtype.newbyteorder("=")
         options = {name: value for name, value in {"axis": axis, **options}.items() if name in accepted}
         b = () if result is not maximum else _with_rival(x, rng)[1:]
         y = np.asarray(result(x, *b, **options))
         with np.errstate(all="ignore"):
-            dy = (rng.standard_normal(y.shape) * (1 if real else 4)).astype(dtype)
+            dy = rng.standard_normal(y.shape).astype(dtype)
             arrays = {"dy": dy, "x": x, "y": y.astype(dtype), "b": b and b[0]}
         return tuple(arrays[name] for name in ("dy", *saved))
 
-    return Op(reference, family, kind, inputs, forward=forward.__name__, integers=integers, **fields)
+    return Op(reference, family, kind, inputs, forward=forward.__name__, **fields)
 
 
 def _with_rival(x, rng, axis=-1, **options):
@@ -463,7 +465,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
             _forward(argmax, "max", "fold", **_selection),
             _forward(max_with_argmax, "max", "fold", **_selection),
             _forward(hardmax, "max", "rows", **_selection),
-            _backward(max_backward, "max", "rows", max, "x", result=_max_or_zero, **_selection),
+            _backward(max_backward, "max", "rows", max, "x", result=_max_or_zero, exact=True),
             _forward(maximum, "max", "map", _with_rival, **_selection),
             _backward(maximum_backward, "max", "map", maximum, "xb", exact=True),
             _forward(relu, "max", "map", **_selection),
