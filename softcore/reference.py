@@ -39,8 +39,7 @@ def definition(function):
     @functools.wraps(function)
     def defined(*args, out=None, **options):
         with np.errstate(all="ignore"):
-            result = function(*args, **options)
-        return result if out is None else _write(out, result)
+            return _deliver(function(*args, **options), out)
 
     signature = inspect.signature(function)
     keyword = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None)
@@ -49,10 +48,12 @@ def definition(function):
     return defined
 
 
-def _write(out, result):
-    """Copy the result to ``out``, rounded to its dtype. In a tuple, a result that goes nowhere (None) is returned as it is."""
+def _deliver(result, out):
+    """The result, a scalar if it is 0-dimensional, as in NumPy; or ``out``, filled with the result rounded to its dtype."""
     if isinstance(result, tuple):
-        return tuple(value if target is None else _write(target, value) for target, value in zip(out, result))
+        return tuple(map(_deliver, result, out or [None] * len(result)))
+    if out is None:
+        return np.asarray(result)[()]
     if out.shape != np.shape(result):
         raise ValueError(f"out has shape {out.shape}, it must be {np.shape(result)}")
     np.copyto(out, result, casting="unsafe")
