@@ -19,7 +19,7 @@ template <class S, class F> INLINE void over_tile(S *y, ptrdiff_t n, bool stream
 }
 
 template <class S> void scale_kept(S *y, const acc<S> *kept, ptrdiff_t n, double factor, const Inverse<S> *inverse, bool streaming) {
-    const Inverse<S> r = *inverse;
+    const Inverse<S> r = uniform<S>(*inverse);
     if (factor == 1) return over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {
         return times<S>(m == lanes<S>() ? load<acc<S>>(kept + j) : load_part<acc<S>>(kept + j, m, 0), r); });
     const Lanes<S> f = splat<S>((acc<S>)factor);
@@ -27,8 +27,8 @@ template <class S> void scale_kept(S *y, const acc<S> *kept, ptrdiff_t n, double
         return times<S>(f * (m == lanes<S>() ? load<acc<S>>(kept + j) : load_part<acc<S>>(kept + j, m, 0)), r); });
 }
 template <class S> void softmax_tile(S *y, const S *x, ptrdiff_t n, const Frame<S> *frame, const Inverse<S> *inverse, bool streaming) {
-    const Frame<S> f = *frame;
-    const Inverse<S> r = *inverse;
+    const Frame<S> f = uniform<S>(*frame);
+    const Inverse<S> r = uniform<S>(*inverse);
     over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return times<S>(exp_of<S>(load_some<S>(x + j, m, 0), f), r); });
 }
 template <class S> void log_softmax_tile(S *y, const S *x, ptrdiff_t n, const LogFrame<S> *frame, bool streaming) {
@@ -187,7 +187,8 @@ template <class S, bool SIGNED> INLINE acc<S> largest_of_tile(const S *x, ptrdif
 }
 template <class S> __attribute__((noinline)) acc<S> tile_max(const S *x, ptrdiff_t n, int *nan) {
     bool bad;
-    acc<S> m = largest_of_tile<S, true>(x, n, &bad);
+    acc<S> m = largest_of_tile<S, false>(x, n, &bad);
+    if (m == 0 && !bad && !std::is_integral<acc<S>>::value) m = largest_of_tile<S, true>(x, n, &bad);  // which zero?
     *nan = bad;
     return m;
 }
@@ -197,10 +198,12 @@ template <class S> __attribute__((noinline)) double top_of_tile(const S *x, ptrd
     return nan ? (double)NAN : m;
 }
 // Rows j0.. of columns: the running maximum m, and bad where a NaN was seen.  Eight rows at a time.
-template <class S> __attribute__((noinline)) void max_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool signed_zero, Lanes<S> *m, Mask<S> *bad) {
+template <class S, bool SIGNED> __attribute__((noinline)) void max_columns_of(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *m, Mask<S> *bad) {
     const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
     for (ptrdiff_t j = 0; j < n; j += 8) {
         const ptrdiff_t rows = n - j < 8 ? n - j : 8;
+        for (ptrdiff_t i = 0; i < rows; i++)  // the next rows lie in other pages, where no hardware looks ahead
+            for (ptrdiff_t g = 0; g < groups; g++) prefetch(row_at(x, stride, j + 8 + i) + g * L);
         for (ptrdiff_t g = 0; g < groups; g++) {
             const S *p = row_at(x, stride, j) + g * L;
             Lanes<S> a = m[g];
@@ -208,7 +211,7 @@ template <class S> __attribute__((noinline)) void max_columns(const S *x, ptrdif
             auto meet = [&](ptrdiff_t i) TERM {
                 Lanes<S> v = load_some<S>(row_at(p, stride, i), width - g * L, 0);
                 b = b | (v != v);
-                a = signed_zero ? max(a, v) : greater(a, v);
+                a = SIGNED ? max(a, v) : greater(a, v);
             };
             if (rows == 8) { meet(0); meet(1); meet(2); meet(3); meet(4); meet(5); meet(6); meet(7); }
             else for (ptrdiff_t i = 0; i < rows; i++) meet(i);
@@ -216,6 +219,10 @@ template <class S> __attribute__((noinline)) void max_columns(const S *x, ptrdif
             bad[g] = b;
         }
     }
+}
+template <class S> INLINE void max_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool signed_zero, Lanes<S> *m, Mask<S> *bad) {
+    if (signed_zero) max_columns_of<S, true>(x, stride, n, width, m, bad);
+    else max_columns_of<S, false>(x, stride, n, width, m, bad);
 }
 // The running maximum with the row it came from, counted from `base` in lanes; exact while the count is.
 template <class S> __attribute__((noinline)) void argmax_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool last, Lanes<S> *best, long long *index, ptrdiff_t base, bool first) {
@@ -229,7 +236,7 @@ template <class S> __attribute__((noinline)) void argmax_columns(const S *x, ptr
     for (ptrdiff_t j = 0; j < n; j++, row = row + one)
         for (ptrdiff_t g = 0; g < groups; g++) {
             Lanes<S> v = load_some<S>(row_at(x, stride, j) + g * L, width - g * L, 0), m = best[g];
-            Mask<S> hit = last ? (v >= m) | (v != v) : (v > m) | ((v != v) & (m == m));
+            Mask<S> hit = (last ? v >= m : v > m) | ((v != v) & (m == m));
             best[g] = select(hit, v, m);
             where[g] = select(hit, row, where[g]);
         }

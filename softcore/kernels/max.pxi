@@ -42,14 +42,14 @@ cdef void argmax_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t en
         m = tile_max(x, n, &nan)
         if nan:
             m = not_a_number(_)
-        if not s.found or (nan and (last or not s.nan)) or (not nan and not s.nan and (m > s.m or (last and m >= s.m))):
-            i = find(x, n, m, last, mask)
+        if not s.found or nan or m > s.m or (last and m >= s.m):
+            i = find(x, n, m, last and not nan, mask)  # of NaNs the first wins, whichever maximum is wanted
             if i >= 0:
                 s.m = value_at(x + i)
                 s.index = j + i
                 s.found = True
                 s.nan = nan
-        if s.nan and not last:
+        if s.nan:
             return
         j += n
 
@@ -73,7 +73,7 @@ cdef void argmax_merge(Room* a, const Room* b, element* _) noexcept nogil:
 cdef void argmax_merge_last(Room* a, const Room* b, element* _) noexcept nogil:
     cdef Best[element]* s = <Best[element]*> a
     cdef const Best[element]* other = <const Best[element]*> b
-    if other.found and (other.nan or (not s.nan and (not s.found or other.m >= s.m))):
+    if not s.nan and other.found and (other.nan or not s.found or other.m >= s.m):
         s[0] = other[0]
 
 cdef void max_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, element* _) noexcept nogil:

@@ -73,7 +73,7 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     Frame[S] frame_of_row[S](const S*, const State[double]*, double scale)
     double top_of_tile[S](const S*, Py_ssize_t n)
     double exp_tree[S](const S*, Py_ssize_t n, const Frame[S]*, acc[S]* kept, const S* ahead)
-    double exp_tree_below[S](const S*, Py_ssize_t n, const Frame[S]*, double top, double* count)
+    double exp_tree_below[S](const S*, Py_ssize_t n, const Frame[S]*, double top, double* count, const S* ahead)
     double sum_tree[S](const S*, Py_ssize_t n)
     double dot_tree[S](const S*, const S*, Py_ssize_t n)
     void add_row[S](const S*, Sum[double]*, double)
@@ -84,7 +84,6 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     LogFrame[S] log_frame_of_row[S](const S*, const State[double]*, double scale)
     double logsumexp_of_row[S](const S*, const State[double]*)
 
-    State[Doubles[S]] empty_columns[S](const S*)
     State[Doubles[S]] state_of_column_max[S](const S*, Lanes[S] m, double scale)
     Frame[S] frame_of_columns[S](const S*, const State[Doubles[S]]*, double scale)
     void max_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint signed_zero, Lanes[S]*, Mask[S]*)

@@ -25,7 +25,7 @@ cdef State[double] absorb_below(const storage* x, Py_ssize_t n, double scale, ac
         return s
     frame = frame_of_row(x, &s, scale)
     while j < n:
-        add_row(x, &s.l, exp_tree_below(x + j, n - j, &frame, top, &count))
+        add_row(x, &s.l, exp_tree_below(x + j, n - j, &frame, top, &count, ahead + j if ahead else NULL))
         j += tree
     s.c = count
     return s
@@ -168,9 +168,6 @@ cdef void fold_columns(const storage* x, Py_ssize_t stride, Py_ssize_t n, Py_ssi
     cdef Mask[storage] bad[GROUPS]
     cdef Py_ssize_t L = lanes(x), groups = (width + L - 1) // L, g, j = 0, i, rows
     cdef const storage* p
-    for g in range(groups):
-        total[g] = empty_columns(x)
-        chunk[g] = empty_columns(x)
     while j < n:
         rows = min(n - j, tile_size(x))
         for g in range(groups):
@@ -192,12 +189,17 @@ cdef void fold_columns(const storage* x, Py_ssize_t stride, Py_ssize_t n, Py_ssi
                 add_tile_columns(x, &s, &tree)
                 i += tree_size(x)
             close_columns(x, &s, hits)
-            merge_columns(x, &chunk[g], &s)
+            if j % chunk_size(x):
+                merge_columns(x, &chunk[g], &s)
+            else:
+                chunk[g] = s
         j += rows
         if j % chunk_size(x) == 0 or j == n:
             for g in range(groups):
-                merge_columns(x, &total[g], &chunk[g])
-                chunk[g] = empty_columns(x)
+                if j > chunk_size(x):
+                    merge_columns(x, &total[g], &chunk[g])
+                else:
+                    total[g] = chunk[g]
 
 cdef void softmax_backward_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, storage* _) noexcept nogil:
     cdef char scratch[2][SCRATCH]

@@ -104,24 +104,34 @@ template <class S> INLINE Lanes<S> exp_of(Lanes<S> x, const Frame<S> &f) {
 
 // ---------------------------------------------------------------- absorb
 
+#define TERM __attribute__((always_inline))
+
 // Room for the exponentials of a row that is read once from memory: they are scaled, not computed again.
 template <class S> struct Kept {
     static constexpr ptrdiff_t room = 4 * TILE<S>();
     alignas(64) acc<S> e[room];
 };
 
-// One tree of up to eight Lanes of exponentials, left in `kept`; `ahead` is where this thread reads next.
-template <class S> INLINE Lanes<S> exp_kept(const S *x, const Frame<S> &f, acc<S> *kept) {
-    Lanes<S> e = exp_of<S>(load<S>(x), f);
-    if (kept) store_pack(kept, e);
-    return e;
+// A row's frame is the same in all lanes: spread again from one number, it takes one register and not one for each
+// native vector of a Lanes.
+template <class S> INLINE Lanes<S> uniform(const Lanes<S> &x) {
+    acc<S> a;
+    std::memcpy(&a, &x, sizeof a);
+    return splat<S>(a);
 }
-template <class S> __attribute__((noinline)) double exp_tree(const S *x, ptrdiff_t n, const Frame<S> *frame, acc<S> *kept, const S *ahead) {
-    const Frame<S> f = *frame;
+template <class S> INLINE Frame<S> uniform(const Frame<S> &f) {
+    return {uniform<S>(f.low), uniform<S>(f.magic), uniform<S>(f.origin), uniform<S>(f.scale), uniform<S>(f.scale_low), f.scaled};
+}
+
+// One tree of up to eight Lanes of exponentials, left in `kept` if that is asked for; `ahead` is what this thread
+// reads next, or x itself.
+template <class S, bool KEEP> INLINE double exp_tree_of(const S *x, ptrdiff_t n, const Frame<S> &f, acc<S> *kept, const S *ahead) {
     const ptrdiff_t L = lanes<S>();
-    auto term = [&](int i) {
-        if (ahead) prefetch(ahead + i * L);
-        return exp_kept<S>(x + i * L, f, kept ? kept + i * L : nullptr);
+    auto term = [&](int i) TERM {
+        prefetch(ahead + i * L);
+        Lanes<S> e = exp_of<S>(load<S>(x + i * L), f);
+        if (KEEP) store_pack(kept + i * L, e);
+        return e;
     };
     if (__builtin_expect(n >= TREE<S>(), 1)) {
         Lanes<S> a = term(0) + term(1);
@@ -135,16 +145,46 @@ template <class S> __attribute__((noinline)) double exp_tree(const S *x, ptrdiff
     for (; i < n / L; i++) e[i] = term(i);
     if (n % L) {
         e[i] = select(first<S>(n % L), exp_of<S>(load_part<S>(x + i * L, n % L, 0), f), e[i]);
-        if (kept) store_pack(kept + i * L, e[i]);
+        if (KEEP) store_pack(kept + i * L, e[i]);
     }
     return sum_lanes<S>(tree8(e));
 }
+template <class S, bool KEEP> __attribute__((noinline)) double exp_tree_scaled(const S *x, ptrdiff_t n, const Frame<S> *frame, acc<S> *kept, const S *ahead) {
+    Frame<S> f = uniform<S>(*frame);
+    f.scaled = true;
+    return exp_tree_of<S, KEEP>(x, n, f, kept, ahead);
+}
+template <class S, bool KEEP> __attribute__((noinline)) double exp_tree_plain(const S *x, ptrdiff_t n, const Frame<S> *frame, acc<S> *kept, const S *ahead) {
+    Frame<S> f = uniform<S>(*frame);
+    f.scaled = false;
+    return exp_tree_of<S, KEEP>(x, n, f, kept, ahead);
+}
+template <class S> INLINE double exp_tree(const S *x, ptrdiff_t n, const Frame<S> *frame, acc<S> *kept, const S *ahead) {
+    if (!ahead) ahead = x;
+    if (frame->scaled) return kept ? exp_tree_scaled<S, true>(x, n, frame, kept, ahead) : exp_tree_scaled<S, false>(x, n, frame, kept, ahead);
+    return kept ? exp_tree_plain<S, true>(x, n, frame, kept, ahead) : exp_tree_plain<S, false>(x, n, frame, kept, ahead);
+}
 // The same without the elements equal to `top`, which are counted.
-template <class S> __attribute__((noinline)) double exp_tree_below(const S *x, ptrdiff_t n, const Frame<S> *frame, double top, double *count) {
-    const Frame<S> f = *frame;
+template <class S> __attribute__((noinline)) double exp_tree_below(const S *x, ptrdiff_t n, const Frame<S> *frame, double top, double *count, const S *ahead) {
+    const Frame<S> f = uniform<S>(*frame);
     const ptrdiff_t L = lanes<S>();
     const Lanes<S> zero = constant<Lanes<S>>(0), one = constant<Lanes<S>>(1), tops = lanes_of<S>(top);
     Lanes<S> hits = zero, e[8];
+    if (__builtin_expect(n >= TREE<S>(), 1)) {
+        auto term = [&](int i) TERM {
+            if (ahead) prefetch(ahead + i * L);
+            Lanes<S> v = load<S>(x + i * L);
+            Mask<S> hit = v == tops;
+            hits = hits + select(hit, one, zero);
+            return select(hit, zero, exp_of<S>(v, f));
+        };
+        Lanes<S> a = term(0) + term(1);
+        a = a + (term(2) + term(3));
+        Lanes<S> b = term(4) + term(5);
+        a = a + (b + (term(6) + term(7)));
+        *count += sum_lanes<S>(hits);
+        return sum_lanes<S>(a);
+    }
     for (int i = 0; i < 8; i++) {
         ptrdiff_t here = n - i * L;
         if (here <= 0) { e[i] = zero; continue; }
@@ -158,7 +198,6 @@ template <class S> __attribute__((noinline)) double exp_tree_below(const S *x, p
     return sum_lanes<S>(tree8(e));
 }
 
-#define TERM __attribute__((always_inline))
 // Columns: up to TREE rows, `stride` bytes apart, of a Lanes of columns.  Row j goes to residue j mod lanes, whose
 // eight rows are one tree8, and the residues are added as sum_lanes adds lanes.
 template <class S> INLINE Doubles<S> sum_residues(Doubles<S> *t, ptrdiff_t n) {
@@ -285,6 +324,7 @@ template <class S, class D> INLINE Inverse<S> inverse_of(const Sum<D> &l) {
     D rest = r * (((one - product) - error) - r * l.low), high = rounded<S>(r);
     return {lanes_of<S>(high), lanes_of<S>((r - high) + rest)};
 }
+template <class S> INLINE Inverse<S> uniform(const Inverse<S> &r) { return {uniform<S>(r.high), uniform<S>(r.low)}; }
 template <class S> INLINE Lanes<S> times(Lanes<S> e, const Inverse<S> &r) { return mad(e, r.high, e * r.low); }
 
 // log(c + u) for c >= 1 and u >= 0, or c = 0 and u > 0 not subnormal; right for the smallest u when c is 1.
@@ -314,7 +354,7 @@ template <class S> INLINE State<Doubles<S>> state_of_column_max(const S *, Lanes
 }
 template <class S> INLINE Frame<S> frame_of_row(const S *, const State<double> *s, double scale) { return frame_of<S>(*s, scale); }
 template <class S> INLINE Frame<S> frame_of_columns(const S *, const State<Doubles<S>> *s, double scale) { return frame_of<S>(*s, scale); }
-template <class S> INLINE State<Doubles<S>> empty_columns(const S *) { return empty_state<Doubles<S>>(); }
+
 template <class S> INLINE void add_row(const S *, Sum<double> *s, double x) { add<S>(s, x); }
 template <class S> INLINE void add_columns(const S *, Sum<Doubles<S>> *s, const Doubles<S> *x) { add<S>(s, *x); }
 template <class S> INLINE void merge_sums(const S *, Sum<double> *a, const Sum<double> *b) { add<S>(a, b->high); a->low += b->low; }
