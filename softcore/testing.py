@@ -77,9 +77,7 @@ def check_grad(
     worst = 0.0
     for _ in range(projections):
         u = {i: rng.standard_normal(args[i].shape) for i in moving}
-        above, below = (
-            np.asarray(f(*(a + sign * eps * u[i] if i in u else a for i, a in enumerate(args)))) for sign in (1.0, -1.0)
-        )
+        above, below = (np.asarray(f(*(a + sign * eps * u[i] if i in u else a for i, a in enumerate(args)))) for sign in (1.0, -1.0))
         v = rng.standard_normal(above.shape)
         numeric = float(np.sum(v * (above - below)) / (2 * eps))
         dx = df(v, *args)
