@@ -96,7 +96,7 @@ class SoftmaxState(NamedTuple):
     """m, the largest value so far, and l, the sum of exp(x - shift(m)) over the values so far."""
 
     m: Array
-    l: Array  # noqa: E741
+    l: Array
 
     @classmethod
     def empty(cls, batch: tuple[int, ...] = ()) -> SoftmaxState:
@@ -129,7 +129,7 @@ class SoftmaxGateState(NamedTuple):
     """The softmax state (m, l) of the scores so far and o, the sum of exp(score - shift(m)) times its value."""
 
     m: Array
-    l: Array  # noqa: E741
+    l: Array
     o: Array  # (batch..., d)
 
     @classmethod

@@ -136,7 +136,7 @@ def _max(x, axes, where, initial=None):
 
 def _maxima(x, axes, where):
     """True at each maximum of a row; where NaN wins, at each NaN."""
-    return where & ((x == _max(x, axes, where)) | (x != x))
+    return where & ((x == _max(x, axes, where)) | np.isnan(x))
 
 
 def _one(hits, axes, last=False):
@@ -182,7 +182,7 @@ def argmax(x, axis=-1, *, keepdims=False, where=None, select_last=False):
 @definition
 def max_with_argmax(x, axis=-1, *, keepdims=False, where=None, select_last=False):
     """``(max, argmax)``."""
-    options = dict(keepdims=keepdims, where=where)
+    options = {"keepdims": keepdims, "where": where}
     return max(x, axis, **options), argmax(x, axis, select_last=select_last, **options)
 
 
@@ -456,7 +456,7 @@ def _log_magnitude(x, axis=-1, *, b=None, where=None, keepdims=False):
     return logsumexp(x, axis, b=b, where=where, keepdims=keepdims, return_sign=True)[0]
 
 
-_selection = dict(exact=True, integers="keep")
+_selection = {"exact": True, "integers": "keep"}
 
 OPS: Mapping[str, Op] = MappingProxyType(
     {

@@ -68,23 +68,21 @@ def check_grad(
     Traceback (most recent call last):
     AssertionError: the gradient is wrong by ... (relative, limit 1e-06): central differences give ..., the backward ...
     """
-    args = tuple(_floats(a) for a in args)
-    moving = [i for i, a in enumerate(args) if _is_real(a)]
+    arrays = [_floats(a) for a in args]
+    moving = [i for i, a in enumerate(arrays) if _is_real(a)]
     if eps is None:
-        size = max((float(np.max(np.abs(args[i]), initial=1.0)) for i in moving), default=1.0)
+        size = max((float(np.max(np.abs(arrays[i]), initial=1.0)) for i in moving), default=1.0)
         eps = np.cbrt(np.finfo(float).eps) * size
     rng = np.random.default_rng(seed)
     worst = 0.0
     for _ in range(projections):
-        u = {i: rng.standard_normal(args[i].shape) for i in moving}
-        above, below = (
-            np.asarray(f(*(a + sign * eps * u[i] if i in u else a for i, a in enumerate(args)))) for sign in (1.0, -1.0)
-        )
+        u = {i: rng.standard_normal(arrays[i].shape) for i in moving}
+        above, below = (np.asarray(f(*(a + sign * eps * u[i] if i in u else a for i, a in enumerate(arrays)))) for sign in (1.0, -1.0))
         v = rng.standard_normal(above.shape)
         numeric = float(np.sum(v * (above - below)) / (2 * eps))
-        dx = df(v, *args)
+        dx = df(v, *arrays)
         dx = [np.asarray(d) for d in (dx if isinstance(dx, (tuple, list)) else (dx,))]
-        shapes = [args[i].shape for i in moving]
+        shapes = [arrays[i].shape for i in moving]
         if [d.shape for d in dx] != shapes:
             raise AssertionError(f"the backward gives gradients of shapes {[d.shape for d in dx]}, the arguments have {shapes}")
         analytic = float(sum(np.sum(d * u[i]) for d, i in zip(dx, moving)))
@@ -254,7 +252,7 @@ def awkward(shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator) 
     >>> x["one_nan"].shape, int(np.isnan(x["one_nan"]).sum())
     ((2, 5), 1)
     """
-    dtype = _dtype(dtype)
+    storage = _dtype(dtype)
     shape = tuple(shape)
     if not shape:
         raise ValueError("awkward: shape must have at least one axis")
@@ -268,13 +266,13 @@ def awkward(shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator) 
         "one_element": 3 * rng.standard_normal((*shape[:-1], 1)),
         **{name: np.empty(emptied) for name, emptied in empty.items()},
     }
-    if dtype.kind in "iub":
-        low, high = (0, 1) if dtype == bool else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-        inputs = {name: np.abs(x) if dtype.kind == "u" else x for name, x in inputs.items()}
-        inputs["extremes"] = np.where(some, np.array(low, dtype), np.array(high, dtype))
-        return {name: x.astype(dtype) for name, x in inputs.items()}
+    if storage.kind in "iub":
+        low, high = (0, 1) if storage == bool else (np.iinfo(storage).min, np.iinfo(storage).max)
+        inputs = {name: np.abs(x) if storage.kind == "u" else x for name, x in inputs.items()}
+        inputs["extremes"] = np.where(some, np.array(low, storage), np.array(high, storage))
+        return {name: x.astype(storage) for name, x in inputs.items()}
 
-    digits, smallest, largest = _FORMATS.get(dtype.name, _FORMATS["float64"])
+    digits, smallest, largest = _FORMATS.get(storage.name, _FORMATS["float64"])
     top = np.ldexp(2.0 - np.ldexp(1.0, 1 - digits), largest)  # the largest finite number
     tiny = np.ldexp(1.0, smallest - digits + 1)  # the smallest positive number
     edge = (smallest - rng.uniform(0, digits + 1, shape)) * np.log(2.0)  # exp of it is subnormal, or just 0
@@ -289,11 +287,11 @@ def awkward(shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator) 
         "spike": np.where(np.arange(shape[-1]) == shape[-1] // 2, 80.0, normal),
         "underflow": np.where(np.arange(shape[-1]) == 0, 0.0, edge),
         "subnormal": rng.integers(-(2 ** (digits - 1)) + 1, 2 ** (digits - 1), shape) * tiny,
-        "huge": rng.uniform(-top, top, shape) if dtype.itemsize < 8 else rng.uniform(-1, 1, shape) * top,
+        "huge": rng.uniform(-top, top, shape) if storage.itemsize < 8 else rng.uniform(-1, 1, shape) * top,
         "signed_zeros": np.where(some, -0.0, 0.0),
     }
     with np.errstate(all="ignore"):
-        return {name: np.asarray(x).astype(dtype) for name, x in inputs.items()}
+        return {name: np.asarray(x).astype(storage) for name, x in inputs.items()}
 
 
 def _with(x, value, indices):

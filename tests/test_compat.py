@@ -5,11 +5,9 @@ import inspect
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy", reason="the functions are compared with SciPy's")
+from softcore.compat import scipy as compat
 
-from scipy import special  # noqa: E402
-
-from softcore.compat import scipy as compat  # noqa: E402
+special = pytest.importorskip("scipy.special", reason="the functions are compared with SciPy's")
 
 INF, NAN = np.inf, np.nan
 FUNCTIONS = ["softmax", "log_softmax", "logsumexp"]
@@ -57,7 +55,7 @@ def test_default_axis_is_the_whole_array(name, x):
 def test_logsumexp(axis, keepdims, return_sign, x, rng):
     b = rng.normal(size=x.shape)
     b[0, 0] = 0
-    options = dict(axis=axis, keepdims=keepdims, return_sign=return_sign)
+    options = {"axis": axis, "keepdims": keepdims, "return_sign": return_sign}
     assert_like_scipy("logsumexp", x, **options)
     assert_like_scipy("logsumexp", x, b=b, **options)
     assert_like_scipy("logsumexp", x, b=np.abs(b[0, 0] + 1), **options)

@@ -16,9 +16,7 @@ from softcore.fold import ArgmaxState, MaxState, SoftmaxGateState, SoftmaxState,
 AWKWARD = [-np.inf, np.inf, np.nan, 0.0, -0.0, 1.0, -1.0, 700.0, -700.0, 1e300, -1e300, 5e-324]
 elements = st.one_of(st.sampled_from(AWKWARD), st.floats(-30, 30))
 tiles = st.lists(st.integers(0, 4), min_size=3, max_size=3).flatmap(
-    lambda lengths: hnp.arrays(float, (2, sum(lengths)), elements=elements).map(
-        lambda x: np.split(x, np.cumsum(lengths)[:-1], axis=-1)
-    )
+    lambda lengths: hnp.arrays(float, (2, sum(lengths)), elements=elements).map(lambda x: np.split(x, np.cumsum(lengths)[:-1], axis=-1))
 )
 
 
