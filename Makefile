@@ -1,0 +1,54 @@
+# Each target does its own set-up in a new clone: a virtual environment in .venv and softcore built in place.
+# PYTHON names the interpreter to build it from, 3.10 to 3.13.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+KERNELS := $(wildcard softcore/kernels/*.h softcore/kernels/*.px? softcore/kernels/*.pyx)
+
+.PHONY: demo test test-default test-base test-serial build bench clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python -m softcore demo
+
+test: test-default test-base test-serial
+
+test-default: $(VENV)/test.stamp
+	$(BIN)/pytest
+
+# The kernels that every x86-64 machine of the last decade can run.
+test-base: $(VENV)/test.stamp
+	SOFTCORE_ISA=base $(BIN)/pytest tests/test_api.py tests/test_threads.py
+
+# A build without OpenMP, beside the one in place.
+test-serial: $(VENV)/test.stamp $(VENV)/serial.stamp
+	PYTHONPATH=$(VENV)/serial $(BIN)/pytest
+
+build: $(VENV)/build.stamp
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python benchmarks/peers.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info softcore/kernels/*.so softcore/kernels/*.cpp .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/venv.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) "setuptools>=77" "Cython>=3.1" "numpy>=2.0"
+	touch $@
+
+$(VENV)/build.stamp: $(VENV)/venv.stamp setup.py $(KERNELS)
+	$(INSTALL) --no-build-isolation --editable .
+	touch $@
+
+# softcore itself is there already: this installs what the extra of that name asks for.
+$(VENV)/test.stamp $(VENV)/demo.stamp $(VENV)/bench.stamp: $(VENV)/%.stamp: $(VENV)/build.stamp
+	$(INSTALL) "softcore[$*]"
+	touch $@
+
+$(VENV)/serial.stamp: $(VENV)/venv.stamp setup.py $(KERNELS) $(wildcard softcore/*.py softcore/*/*.py)
+	rm -rf $(VENV)/serial
+	SOFTCORE_OPENMP=0 $(INSTALL) --no-build-isolation --no-deps --target $(VENV)/serial .
+	touch $@

@@ -1,0 +1,276 @@
+"""All validation of arguments. Every function here raises before any output is written, and names the argument, what it was and
+what it must be; what it returns is what the kernels may trust.
+
+``op`` is the public name of the function the user called.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+
+import numpy as np
+from numpy.exceptions import AxisError
+
+_NUMBERS = "bool, an integer, float16, bfloat16, float32 or float64"
+
+
+# ---------------------------------------------------------------------------------------------------------------- operands
+
+
+def arrays(op: str, optional: str | None = None, **operands) -> list:
+    """The operands as ndarrays of supported dtypes; the optional one may be None and stays so.
+
+    A Python number takes the dtype of the arrays beside it unless it is of a higher kind (bool, int, float), as in NumPy.
+    """
+    given = {name: a for name, a in operands.items() if a is not None or name != optional}
+    on_device = [name for name, a in given.items() if _is_opencl(a)]
+    if on_device and len(on_device) < len(given):
+        others = ", ".join(name for name in given if name not in on_device)
+        raise TypeError(f"{op}: {', '.join(on_device)} is a pyopencl array and {others} is not, all must be of one kind")
+    if on_device:
+        raise TypeError(f"{op}: {on_device[0]} is a pyopencl array, it must be a NumPy array: this version has no OpenCL core")
+    result = {name: _array(op, name, a) for name, a in given.items() if type(a) not in (bool, int, float)}
+    beside = selecting(*result.values()) if result else None
+    for name, a in given.items():
+        if name not in result:
+            result[name] = _array(op, name, a) if beside is None else _beside(op, name, a, beside)
+    return [result.get(name) for name in operands]
+
+
+def _array(op, name, a):
+    try:
+        a = np.asarray(a)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{op}: {name} must be an array or what NumPy can make one of: {error}") from None
+    if a.dtype.kind not in "biu" and not _is_floating(a.dtype):
+        raise TypeError(f"{op}: {name} has dtype {a.dtype}, it must be {_NUMBERS}")
+    return a
+
+
+def _beside(op, name, number, dtype):
+    if isinstance(number, float) and dtype.kind in "biu":
+        dtype = np.dtype(np.float64)
+    elif type(number) is int and dtype.kind == "b":
+        dtype = np.dtype(np.int64)
+    return as_dtype(op, name, number, dtype)
+
+
+def as_dtype(op: str, name: str, number, dtype: np.dtype) -> np.ndarray:
+    """A real number as a 0-d array. It may be rounded to a floating dtype; an integer dtype must hold it exactly."""
+    if dtype.kind in "biu":
+        low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        if not low <= number <= high or number != int(number):
+            raise ValueError(f"{op}: {name} is {number}, which {dtype} cannot hold")
+        return np.array(int(number), dtype)
+    with np.errstate(all="ignore"):
+        return np.array(_float(op, name, number)).astype(dtype)
+
+
+def _is_opencl(a):
+    # By name, since importing pyopencl to find out would make it a dependency.
+    return type(a).__module__.partition(".")[0] == "pyopencl"
+
+
+def broadcast(op: str, name: str, a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`a` as a view of `shape`."""
+    if a.shape == shape:
+        return a
+    try:
+        return np.broadcast_to(a, shape)
+    except ValueError:
+        raise ValueError(f"{op}: {name} has shape {a.shape}, it must broadcast to {shape}") from None
+
+
+def common_shape(op: str, **operands: np.ndarray) -> tuple[int, ...]:
+    """The shape that all the operands broadcast to."""
+    try:
+        return np.broadcast_shapes(*(a.shape for a in operands.values()))
+    except ValueError:
+        shapes = ", ".join(f"{name} {a.shape}" for name, a in operands.items())
+        raise ValueError(f"{op}: the shapes must broadcast together, they are {shapes}") from None
+
+
+def shape(op: str, name: str, a: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuse an array of any other shape."""
+    if a.shape != shape:
+        raise ValueError(f"{op}: {name} has shape {a.shape}, it must be {shape}")
+
+
+# ------------------------------------------------------------------------------------------------------------------ dtypes
+
+
+def computing(*arrays: np.ndarray | None) -> np.dtype:
+    """The dtype of arithmetic on the arrays together: integers and bool count as float64, float16 with bfloat16 gives float32."""
+    dtypes = {_native(a.dtype) if a.dtype.kind not in "biu" else np.dtype(np.float64) for a in arrays if a is not None}
+    if len(dtypes) == 1:
+        return dtypes.pop()
+    return np.dtype(np.float64 if np.dtype(np.float64) in dtypes else np.float32)
+
+
+def selecting(*arrays: np.ndarray) -> np.dtype:
+    """The dtype of a choice among elements of the arrays: as for arithmetic, except that integers and bool stay what they are."""
+    if all(a.dtype.kind in "biu" for a in arrays):
+        return np.result_type(*(_native(a.dtype) for a in arrays))
+    return computing(*arrays)
+
+
+def _native(dtype):
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
+
+
+def _is_floating(dtype):
+    # bfloat16 comes from ml_dtypes, which softcore does not need and so does not import.
+    return dtype.char in "efd" or dtype.type.__name__ == "bfloat16"
+
+
+# ------------------------------------------------------------------------------------------------------------------- axes
+
+
+def axes(op: str, axis, ndim: int) -> tuple[int, ...]:
+    """`axis` as a sorted tuple of ints from 0 to ndim - 1. A scalar has the axes -1 and 0 to name, and none to reduce."""
+    if axis is None:
+        return tuple(range(ndim))
+    named = axis if isinstance(axis, tuple) else (axis,)
+    result = set()
+    for a in named:
+        if isinstance(a, (bool, np.bool_)) or not hasattr(type(a), "__index__"):
+            inside = " holding" if isinstance(axis, tuple) else ""
+            raise TypeError(f"{op}: axis is a{' tuple' if inside else ''}{inside} {type(a).__name__}, it must be an int, a tuple of ints or None")
+        try:
+            a = a.__index__()
+        except TypeError:  # an array of more than one element
+            raise TypeError(f"{op}: axis is an array, it must be an int, a tuple of ints or None") from None
+        rank = ndim or 1
+        if not -rank <= a < rank:
+            raise AxisError(f"{op}: axis {a} is out of bounds for an array of {ndim} dimensions")
+        if a % rank in result:
+            raise ValueError(f"{op}: axis is {axis}, it must not name the same axis twice")
+        result.add(a % rank)
+    return tuple(sorted(result)) if ndim else ()
+
+
+def reduced(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[int, ...]:
+    """The shape of one value per row, a row being the elements along `axes`."""
+    if keepdims:
+        return tuple(1 if i in axes else n for i, n in enumerate(shape))
+    return tuple(n for i, n in enumerate(shape) if i not in axes)
+
+
+# ----------------------------------------------------------------------------------------------------------------- options
+
+
+def number(op: str, name: str, value) -> Real:
+    """A real number."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, (bool, np.bool_)) or not (isinstance(value, Real) or type(value).__name__ == "bfloat16"):
+        raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be a real number")
+    return value
+
+
+def scale(op: str, value) -> float:
+    """The factor that multiplies x."""
+    return _float(op, "scale", number(op, "scale", value))
+
+
+def _float(op, name, value):
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{op}: {name} is {value}, which float64 cannot hold") from None
+
+
+def initial(op: str, value, dtype: np.dtype) -> np.ndarray:
+    """What the maximum of elements of `dtype` starts from."""
+    if dtype.kind != "b" or not isinstance(value, (bool, np.bool_)):
+        value = number(op, "initial", value)
+    return as_dtype(op, "initial", value, dtype)
+
+
+def flag(op: str, name: str, value) -> bool:
+    """True or False; 1 and 0 will do."""
+    if not isinstance(value, (bool, np.bool_, int, np.integer)):
+        raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be a bool")
+    return bool(value)
+
+
+def choice(op: str, name: str, value, choices: tuple[str, ...]) -> int:
+    """The place of `value` among `choices`."""
+    if not isinstance(value, str):
+        raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be a str")
+    if value not in choices:
+        raise ValueError(f"{op}: {name} is {value!r}, it must be one of {', '.join(map(repr, choices))}")
+    return choices.index(value)
+
+
+def mask(op: str, where, shape: tuple[int, ...]) -> np.ndarray | None:
+    """`where` as a boolean view of `shape`; None where every element takes part."""
+    if where is None or where is True:
+        return None
+    if _is_opencl(where):
+        raise TypeError(f"{op}: where is a pyopencl array and the other arrays are not; all must be of one kind")
+    try:
+        where = np.asarray(where)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{op}: where must be a boolean array: {error}") from None
+    if where.dtype != bool:
+        raise TypeError(f"{op}: where has dtype {where.dtype}, it must be bool")
+    return broadcast(op, "where", where, shape)
+
+
+def taking_part(op: str, mask: np.ndarray | None, shape: tuple[int, ...], axes: tuple[int, ...], remedy: str = "") -> None:
+    """Refuse a row in which no element takes part: it has no maximum."""
+    if 0 in shape and all(shape[i] for i in range(len(shape)) if i not in axes):
+        empty = next(i for i in axes if shape[i] == 0)
+        raise ValueError(f"{op}: x is empty along axis {empty} (its shape is {shape}), it must have a maximum{remedy}")
+    if mask is not None and not np.any(mask, axis=axes).all():
+        raise ValueError(f"{op}: where masks out every element of a row, each row must have a maximum{remedy}")
+
+
+def index(op: str, value, shape: tuple[int, ...], length: int) -> np.ndarray | None:
+    """Positions along a row of `length` elements, one per row, as int64."""
+    if value is None:
+        return None
+    value = _array(op, "index", value)
+    if value.dtype.kind not in "iu":
+        raise TypeError(f"{op}: index has dtype {value.dtype}, it must be an integer dtype")
+    if value.shape != shape:
+        raise ValueError(f"{op}: index has shape {value.shape}, it must be {shape}")
+    if value.size and not (0 <= value.min() and value.max() < length):
+        wrong = value.max() if value.min() >= 0 else value.min()
+        raise IndexError(f"{op}: index holds {wrong}, it must be from 0 to {length - 1}, for rows of {length} elements")
+    return value.astype(np.int64, copy=False)
+
+
+# ----------------------------------------------------------------------------------------------------------------- outputs
+
+
+def out(op: str, array, shape: tuple[int, ...], dtype: np.dtype, name: str = "out") -> np.ndarray:
+    """The array to write the result to: the user's, or a new one."""
+    if array is None:
+        return np.empty(shape, dtype)
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{op}: {name} is a {type(array).__name__}, it must be a numpy.ndarray")
+    if array.dtype != dtype:
+        raise TypeError(f"{op}: {name} has dtype {array.dtype}, it must be {dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{op}: {name} has shape {array.shape}, it must be {shape}")
+    if not array.flags.writeable:
+        raise ValueError(f"{op}: {name} is read-only, it must be writeable")
+    return array
+
+
+def outs(op: str, arrays, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[np.dtype, ...]) -> list[np.ndarray]:
+    """The same for a function of several results, whose ``out`` is a tuple."""
+    if arrays is None:
+        arrays = (None,) * len(shapes)
+    if not isinstance(arrays, tuple):
+        raise TypeError(f"{op}: out is a {type(arrays).__name__}, it must be a tuple of {len(shapes)} arrays")
+    if len(arrays) != len(shapes):
+        raise ValueError(f"{op}: out holds {len(arrays)} arrays, it must hold {len(shapes)}")
+    # Those given are checked before those missing are made.
+    for i, a in enumerate(arrays):
+        for j, b in enumerate(arrays[:i]):
+            if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.may_share_memory(a, b, max_work=1):
+                raise ValueError(f"{op}: out[{j}] and out[{i}] share memory, they must not")
+    return [out(op, a, s, d, f"out[{i}]") for i, (a, s, d) in enumerate(zip(arrays, shapes, dtypes))]

@@ -1,0 +1,72 @@
+"""The compiled kernels: one extension module per instruction set, all importable side by side.
+
+``core`` is the module that the ops run on: the best this CPU supports, or the one that the environment variable ``SOFTCORE_ISA``
+names. Each module offers the same functions; see :mod:`softcore.ops` for how they are called.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+
+# Slowest first. On x86-64 they are the levels v2, v3 and v4 of the psABI; elsewhere there is only the first.
+_MODULES = {"base": "cpu_base", "avx2": "cpu_avx2", "avx512": "cpu_avx512"}
+
+
+def available() -> tuple[str, ...]:
+    """The instruction sets that are both built and supported by this CPU, slowest first."""
+    return tuple(isa for isa in _MODULES if isa in _supported and _built(isa))
+
+
+def load(isa: str):
+    """The extension module of one instruction set.
+
+    Raises
+    ------
+    ImportError
+        If there is no such instruction set, the CPU lacks it, or it was not built.
+    """
+    # Importing a module may already execute its instructions, so the CPU is asked first.
+    if not isinstance(isa, str) or isa not in _MODULES:
+        problem = f"{isa!r} is not an instruction set that softcore knows"
+    elif isa not in _supported:
+        problem = f"this CPU does not support {isa!r}"
+    elif not _built(isa):
+        problem = f"{isa!r} was not built"
+    else:
+        return import_module(f"{__name__}.{_MODULES[isa]}")
+    raise ImportError(f"softcore: {problem}; available here: {', '.join(available())}")
+
+
+@contextmanager
+def use(isa: str):
+    """Run the ops on the module of one instruction set within a ``with`` block, in the whole process. For tests and benchmarks."""
+    global core
+    before, core = core, load(isa)
+    try:
+        yield core
+    finally:
+        core = before
+
+
+def _built(isa):
+    return find_spec(f"{__name__}.{_MODULES[isa]}") is not None
+
+
+def _choose():
+    forced = os.environ.get("SOFTCORE_ISA")
+    if not forced:
+        return load(available()[-1])
+    try:
+        return load(forced)
+    except ImportError as error:
+        raise ImportError(f"{error} (the environment variable SOFTCORE_ISA is {forced!r})") from None
+
+
+if not _built("base"):
+    raise ImportError("softcore: its compiled kernels are missing; build them with `pip install .` in softcore's source folder")
+# The base module runs on every CPU of the architecture, and is asked what else this one can do.
+_supported: tuple[str, ...] = import_module(f"{__name__}.cpu_base").supported()
+core = _choose()

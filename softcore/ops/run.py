@@ -1,0 +1,94 @@
+"""From checked operands to the kernels: views in the order that kernels read, and a temporary where writing would disturb reading.
+
+A *full* operand has the shape of the op's input, a *value* operand one element per row, a row being the elements along the reduced
+axes. The kernels see outer dimensions first, then the reduced ones, in the array's own order; both are views, whatever the strides.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from softcore import kernels
+
+
+def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, option=0, dtypes=None):
+    """Run one kernel.
+
+    Parameters
+    ----------
+    op : str
+        The kernel's name.
+    storage : numpy.dtype
+        The dtype the kernel computes in; it converts the inputs, element by element.
+    inputs, outputs : tuple of ndarray
+        Full or value operands (see `by_row`); an input may be None.
+    shape : tuple of int
+        The shape of the full operands.
+    axes : tuple of int
+        The reduced axes, sorted.
+    mask : ndarray of bool, optional
+        A full operand, True where an element takes part.
+    dtypes : tuple of dtype, optional
+        What the kernel writes, where that is not `storage`.
+    """
+    if 0 in shape:
+        return
+    read = (*inputs, mask)
+    # A temporary serves an output that overlaps an input out of step, or whose dtype is not the one of arithmetic (the
+    # gradient of a float32 input whose incoming gradient is float64).
+    targets = [o if _is_direct(o, read, d) else np.empty(o.shape, d) for o, d in zip(outputs, dtypes or [storage] * len(outputs))]
+    order = (*(i for i in range(len(shape)) if i not in axes), *axes)
+
+    def arranged(a):
+        return a if a is None or a.ndim < len(order) else a.transpose(order)
+
+    kernels.core.run(
+        op,
+        storage,
+        tuple(map(arranged, inputs)),
+        tuple(map(arranged, targets)),
+        len(shape) - len(axes),
+        arranged(mask),
+        scale,
+        option,
+    )
+    for output, target in zip(outputs, targets):
+        copy(output, target)
+
+
+def by_row(value: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
+    """A view of one value per row without the reduced axes."""
+    return np.squeeze(value, axes) if keepdims else value
+
+
+def result(y: np.ndarray, out):
+    """What a function returns: a NumPy scalar rather than a 0-d array, unless the user brought the array."""
+    return y if out is not None or y.ndim else y[()]
+
+
+def copy(output: np.ndarray, target: np.ndarray) -> None:
+    """Bring a temporary to its place, rounding to the dtype there."""
+    if target is not output:
+        with np.errstate(all="ignore"):
+            np.copyto(output, target, casting="unsafe")
+
+
+def overlaps(output: np.ndarray, inputs) -> bool:
+    """Whether writing to `output` may change one of the inputs."""
+    return any(a is not None and np.may_share_memory(output, a, max_work=1) for a in inputs)
+
+
+def _is_direct(output, inputs, dtype):
+    if output.dtype != dtype or not output.flags.aligned:
+        return False
+    return not overlaps(output, [a for a in inputs if a is not None and not _is_same(a, output)])
+
+
+def _is_same(a, b):
+    """Whether the two arrays are the same elements in the same order: a kernel reads each of them before it writes it."""
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and a.strides == b.strides
+        and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+    )
