@@ -17,7 +17,7 @@ GRAIN = 1 << 15
 LONG = 1 << 16
 
 #: In the order the kernels number them.
-EXECUTORS = ("rows", "split", "map", "columns", "short")
+EXECUTORS = ("rows", "split", "map", "columns", "short", "plain")
 
 
 class Plan(NamedTuple):
@@ -28,7 +28,6 @@ class Plan(NamedTuple):
     streaming: bool  #: results are written past the cache
     ahead: bool  #: the next row is asked for while this one is computed
     isa: str  #: the build of the kernels
-    gathered: bool  #: tiles are copied into scratch because the layout asks for it
 
 
 def cache_sizes() -> tuple[int, int]:
@@ -80,3 +79,60 @@ def choose(op, rows, length, inner, itemsize, contiguous, columns, short, elemen
     if threads < threads_for(work, work, limit) and length >= LONG and not whole:
         return 1, threads_for(work, work, limit), streaming, ahead
     return 0, threads, streaming, ahead
+
+
+def plan(op: str, x, axis=-1, *, where=None) -> Plan:
+    """How a call of an op on arrays laid out like `x` would run; nothing is computed.
+
+    Parameters
+    ----------
+    op : str
+        The name of a public function.
+    x : array_like
+        Stands for every operand of x's shape, layout and dtype.
+    axis : int, tuple of ints or None, optional
+        The reduced axes; element-wise ops have none.
+    where : array_like of bool, optional
+        A mask, if the call has one.
+
+    Returns
+    -------
+    Plan
+        A named tuple: executor, threads, streaming, ahead, isa.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import softcore as sc
+    >>> sc.plan("softmax", np.zeros((4, 1000), np.float32)).executor
+    'plain'
+    >>> with sc.num_threads(1):
+    ...     sc.plan("softmax", np.zeros((4096, 1024), np.float32), axis=0).executor
+    'columns'
+    """
+    import numpy as np
+
+    from . import check, kernels
+    from .reference import OPS
+
+    x = np.asarray(x)
+    kind = OPS[op]
+    axes = () if kind.kind == "map" else check.axes(op, axis, x.ndim)
+    storage = x.dtype if x.dtype.kind == "f" or x.dtype.name == "bfloat16" or kind.integers == "keep" else np.dtype(float)
+    order = [i for i in range(x.ndim) if i not in axes] + list(axes)
+    view = x.transpose(order)
+    value = np.empty(view.shape[: x.ndim - len(axes)], storage)
+    index = value.astype(np.int64)
+    full = np.empty_like(x, dtype=storage).transpose(order)
+    inputs, outputs = {
+        "max": ((view,), (value,)),
+        "argmax": ((view,), (index,)),
+        "max_with_argmax": ((view,), (value, index)),
+        "logsumexp": ((view, None), (value,)),
+        "logsumexp_backward": ((value, view, value, None), (full,)),
+        "max_backward": ((value, view, None), (full,)),
+        "maximum_backward": ((view, view, view), (full, full)),
+    }.get(op, ((view,) * (2 if kind.direction == "backward" or op == "maximum" else 1), (full,)))
+    mask = None if where is None else np.broadcast_to(np.asarray(where, bool), x.shape).transpose(order)
+    executor, threads, streaming, ahead = kernels.core.run(op, storage, inputs, outputs, x.ndim - len(axes), mask, dry=True)
+    return Plan(EXECUTORS[executor], threads, bool(streaming), bool(ahead), kernels.core.isa)

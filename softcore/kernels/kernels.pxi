@@ -457,7 +457,9 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
     kernel_of(t, op, code, &k)
     if not k.known:
         raise TypeError(f"no kernel of {name} for this storage")
-    if not dry and t.rows * t.n <= small_work and k.fold != NULL and t.arg[0].direct and (t.rows == 1 or t.n >= SHORT):
+    if t.rows * t.n <= small_work and k.fold != NULL and t.arg[0].direct and (t.rows == 1 or t.n >= SHORT):
+        if dry:
+            return 5, 1, False, False
         t.streaming = t.ahead = False
         whole_rows(t, &k, 0, t.rows)
         return None
