@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 
+from softcore import planner
+
 # Slowest first. On x86-64 they are the levels v2, v3 and v4 of the psABI; elsewhere there is only the first.
 _MODULES = {"base": "cpu_base", "avx2": "cpu_avx2", "avx512": "cpu_avx512"}
 
@@ -36,7 +38,9 @@ def load(isa: str):
     elif not _built(isa):
         problem = f"{isa!r} was not built"
     else:
-        return import_module(f"{__name__}.{_MODULES[isa]}")
+        module = import_module(f"{__name__}.{_MODULES[isa]}")
+        module.configure(planner.choose, planner.SMALL)
+        return module
     raise ImportError(f"softcore: {problem}; available here: {', '.join(available())}")
 
 

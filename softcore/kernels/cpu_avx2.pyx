@@ -1,0 +1,3 @@
+# The kernels for x86-64-v3.
+include "kernels.pxi"
+isa = "avx2"

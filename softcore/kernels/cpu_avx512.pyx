@@ -1,0 +1,3 @@
+# The kernels for x86-64-v4.
+include "kernels.pxi"
+isa = "avx512"

@@ -1,0 +1,3 @@
+# The kernels for x86-64-v2, or whatever the compiler targets.
+include "kernels.pxi"
+isa = "base"

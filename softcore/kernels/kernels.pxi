@@ -1,0 +1,659 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# The kernels of one ISA: this text is compiled once for each (cpu_base.pyx, cpu_avx2.pyx, cpu_avx512.pyx).
+cimport cython
+cimport numpy as cnp
+from cython.parallel cimport prange
+from libc.math cimport INFINITY, NAN, exp, fabs, isfinite, log, log1p
+from libc.stdlib cimport free, malloc
+from softcore.kernels.simd cimport *
+
+cdef extern from "openmp.h" nogil:
+    int softcore_max_threads()
+    int softcore_openmp()
+    bint softcore_supports(int level)
+
+cdef extern from "numpy/arrayobject.h":
+    enum: NPY_HALF
+    cnp.ndarray PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, cnp.PyArray_Descr*, int)
+
+cnp.import_array()
+
+cdef enum:
+    GROUPS = 4   # Lanes of columns that one slab is wide
+    SHORT = 64   # the longest row that is turned into a column
+
+include "task.pxi"
+include "max.pxi"
+include "softmax.pxi"
+include "map.pxi"
+
+# ------------------------------------------------------------------------------------------------ the table of ops
+
+cdef enum Op:
+    SOFTMAX, LOG_SOFTMAX, SOFTMAX_BACKWARD, LOG_SOFTMAX_BACKWARD, LOGSUMEXP, LOGSUMEXP_BACKWARD
+    MAX, ARGMAX, MAX_WITH_ARGMAX, HARDMAX, MAX_BACKWARD, CHOOSE, ELEMENTWISE, EXP, MAXIMUM_BACKWARD_SUM
+
+cdef dict NAMES = {
+    "softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX, "softmax_backward": SOFTMAX_BACKWARD,
+    "log_softmax_backward": LOG_SOFTMAX_BACKWARD, "logsumexp": LOGSUMEXP, "logsumexp_backward": LOGSUMEXP_BACKWARD,
+    "max": MAX, "argmax": ARGMAX, "max_with_argmax": MAX_WITH_ARGMAX, "hardmax": HARDMAX,
+    "max_backward": MAX_BACKWARD, "maximum_backward_sum": MAXIMUM_BACKWARD_SUM, "exp": EXP,
+    # element-wise: the op and its case
+    "relu": CHOOSE + 100 * RELU, "relu_backward": CHOOSE + 100 * RELU_BACKWARD, "maximum": CHOOSE + 100 * MAXIMUM,
+    "maximum_backward": CHOOSE + 100 * MAXIMUM_GRADIENT, "step": ELEMENTWISE + 100 * STEP,
+    "sigmoid": ELEMENTWISE + 100 * SIGMOID, "sigmoid_backward": ELEMENTWISE + 100 * SIGMOID_BACKWARD,
+    "log_sigmoid": ELEMENTWISE + 100 * LOG_SIGMOID, "log_sigmoid_backward": ELEMENTWISE + 100 * LOG_SIGMOID_BACKWARD,
+    "softplus": ELEMENTWISE + 100 * SOFTPLUS, "softplus_backward": ELEMENTWISE + 100 * SOFTPLUS_BACKWARD,
+}
+
+cdef void max_kernels(const Task* t, int op, Kernel* k, element* _) noexcept nogil:
+    k.fold = <Fold> argmax_fold[element]
+    k.merge = <Merge> (argmax_merge_last[element] if t.option == 1 else argmax_merge[element])
+    if op == MAX:
+        k.fold = <Fold> max_fold[element]
+        k.merge = <Merge> max_merge[element]
+        k.map = <Map> max_map[element]
+        k.reduces = True
+    elif op == ARGMAX or op == MAX_WITH_ARGMAX:
+        k.map = <Map> argmax_map[element]
+        k.reduces = True
+    elif op == HARDMAX:
+        k.map = <Map> hardmax_map[element]
+    elif op == MAX_BACKWARD:
+        k.fold = NULL
+        k.map = <Map> max_backward_map[element]
+        k.whole = True
+    elif op == CHOOSE:
+        k.fold = NULL
+        k.map = <Map> choose_map[element]
+    k.chunk = chunk_size(_)
+    k.known = True
+
+cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept nogil:
+    k.known = True
+    if op == SOFTMAX:
+        k.fold = <Fold> softmax_fold[storage]
+        k.merge = <Merge> softmax_merge[storage]
+        k.map = <Map> softmax_map[storage]
+        k.rows = <Rows> softmax_rows[storage]
+        k.columns = <Columns> softmax_columns[storage]
+        k.kept = kept_size(_)
+    elif op == LOG_SOFTMAX:
+        k.fold = <Fold> logsumexp_fold[storage]
+        k.merge = <Merge> softmax_merge[storage]
+        k.map = <Map> log_softmax_map[storage]
+        k.columns = <Columns> log_softmax_columns[storage]
+    elif op == SOFTMAX_BACKWARD:
+        k.fold = <Fold> softmax_backward_fold[storage]
+        k.merge = <Merge> sum_merge[storage]
+        k.map = <Map> softmax_backward_map[storage]
+        k.columns = <Columns> softmax_backward_columns[storage]
+    elif op == LOG_SOFTMAX_BACKWARD:
+        k.fold = <Fold> log_softmax_backward_fold[storage]
+        k.merge = <Merge> sum_merge[storage]
+        k.map = <Map> log_softmax_backward_map[storage]
+        k.columns = <Columns> log_softmax_backward_columns[storage]
+    elif op == LOGSUMEXP and t.ninputs == 2:
+        k.fold = <Fold> weighted_fold[storage]
+        k.merge = <Merge> weighted_merge[storage]
+        k.map = <Map> weighted_map[storage]
+        k.reduces = True
+    elif op == LOGSUMEXP:
+        k.fold = <Fold> logsumexp_fold[storage]
+        k.merge = <Merge> softmax_merge[storage]
+        k.map = <Map> (logsumexp_map[storage] if t.nargs == 2 else sign_map[storage])
+        k.columns = <Columns> logsumexp_columns[storage] if t.nargs == 2 else NULL
+        k.reduces = True
+    elif op == LOGSUMEXP_BACKWARD:
+        k.map = <Map> logsumexp_backward_map[storage]
+    elif op == MAXIMUM_BACKWARD_SUM:
+        k.fold = <Fold> maximum_sum_fold[storage]
+        k.merge = <Merge> maximum_sum_merge[storage]
+        k.map = <Map> sum_map[storage]
+        k.reduces = True
+    elif op == ELEMENTWISE:
+        k.map = <Map> elementwise_map[storage]
+    elif op == EXP:
+        k.map = <Map> exp_map[storage]
+    elif op == MAX:
+        max_kernels(t, op, k, _)
+        k.columns = <Columns> max_columns_of[storage]
+    elif op == ARGMAX or op == MAX_WITH_ARGMAX:
+        max_kernels(t, op, k, _)
+        k.columns = <Columns> argmax_columns_of[storage]
+    else:
+        max_kernels(t, op, k, _)
+    k.chunk = chunk_size(_)
+
+cdef void kernel_of(const Task* t, int op, int code, Kernel* k) noexcept nogil:
+    k.fold = NULL
+    k.merge = NULL
+    k.map = NULL
+    k.rows = NULL
+    k.columns = NULL
+    k.reduces = k.whole = k.known = False
+    k.kept = 0
+    if code == FLOAT:
+        softmax_kernels(t, op, k, <float*> NULL)
+    elif code == DOUBLE:
+        softmax_kernels(t, op, k, <double*> NULL)
+    elif code == HALF:
+        softmax_kernels(t, op, k, <half*> NULL)
+    elif code == BFLOAT16:
+        softmax_kernels(t, op, k, <bfloat16*> NULL)
+    elif op < MAX or op > CHOOSE:
+        return
+    elif code == INT8:
+        max_kernels(t, op, k, <signed char*> NULL)
+    elif code == UINT8 or code == BOOL:
+        max_kernels(t, op, k, <unsigned char*> NULL)
+    elif code == INT16:
+        max_kernels(t, op, k, <short*> NULL)
+    elif code == UINT16:
+        max_kernels(t, op, k, <unsigned short*> NULL)
+    elif code == INT32:
+        max_kernels(t, op, k, <int*> NULL)
+    elif code == UINT32:
+        max_kernels(t, op, k, <unsigned int*> NULL)
+    elif code == INT64:
+        max_kernels(t, op, k, <long long*> NULL)
+    elif code == UINT64:
+        max_kernels(t, op, k, <unsigned long long*> NULL)
+
+# ------------------------------------------------------------------------------------------------ executors
+
+cdef void whole_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Row row
+    cdef Room room, chunk
+    cdef Py_ssize_t r, j
+    if k.rows != NULL and t.n <= k.kept:
+        k.rows(t, first, last, NULL)
+        return
+    for r in range(first, last):
+        enter(t, r, &row)
+        if k.fold != NULL:
+            k.fold(t, &row, 0, min(t.n, k.chunk), &room, NULL)
+            j = k.chunk
+            while j < t.n:
+                k.fold(t, &row, j, min(t.n, j + k.chunk), &chunk, NULL)
+                k.merge(&room, &chunk, NULL)
+                j += k.chunk
+        k.map(t, &row, 0, t.n, &room, NULL)
+
+cdef void run_rows(const Task* t, const Kernel* k, int threads) noexcept nogil:
+    cdef int i
+    if threads == 1:
+        whole_rows(t, k, 0, t.rows)
+        return
+    for i in prange(threads, num_threads=threads, schedule="static"):
+        whole_rows(t, k, t.rows * i // threads, t.rows * (i + 1) // threads)
+
+cdef void fold_chunks(const Task* t, const Kernel* k, const Row* row, Room* rooms, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(first, last):
+        k.fold(t, row, i * k.chunk, min(t.n, (i + 1) * k.chunk), &rooms[i], NULL)
+
+cdef void run_split(const Task* t, const Kernel* k, int threads, Room* rooms) noexcept nogil:
+    # One row at a time, its chunks over the threads; the states meet in the order of the chunks.
+    cdef Py_ssize_t r, chunks = (t.n + k.chunk - 1) // k.chunk, c
+    cdef Row row
+    cdef int i
+    for r in range(t.rows):
+        enter(t, r, &row)
+        for i in prange(threads, num_threads=threads, schedule="static"):
+            fold_chunks(t, k, &row, rooms, chunks * i // threads, chunks * (i + 1) // threads)
+        for c in range(1, chunks):
+            k.merge(&rooms[0], &rooms[c], NULL)
+        if k.reduces:
+            k.map(t, &row, 0, t.n, rooms, NULL)
+            continue
+        for i in prange(threads, num_threads=threads, schedule="static"):
+            k.map(t, &row, min(t.n, chunks * i // threads * k.chunk), min(t.n, chunks * (i + 1) // threads * k.chunk), rooms, NULL)
+
+cdef void map_units(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    # Unit u is a chunk of a row; consecutive chunks of one row are mapped together.
+    cdef Py_ssize_t chunks = (t.n + k.chunk - 1) // k.chunk, r, c, upto
+    cdef Row row
+    while first < last:
+        r = first // chunks
+        c = first % chunks
+        upto = min(chunks, c + last - first)
+        enter(t, r, &row)
+        k.map(t, &row, c * k.chunk, min(t.n, upto * k.chunk), NULL, NULL)
+        first += upto - c
+
+cdef void run_map(const Task* t, const Kernel* k, int threads) noexcept nogil:
+    cdef Py_ssize_t units = t.rows * ((t.n + k.chunk - 1) // k.chunk)
+    cdef int i
+    if threads == 1:
+        map_units(t, k, 0, units)
+        return
+    for i in prange(threads, num_threads=threads, schedule="static"):
+        map_units(t, k, units * i // threads, units * (i + 1) // threads)
+
+cdef void slabs(const Task* t, const Kernel* k, Py_ssize_t wide, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t inner = t.outer[t.nouter - 1], blocks = (inner + wide - 1) // wide, r
+    cdef Slab slab
+    cdef int i
+    slab.n = t.n
+    while first < last:
+        r = first // blocks * inner + first % blocks * wide
+        slab.width = min(wide, inner - first % blocks * wide)
+        for i in range(t.nargs):
+            slab.at[i] = row_start(t, &t.arg[i], r)
+            slab.stride[i] = stride_of(t, &t.arg[i])
+        k.columns(t, &slab, NULL)
+        first += 1
+
+cdef void run_columns(const Task* t, const Kernel* k, int threads, Py_ssize_t wide) noexcept nogil:
+    cdef Py_ssize_t inner = t.outer[t.nouter - 1], units = t.rows // inner * ((inner + wide - 1) // wide)
+    cdef int i
+    if threads == 1:
+        slabs(t, k, wide, 0, units)
+        return
+    for i in prange(threads, num_threads=threads, schedule="static"):
+        slabs(t, k, wide, units * i // threads, units * (i + 1) // threads)
+
+cdef void short_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
+    # A block of rows becomes a slab of the accumulator's type, is worked on as columns, and goes back.
+    cdef char room[4][SHORT * 64 + 64]
+    cdef long long index[64]
+    cdef Slab slab
+    cdef Py_ssize_t L = lanes(_), r, count, i
+    cdef int a
+    slab.n = t.n
+    slab.width = L
+    while first < last:
+        r = first * L
+        count = min(L, t.rows - r)
+        for a in range(t.nargs):
+            slab.at[a] = room[a]
+            slab.stride[a] = 64
+            if a < t.ninputs:
+                to_columns(<acc[storage]*> room[a], <const storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], t.n, count)
+        if t.arg[t.nargs - 1].code == INT64:
+            slab.at[t.nargs - 1] = <char*> index
+        k.columns(t, &slab, NULL)
+        for a in range(t.ninputs, t.nargs):
+            if slab.at[a] == <char*> index:
+                for i in range(count):
+                    put_index(t.arg[a].data + (r + i) * t.arg[a].outer[0], index[i])
+            else:
+                from_columns(<storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], <const acc[storage]*> room[a], 1 if k.reduces else t.n, count)
+        first += 1
+
+cdef void run_short(const Task* t, const Kernel* k, int threads, storage* _) noexcept nogil:
+    cdef Py_ssize_t L = lanes(_), blocks = (t.rows + L - 1) // L
+    cdef int i
+    if threads == 1:
+        short_rows(t, k, 0, blocks, _)
+        return
+    for i in prange(threads, num_threads=threads, schedule="static"):
+        short_rows(t, k, blocks * i // threads, blocks * (i + 1) // threads, _)
+
+# ------------------------------------------------------------------------------------------------ the geometry
+
+cdef int collapse(Task* t, int n, Py_ssize_t* shape, bint outer) noexcept nogil:
+    # Drop dimensions of one element and join those that lie behind each other in every operand.
+    cdef int d = 0, e, i
+    cdef bint join
+    cdef Py_ssize_t* s
+    while d < n:
+        join = shape[d] == 1
+        if not join and d + 1 < n:
+            join = True
+            for i in range(t.nargs + t.masked):
+                s = strides_of(t, i, outer)
+                if s[d] != s[d + 1] * shape[d + 1]:
+                    join = False
+            if join:
+                shape[d + 1] *= shape[d]
+        if join:
+            for e in range(d, n - 1):
+                shape[e] = shape[e + 1]
+                for i in range(t.nargs + t.masked):
+                    s = strides_of(t, i, outer)
+                    s[e] = s[e + 1]
+            n -= 1
+        else:
+            d += 1
+    return n
+
+cdef inline Py_ssize_t* strides_of(Task* t, int i, bint outer) noexcept nogil:
+    cdef Operand* a = &t.mask if i == t.nargs else &t.arg[i]
+    return &a.outer[0] if outer else &a.length[0]
+
+cdef void sort_outer(Task* t) noexcept nogil:
+    # Rows may come in any order: neighbours in memory next to each other, so that columns are seen as such.
+    cdef int d, e, i
+    cdef Py_ssize_t* s
+    cdef Py_ssize_t swap
+    for d in range(t.nouter - 1):
+        for e in range(t.nouter - 1 - d):
+            if order_of(t, e) < order_of(t, e + 1):
+                swap = t.outer[e]; t.outer[e] = t.outer[e + 1]; t.outer[e + 1] = swap
+                for i in range(t.nargs + t.masked):
+                    s = strides_of(t, i, True)
+                    swap = s[e]; s[e] = s[e + 1]; s[e + 1] = swap
+
+cdef inline Py_ssize_t order_of(Task* t, int d) noexcept nogil:
+    # The last output is never broadcast, so its strides tell neighbours.
+    cdef Py_ssize_t s = t.arg[0].outer[d]
+    if s == 0:
+        s = t.arg[t.nargs - 1].outer[d]
+    return -s if s < 0 else s
+
+cdef void settle(Task* t, bint elementwise, int code) noexcept nogil:
+    # Collapse, count, and see which operands need no copy.
+    cdef int i
+    if elementwise:  # the length dims are like any other; the last of all is the row
+        for i in range(t.nlength):
+            t.outer[t.nouter + i] = t.length[i]
+        for i in range(t.nargs + t.masked):
+            append_length(strides_of(t, i, True), strides_of(t, i, False), t.nouter, t.nlength)
+        t.nouter += t.nlength
+        t.nlength = 0
+    sort_outer(t)
+    t.nouter = collapse(t, t.nouter, t.outer, True)
+    t.nlength = collapse(t, t.nlength, t.length, False)
+    if elementwise and t.nouter:
+        t.nouter -= 1
+        t.nlength = 1
+        t.length[0] = t.outer[t.nouter]
+        for i in range(t.nargs + t.masked):
+            strides_of(t, i, False)[0] = strides_of(t, i, True)[t.nouter]
+    t.rows = 1
+    t.n = 1
+    for i in range(t.nouter):
+        t.rows *= t.outer[i]
+    for i in range(t.nlength):
+        t.n *= t.length[i]
+    for i in range(t.nargs):
+        t.arg[i].direct = t.arg[i].code == code and (t.nlength == 0 or (t.nlength == 1 and t.arg[i].length[0] == t.arg[i].itemsize))
+
+cdef void append_length(Py_ssize_t* outer, const Py_ssize_t* length, int nouter, int nlength) noexcept nogil:
+    cdef int i
+    for i in range(nlength):
+        outer[nouter + i] = length[i]
+
+# Layouts an executor can count on.
+cdef bint row_contiguous(const Task* t, const Kernel* k) noexcept nogil:
+    cdef int i
+    for i in range(t.nargs):
+        if not t.arg[i].direct and not (k.reduces and i >= t.ninputs):
+            return False
+    return not t.masked
+
+cdef bint column_contiguous(const Task* t, const Kernel* k, int code) noexcept nogil:
+    cdef int i
+    if t.masked or t.nouter == 0 or t.nlength != 1 or k.columns == NULL:
+        return False
+    for i in range(t.nargs):
+        if t.arg[i].outer[t.nouter - 1] != t.arg[i].itemsize:
+            return False
+        if t.arg[i].code != code and not (k.reduces and i >= t.ninputs):
+            return False
+    return True
+
+# ------------------------------------------------------------------------------------------------ from Python
+
+cdef object choose = None         # planner.choose
+cdef Py_ssize_t small_work = 0    # planner.SMALL: below it nothing is worth a thought
+cdef int bfloat16_type = -1
+
+def configure(planner_choose, Py_ssize_t small):
+    """Tell this module who plans: ``planner.choose``, and the work below which rows are simply run."""
+    global choose, small_work
+    choose = planner_choose
+    small_work = small
+
+cdef int CODES[32]
+cdef int _i
+for _i in range(32):
+    CODES[_i] = -1
+CODES[NPY_HALF] = HALF
+CODES[<int> cnp.NPY_FLOAT] = FLOAT
+CODES[<int> cnp.NPY_DOUBLE] = DOUBLE
+CODES[<int> cnp.NPY_BOOL] = BOOL
+CODES[<int> cnp.NPY_BYTE] = INT8
+CODES[<int> cnp.NPY_UBYTE] = UINT8
+CODES[<int> cnp.NPY_SHORT] = INT16
+CODES[<int> cnp.NPY_USHORT] = UINT16
+CODES[<int> cnp.NPY_INT] = INT32
+CODES[<int> cnp.NPY_UINT] = UINT32
+CODES[<int> cnp.NPY_LONG] = INT64 if sizeof(long) == 8 else INT32
+CODES[<int> cnp.NPY_ULONG] = UINT64 if sizeof(long) == 8 else UINT32
+CODES[<int> cnp.NPY_LONGLONG] = INT64
+CODES[<int> cnp.NPY_ULONGLONG] = UINT64
+
+cdef int code_of(object dtype) except -1:
+    global bfloat16_type
+    cdef int num = (<cnp.dtype> dtype).type_num
+    cdef int code = CODES[num] if num < 32 else -1
+    if num >= 256 and (num == bfloat16_type or dtype.name == "bfloat16"):
+        bfloat16_type = num
+        code = BFLOAT16
+    if code < 0:
+        raise TypeError(f"no kernel for dtype {dtype}")
+    return code if dtype.isnative else code | SWAPPED
+
+cdef void set_operand(Task* t, Operand* a, cnp.ndarray x, int code, int nouter) noexcept:
+    cdef int d, nd = cnp.PyArray_NDIM(x)
+    a.data = <char*> cnp.PyArray_DATA(x)
+    a.itemsize = cnp.PyArray_ITEMSIZE(x)
+    a.code = code
+    for d in range(nouter):
+        a.outer[d] = cnp.PyArray_STRIDES(x)[d]
+    for d in range(t.nlength):
+        a.length[d] = cnp.PyArray_STRIDES(x)[nouter + d] if nd > nouter else 0
+
+cdef object execute(Task* t, int op, int code, str name, bint dry):
+    # Choose a plan and follow it.
+    cdef Kernel k
+    cdef Room* rooms = NULL
+    cdef int threads = 1, executor
+    cdef bint rows, columns
+    cdef Py_ssize_t wide_columns
+    kernel_of(t, op, code, &k)
+    if not k.known:
+        raise TypeError(f"no kernel of {name} for this storage")
+    if t.rows * t.n <= small_work and k.fold != NULL and t.arg[0].direct and (t.rows == 1 or t.n >= SHORT):
+        if dry:
+            return 5, 1, False, False
+        t.streaming = t.ahead = False
+        whole_rows(t, &k, 0, t.rows)
+        return None
+    rows = row_contiguous(t, &k)
+    columns = column_contiguous(t, &k, code)
+    plan = choose(name, t.rows, t.n, t.outer[t.nouter - 1] if t.nouter else 1, t.arg[0].itemsize,
+                  rows, columns, k.columns != NULL and rows and t.nouter <= 1 and t.n <= SHORT and t.nargs <= 4,
+                  k.fold == NULL and not k.whole, not k.reduces, k.whole)
+    if dry:
+        return plan
+    executor = plan[0]
+    threads = plan[1]
+    t.streaming = plan[2]
+    t.ahead = plan[3]
+    if executor == 1:
+        rooms = <Room*> malloc(((t.n + k.chunk - 1) // k.chunk) * sizeof(Room))
+        if rooms == NULL:
+            raise MemoryError()
+    wide_columns = GROUPS * (8 if code == DOUBLE else 16)
+    with nogil:
+        if executor == 0:
+            run_rows(t, &k, threads)
+        elif executor == 1:
+            run_split(t, &k, threads, rooms)
+        elif executor == 2:
+            run_map(t, &k, threads)
+        elif executor == 3:
+            run_columns(t, &k, threads, wide_columns)
+        elif code == FLOAT:
+            run_short(t, &k, threads, <float*> NULL)
+        elif code == DOUBLE:
+            run_short(t, &k, threads, <double*> NULL)
+        else:
+            kernel_of(t, op, FLOAT, &k)  # half types are floats in the slab
+            if code == HALF:
+                run_short(t, &k, threads, <half*> NULL)
+            else:
+                run_short(t, &k, threads, <bfloat16*> NULL)
+        if t.streaming:
+            fence()
+    free(rooms)
+    return None
+
+def run(str op, dtype, tuple inputs, tuple outputs, int nouter, mask=None, double scale=1.0, int option=0, bint dry=False):
+    """Run one op over arranged views: see ``check.py`` for what it guarantees and ``task.pxi`` for what follows."""
+    cdef Task t
+    cdef int code = code_of(dtype), which = NAMES[op], d, nd
+    cdef cnp.ndarray x
+    t.nargs = t.ninputs = 0
+    t.scale = scale
+    t.option = which // 100 if which >= 100 else option
+    which = which % 100
+    t.masked = mask is not None
+    full = next(a for a in inputs + outputs if a is not None and a.ndim >= nouter and (a is inputs[0] or a.ndim > nouter)) if op not in ("max_backward", "logsumexp_backward") else inputs[1]
+    x = full
+    nd = cnp.PyArray_NDIM(x)
+    t.nouter = nouter
+    t.nlength = nd - nouter
+    for d in range(nouter):
+        t.outer[d] = cnp.PyArray_DIMS(x)[d]
+    for d in range(t.nlength):
+        t.length[d] = cnp.PyArray_DIMS(x)[nouter + d]
+    for a in inputs:
+        if a is not None:
+            set_operand(&t, &t.arg[t.nargs], a, code_of(a.dtype), nouter)
+            t.nargs += 1
+    t.ninputs = t.nargs
+    for a in outputs:
+        set_operand(&t, &t.arg[t.nargs], a, code_of(a.dtype), nouter)
+        t.nargs += 1
+    if t.masked:
+        set_operand(&t, &t.mask, mask, BOOL, nouter)
+    if code == BOOL:
+        code = UINT8
+        for d in range(t.nargs):
+            if t.arg[d].code == BOOL:
+                t.arg[d].code = UINT8
+    settle(&t, which == CHOOSE or which == ELEMENTWISE or which == EXP or which == LOGSUMEXP_BACKWARD, code)
+    return execute(&t, which, code, op, dry)
+
+cdef inline bint plain_array(object a) noexcept:
+    return type(a) is cnp.ndarray and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a) and cnp.PyArray_SIZE(<cnp.ndarray> a) > 0
+
+cdef bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
+    # The same array or no byte in common.
+    cdef char* p = <char*> cnp.PyArray_DATA(a)
+    cdef char* q = <char*> cnp.PyArray_DATA(b)
+    return p == q or p + cnp.PyArray_NBYTES(a) <= q or q + cnp.PyArray_NBYTES(b) <= p
+
+def plain(str op, x, y, axis, scale, out):
+    """The short way for plain arrays: contiguous, native, a single axis, nothing masked.
+
+    Returns the result, or None where the call is not plain and goes through ``check`` instead.
+    """
+    cdef Task t
+    cdef int which, code, nd, ax, d, num
+    cdef Py_ssize_t batch = 1, inner = 1, n, item
+    cdef cnp.npy_intp dims[DIMS]
+    cdef cnp.ndarray result
+    cdef bint reduces, elementwise
+    if not plain_array(x) or type(axis) is not int or type(scale) is not float:
+        return None
+    num = cnp.PyArray_TYPE(<cnp.ndarray> x)
+    if num == cnp.NPY_FLOAT:
+        code = FLOAT
+    elif num == cnp.NPY_DOUBLE:
+        code = DOUBLE
+    elif num == NPY_HALF:
+        code = HALF
+    elif num == bfloat16_type:
+        code = BFLOAT16
+    else:
+        return None
+    which = NAMES[op]
+    t.option = which // 100
+    which = which % 100
+    elementwise = which == CHOOSE or which == ELEMENTWISE
+    reduces = which == MAX or which == ARGMAX or which == LOGSUMEXP
+    nd = cnp.PyArray_NDIM(<cnp.ndarray> x)
+    ax = axis + nd if axis < 0 else axis
+    if ax < 0 or ax >= nd or (reduces and code == BFLOAT16):
+        return None
+    if y is not None and (not plain_array(y) or cnp.PyArray_TYPE(<cnp.ndarray> y) != num or not cnp.PyArray_SAMESHAPE(<cnp.ndarray> x, <cnp.ndarray> y)):
+        return None
+    if out is not None:
+        if type(out) is not cnp.ndarray or reduces or not cnp.PyArray_ISCARRAY(<cnp.ndarray> out) or cnp.PyArray_TYPE(<cnp.ndarray> out) != num:
+            return None
+        if not cnp.PyArray_SAMESHAPE(<cnp.ndarray> x, <cnp.ndarray> out) or not apart(x, out) or (y is not None and not apart(y, out)):
+            return None
+        result = out
+    elif reduces:
+        for d in range(nd):
+            if d != ax:
+                dims[d - (d > ax)] = cnp.PyArray_DIMS(<cnp.ndarray> x)[d]
+        result = cnp.PyArray_EMPTY(nd - 1, dims, cnp.NPY_INTP if which == ARGMAX else num, 0)
+    else:
+        result = PyArray_NewLikeArray(<cnp.ndarray> x, cnp.NPY_CORDER, NULL, 0)
+    item = cnp.PyArray_ITEMSIZE(<cnp.ndarray> x)
+    for d in range(nd):
+        if d < ax or elementwise:
+            batch *= cnp.PyArray_DIMS(<cnp.ndarray> x)[d]
+        elif d > ax:
+            inner *= cnp.PyArray_DIMS(<cnp.ndarray> x)[d]
+    n = cnp.PyArray_DIMS(<cnp.ndarray> x)[ax]
+    if elementwise:  # one long row
+        n = batch
+        batch = 1
+    t.masked = False
+    t.scale = scale
+    t.nargs = 0
+    plain_operand(&t, x, code, batch, n, inner, item, False)
+    if y is not None:
+        plain_operand(&t, y, code, batch, n, inner, item, False)
+    t.ninputs = t.nargs
+    plain_operand(&t, result, INT64 if which == ARGMAX else code, batch, n, inner, cnp.PyArray_ITEMSIZE(result), reduces)
+    t.nlength = 1
+    t.length[0] = n
+    t.nouter = 0
+    if batch > 1:
+        t.outer[0] = batch
+        t.nouter = 1
+    if inner > 1:
+        t.outer[t.nouter] = inner
+        t.nouter += 1
+    t.n = n
+    t.rows = batch * inner
+    execute(&t, which, code, op, False)
+    return result[()] if reduces and nd == 1 else result  # a scalar, as NumPy gives
+
+cdef void plain_operand(Task* t, cnp.ndarray a, int code, Py_ssize_t batch, Py_ssize_t n, Py_ssize_t inner, Py_ssize_t item, bint value) noexcept:
+    cdef Operand* o = &t.arg[t.nargs]
+    cdef int d = 0
+    t.nargs += 1
+    o.data = <char*> cnp.PyArray_DATA(a)
+    o.code = code
+    o.itemsize = item
+    o.length[0] = 0 if value else inner * item
+    o.direct = inner == 1 and not value
+    if batch > 1:
+        o.outer[0] = inner * item * (1 if value else n)
+        d = 1
+    if inner > 1:
+        o.outer[d] = item
+
+# ------------------------------------------------------------------------------------------------ what the machine says
+
+def max_threads():
+    """The OpenMP runtime's own limit now: OMP_NUM_THREADS, affinity and threadpoolctl are in it."""
+    return softcore_max_threads()
+
+def openmp_runtime():
+    """Which OpenMP this module was built with."""
+    return f"OpenMP {softcore_openmp()}" if softcore_openmp() else "none (serial build)"
+
+def supported():
+    """The ISAs that this processor can run."""
+    return tuple(isa for isa, level in (("base", 2), ("avx2", 3), ("avx512", 4)) if softcore_supports(level))

@@ -1,0 +1,188 @@
+# max and argmax: the fold that keeps one element, and what follows from its place.
+
+cdef void max_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, element* _) noexcept nogil:
+    cdef char scratch[SCRATCH]
+    cdef unsigned char masks[SCRATCH]
+    cdef unsigned char* mask
+    cdef Best[element]* s = <Best[element]*> room
+    cdef element* x
+    cdef acc[element] m
+    cdef bint nan = False
+    cdef Py_ssize_t n
+    s.found = s.nan = False
+    s.index = 0
+    while j < end:
+        n = min(end - j, tile_size(_))
+        mask = take_mask(t, row, j, n, masks)
+        x = take(t, row, 0, j, n, <element*> scratch, mask, lowest(_))
+        m = larger_of(tile_max(x, n, &nan), s)
+        if nan:
+            s.nan = True
+            return
+        s.m = m
+        s.found = True
+        j += n
+
+cdef void argmax_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, element* _) noexcept nogil:
+    # A tile is searched only when its maximum beats what came before.
+    cdef char scratch[SCRATCH]
+    cdef unsigned char masks[SCRATCH]
+    cdef unsigned char* mask
+    cdef Best[element]* s = <Best[element]*> room
+    cdef element* x
+    cdef acc[element] m
+    cdef bint nan = False, last = t.option == 1
+    cdef Py_ssize_t n, i
+    s.found = s.nan = False
+    s.index = 0
+    while j < end:
+        n = min(end - j, tile_size(_))
+        mask = take_mask(t, row, j, n, masks)
+        x = take(t, row, 0, j, n, <element*> scratch, mask, lowest(_))
+        m = tile_max(x, n, &nan)
+        if nan:
+            m = not_a_number(_)
+        if not s.found or nan or m > s.m or (last and m >= s.m):
+            i = find(x, n, m, last and not nan, mask)  # of NaNs the first wins, whichever maximum is wanted
+            if i >= 0:
+                s.m = value_at(x + i)
+                s.index = j + i
+                s.found = True
+                s.nan = nan
+        if s.nan:
+            return
+        j += n
+
+cdef void max_merge(Room* a, const Room* b, element* _) noexcept nogil:
+    # b's elements come after a's.
+    cdef Best[element]* s = <Best[element]*> a
+    cdef const Best[element]* other = <const Best[element]*> b
+    if other.nan or s.nan:
+        if not s.nan:
+            s[0] = other[0]
+    elif other.found:
+        s.m = larger_of(other.m, s)
+        s.found = True
+
+cdef void argmax_merge(Room* a, const Room* b, element* _) noexcept nogil:
+    cdef Best[element]* s = <Best[element]*> a
+    cdef const Best[element]* other = <const Best[element]*> b
+    if not s.nan and other.found and (other.nan or not s.found or other.m > s.m):
+        s[0] = other[0]
+
+cdef void argmax_merge_last(Room* a, const Room* b, element* _) noexcept nogil:
+    cdef Best[element]* s = <Best[element]*> a
+    cdef const Best[element]* other = <const Best[element]*> b
+    if not s.nan and other.found and (other.nan or not s.found or other.m >= s.m):
+        s[0] = other[0]
+
+cdef void max_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, element* _) noexcept nogil:
+    cdef const Best[element]* s = <const Best[element]*> room
+    if s.nan:
+        put_one(_, row.at[1], not_a_number(_))
+    elif s.found:
+        put_one(_, row.at[1], s.m)
+    else:
+        put_double(_, row.at[1], lowest(_))
+
+cdef void argmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, element* _) noexcept nogil:
+    cdef const Best[element]* s = <const Best[element]*> room
+    if t.nargs == 3:
+        if s.found:
+            put_one(_, row.at[1], s.m)
+        else:
+            put_double(_, row.at[1], lowest(_))
+    put_index(row.at[t.nargs - 1], s.index)
+
+cdef void max_columns_of(const Task* t, const Slab* slab, storage* _) noexcept nogil:
+    cdef Lanes[storage] m[GROUPS]
+    cdef Mask[storage] bad[GROUPS]
+    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
+    for g in range(groups):
+        m[g] = splat(_, -INFINITY)
+        bad[g] = no_mask(_)
+    max_columns(<const storage*> slab.at[0], slab.stride[0], slab.n, slab.width, True, m, bad)
+    for g in range(groups):
+        store_some(<storage*> slab.at[1] + g * L, with_nan(m[g], bad[g]), slab.width - g * L)
+
+cdef void argmax_columns_of(const Task* t, const Slab* slab, storage* _) noexcept nogil:
+    cdef Lanes[storage] m[GROUPS]
+    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, j = 0, n
+    while j < slab.n:
+        n = min(slab.n - j, tile_size(_))
+        argmax_columns(<const storage*> (slab.at[0] + j * slab.stride[0]), slab.stride[0], n, slab.width, t.option == 1, m, <long long*> slab.at[t.nargs - 1], j, j == 0)
+        j += n
+    if t.nargs == 3:
+        for g in range(groups):
+            store_some(<storage*> slab.at[1] + g * L, m[g], slab.width - g * L)
+
+cdef void hardmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, element* _) noexcept nogil:
+    cdef char scratch[SCRATCH]
+    cdef Py_ssize_t n, index = (<const Best[element]*> room).index
+    cdef element* y
+    while j < end:
+        n = min(end - j, tile_size(_))
+        y = open_tile(t, row, 1, j, <element*> scratch)
+        fill_tile(y, n, 0)
+        if j <= index < j + n:
+            fill_tile(y + (index - j), 1, 1)
+        close_tile(t, row, 1, j, n, y, NULL, 0)
+        j += n
+
+# max_backward.  arg: dy, x, perhaps index, dx; option: 0 first, 1 last, 2 split, 3 all.
+cdef struct Ties:
+    Py_ssize_t index, count
+
+cdef void max_backward_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, element* _) noexcept nogil:
+    # One thread has the whole row: the search, the count and the writing follow each other.
+    cdef char scratch[SCRATCH]
+    cdef unsigned char masks[SCRATCH]
+    cdef unsigned char* mask
+    cdef Task search
+    cdef Row at
+    cdef Room best
+    cdef Best[element]* s = <Best[element]*> &best
+    cdef Py_ssize_t index = -1, count = 1, start = j, n
+    cdef int out = t.nargs - 1
+    cdef element* x
+    cdef element dy
+    gather(&dy, row.at[0], 0, 1, t.arg[0].code)
+    if t.ninputs == 3:
+        index = index_at(row.at[2], t.arg[2].code)
+    else:
+        at.at[0] = row.at[1]
+        at.mask = row.mask
+        search = t[0]
+        search.arg[0] = t.arg[1]
+        argmax_fold(&search, &at, j, end, &best, _)
+        index = s.index if s.found else -1
+    if t.option >= 2 and index >= 0:
+        if t.ninputs == 3:
+            s.m = fetch_one(_, row.at[1] + offset_of(t, &t.arg[1], index, &n), t.arg[1].code)
+        count = 0
+        while j < end and t.option == 2:
+            n = min(end - j, tile_size(_))
+            mask = take_mask(t, row, j, n, masks)
+            x = take(t, row, 1, j, n, <element*> scratch, mask, 0)
+            count += count_alike(x, n, s.m, mask)
+            j += n
+        j = start
+        if t.option == 2:
+            share(&dy, count)
+        while j < end:
+            n = min(end - j, tile_size(_))
+            mask = take_mask(t, row, j, n, masks)
+            x = take(t, row, 1, j, n, <element*> scratch, mask, 0)
+            x = put_where_alike(open_tile(t, row, out, j, <element*> scratch), x, n, s.m, dy)
+            close_tile(t, row, out, j, n, x, mask, 0)
+            j += n
+        return
+    while j < end:
+        n = min(end - j, tile_size(_))
+        mask = take_mask(t, row, j, n, masks)
+        x = open_tile(t, row, out, j, <element*> scratch)
+        fill_tile(x, n, 0)
+        if j <= index < j + n:
+            x[index - j] = dy
+        close_tile(t, row, out, j, n, x, mask, 0)
+        j += n

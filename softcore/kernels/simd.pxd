@@ -1,0 +1,156 @@
+# What the kernels see of simd.h, state.h and convert.h.
+#
+# Cython finds S from the arguments and writes it out: load(<half*>p) becomes load<half>(p).  A function whose
+# arguments do not tell takes a storage pointer first, `_` in the kernels, that nobody follows.
+
+cdef extern from "state.h" namespace "softcore" nogil:
+    cdef struct half:
+        pass
+    cdef struct bfloat16:
+        pass
+
+ctypedef fused storage:
+    half
+    bfloat16
+    float
+    double
+
+ctypedef fused element:  # max and its kin keep integers as they are
+    half
+    bfloat16
+    float
+    double
+    signed char
+    unsigned char
+    short
+    unsigned short
+    int
+    unsigned int
+    long long
+    unsigned long long
+
+cdef extern from "elementwise.h" namespace "softcore" nogil:
+    cdef cppclass acc[S]:  # float, double or an integer: what S is computed in
+        bint operator>(acc[S])
+        bint operator>=(acc[S])
+    cdef cppclass Mask[S]:
+        pass
+    cdef cppclass Lanes[S]:
+        pass
+    cdef cppclass Doubles[S]:
+        pass
+
+    Py_ssize_t lanes[S](const S*)
+    Lanes[S] splat[S](const S*, double)
+    Lanes[S] load_some[S](const S*, Py_ssize_t n, double fill)
+    void store_some[S](S*, Lanes[S], Py_ssize_t n)
+    Py_ssize_t find[S](const S*, Py_ssize_t n, acc[S], bint last, const unsigned char* mask)
+    void fence()
+
+    # the state of a row, in doubles, and of columns, in lanes
+    Py_ssize_t tree_size[S](const S*)
+    Py_ssize_t tile_size[S](const S*)
+    Py_ssize_t chunk_size[S](const S*)
+    Py_ssize_t kept_size[S](const S*)
+    cdef cppclass Sum[D]:
+        D high
+        D low
+    cdef cppclass State[D]:
+        D m
+        Sum[D] l
+        D c
+    cdef cppclass Frame[S]:
+        pass
+    cdef cppclass LogFrame[S]:
+        pass
+    cdef cppclass Inverse[S]:
+        pass
+    cdef cppclass Kept[S]:
+        acc[S]* e
+
+    State[double] empty_row()
+    State[double] state_of_row_max[S](const S*, double m)
+    Frame[S] frame_of_row[S](const S*, const State[double]*, double scale)
+    double top_of_tile[S](const S*, Py_ssize_t n)
+    double exp_tree[S](const S*, Py_ssize_t n, const Frame[S]*, acc[S]* kept, const S* ahead)
+    double exp_tree_below[S](const S*, Py_ssize_t n, const Frame[S]*, double top, double* count, const S* ahead)
+    double sum_tree[S](const S*, Py_ssize_t n)
+    double dot_tree[S](const S*, const S*, Py_ssize_t n)
+    void add_row[S](const S*, Sum[double]*, double)
+    void merge_sums[S](const S*, Sum[double]*, const Sum[double]*)
+    void merge_rows[S](const S*, State[double]*, const State[double]*)
+    double carried[S](const S*, const State[double]* source, const State[double]* to)
+    Inverse[S] inverse_of_row[S](const S*, const State[double]*)
+    LogFrame[S] log_frame_of_row[S](const S*, const State[double]*, double scale)
+    double logsumexp_of_row[S](const S*, const State[double]*)
+
+    State[Doubles[S]] state_of_column_max[S](const S*, Lanes[S] m, double scale)
+    Frame[S] frame_of_columns[S](const S*, const State[Doubles[S]]*, double scale)
+    void max_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint signed_zero, Lanes[S]*, Mask[S]*)
+    void argmax_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint last, Lanes[S]*, long long* index, Py_ssize_t base, bint first)
+    void exp_tree_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, Doubles[S]*)
+    void exp_tree_columns_below[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, const Lanes[S]* top, Doubles[S]*, Lanes[S]* hits)
+    void sum_tree_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, Doubles[S]*)
+    void dot_tree_columns[S](const S*, Py_ssize_t, const S*, Py_ssize_t, Py_ssize_t n, Py_ssize_t width, Doubles[S]*)
+    void add_columns[S](const S*, Sum[Doubles[S]]*, const Doubles[S]*)
+    void add_tile_columns[S](const S*, State[Doubles[S]]*, const Doubles[S]*)
+    void close_columns[S](const S*, State[Doubles[S]]*, Lanes[S] hits)
+    void merge_columns[S](const S*, State[Doubles[S]]*, const State[Doubles[S]]*)
+    Sum[Doubles[S]] empty_sum_columns[S](const S*)
+    void merge_sum_columns[S](const S*, Sum[Doubles[S]]*, const Sum[Doubles[S]]*)
+    Lanes[S] lanes_of_sum_columns[S](const S*, const Sum[Doubles[S]]*)
+    Inverse[S] inverse_of_columns[S](const S*, const State[Doubles[S]]*)
+    LogFrame[S] log_frame_of_columns[S](const S*, const State[Doubles[S]]*, double scale)
+    Lanes[S] logsumexp_of_columns[S](const S*, const State[Doubles[S]]*)
+    Lanes[S] with_nan[S](Lanes[S], Mask[S])
+    Mask[S] no_mask[S](const S*)
+    Lanes[S] softmax_of[S](Lanes[S], const Frame[S]*, const Inverse[S]*)
+    Lanes[S] log_softmax_of[S](Lanes[S], const LogFrame[S]*)
+    Lanes[S] softmax_gradient[S](Lanes[S] dy, Lanes[S] y, Lanes[S] dot, Lanes[S] scale)
+    Lanes[S] log_softmax_gradient[S](Lanes[S] dy, Lanes[S] y, Lanes[S] total, Lanes[S] scale)
+
+    # whole tiles
+    void scale_kept[S](S* y, const acc[S]* kept, Py_ssize_t n, double factor, const Inverse[S]*, bint streaming)
+    void softmax_tile[S](S* y, const S* x, Py_ssize_t n, const Frame[S]*, const Inverse[S]*, bint streaming)
+    void log_softmax_tile[S](S* y, const S* x, Py_ssize_t n, const LogFrame[S]*, bint streaming)
+    void softmax_backward_tile[S](S* dx, const S* dy, const S* y, Py_ssize_t n, const Sum[double]*, double scale, bint streaming)
+    void log_softmax_backward_tile[S](S* dx, const S* dy, const S* y, Py_ssize_t n, const Sum[double]*, double scale, bint streaming)
+    void logsumexp_backward_tile[S](S* dx, const S* dy, const S* x, const S* y, const S* b, Py_ssize_t n, bint streaming)
+    void choose_tile[S](int op, S* y, const S* a, const S* b, const S* c, Py_ssize_t n, bint streaming)
+    void map_tile[S](int op, S* y, const S* a, const S* b, Py_ssize_t n, bint streaming)
+    void exp_tile[S](S* y, const S* x, Py_ssize_t n)
+    cdef enum Elementwise:
+        RELU, STEP, SIGMOID, LOG_SIGMOID, SOFTPLUS, RELU_BACKWARD, SIGMOID_BACKWARD, LOG_SIGMOID_BACKWARD, SOFTPLUS_BACKWARD, MAXIMUM, MAXIMUM_GRADIENT
+
+    # max
+    cdef cppclass Best[S]:
+        acc[S] m
+        long long index
+        bint found
+        bint nan
+    acc[S] tile_max[S](const S*, Py_ssize_t n, bint* nan)
+    acc[S] larger_of[S](acc[S], const Best[S]*)
+    acc[S] not_a_number[S](const S*)
+    acc[S] value_at[S](const S*)
+    Py_ssize_t count_alike[S](const S*, Py_ssize_t n, acc[S], const unsigned char* mask)
+    S* put_where_alike[S](S* y, const S* x, Py_ssize_t n, acc[S], S)
+    void share[S](S*, Py_ssize_t count)
+    void copy_tile[S](S*, const S*, Py_ssize_t n)
+    void put_index(char*, long long)
+    long long index_at(const char*, int code)
+    double as_number[S](S)
+    void add_exact(Sum[double]*, double)
+
+    # layout
+    cdef enum Code:
+        HALF, BFLOAT16, FLOAT, DOUBLE, BOOL, INT8, UINT8, INT16, UINT16, INT32, UINT32, INT64, UINT64, SWAPPED
+    void gather[S](S*, const char*, Py_ssize_t stride, Py_ssize_t n, int code)
+    void scatter[S](char*, Py_ssize_t stride, const S*, Py_ssize_t n)
+    acc[S] fetch_one[S](const S*, const char*, int code)
+    void put_one[S](const S*, char*, acc[S])
+    void put_double[S](const S*, char*, double)
+    void fill_tile[S](S*, Py_ssize_t n, double)
+    void fill_masked[S](S*, const unsigned char* mask, Py_ssize_t n, double fill)
+    double lowest[S](const S*)
+    void to_columns[S](acc[S]*, const S* x, Py_ssize_t stride, Py_ssize_t length, Py_ssize_t rows)
+    void from_columns[S](S* y, Py_ssize_t stride, const acc[S]*, Py_ssize_t length, Py_ssize_t rows)

@@ -1,0 +1,431 @@
+// state.h: the (m, l) state of softmax and logsumexp, for one row or for lanes of columns.
+//
+//   empty    m = -inf, l = 0
+//   absorb   m = max of the tile; l = sum of the exponentials in the tile's frame
+//   merge    the frame of the larger m; the other l is rescaled into it
+//   finish   softmax: 1 / l;  logsumexp: m + log(l)
+//
+// A frame says in what unit the exponentials are summed: exp(x - origin) 2^(headroom - k).  Where |m| is small
+// the origin is 0 and k alone follows m, so x itself is reduced by multiples of ln 2 and no bit is lost in
+// forming x - m; and rescaling is by a power of two, which is exact.  Where |m| is large the origin is m and
+// x - m is exact by Sterbenz for every x that matters.  The headroom keeps the small terms normal numbers
+// until the last multiplication, whose rounding then is the only one, into the subnormals too.
+//
+// For logsumexp and log_softmax the elements equal to m are counted in c and left out of l, because
+// log(c + l) of a row with one large element is log1p of something tiny.
+//
+// D is double for a row and lanes of double for columns: the same text, hence the same bits.
+#pragma once
+#include "simd.h"
+
+namespace softcore {
+namespace {
+
+// ---------------------------------------------------------------- sizes that decide the order of additions
+
+// TREE elements are added lane by lane in a tree of eight Lanes; TILE elements share a frame; CHUNK elements
+// are one thread's at least.  They depend on the storage alone.
+template <class S> INLINE constexpr ptrdiff_t TREE() { return 8 * lanes<S>(); }
+template <class S> INLINE constexpr ptrdiff_t TILE() { return 64 * lanes<S>(); }
+template <class S> INLINE constexpr ptrdiff_t CHUNK() { return 16 * TILE<S>(); }
+
+template <class S, int N> INLINE Pack<double, 2 * N> doubles(Pack<float, N> x) { return to_double(x); }
+template <class S, int N> INLINE Pack<double, N> doubles(Pack<double, N> x) { return x; }
+template <class S> using Doubles = Pack<double, (sizeof(acc<S>) == 4 ? 128 : 64) / SOFTCORE_VECTOR>;
+
+INLINE Lanes<float> accumulators_of(float, Doubles<float> x) { return to_float<64 / SOFTCORE_VECTOR>(x); }
+INLINE Lanes<double> accumulators_of(double, Doubles<double> x) { return x; }
+
+// Eight exponentials, products or whatever of one lane, by the same tree everywhere.
+template <class P> INLINE P tree8(const P *e) {
+    return ((e[0] + e[1]) + (e[2] + e[3])) + ((e[4] + e[5]) + (e[6] + e[7]));
+}
+
+// A running sum of trees.  Doubles that add floats need no care; doubles that add doubles carry their error.
+template <class D> struct Sum { D high, low; };
+template <class S, class D> INLINE void add(Sum<D> *s, D x) {
+    if (sizeof(acc<S>) == 4) { s->high = s->high + x; return; }
+    D error;
+    s->high = two_sum(s->high, x, &error);
+    s->low = s->low + error;
+}
+
+// ---------------------------------------------------------------- frames
+
+template <class D> struct State { D m, origin, k; Sum<D> l; D c; };  // m is scale * (largest x), in double
+
+// What exp_of needs of a frame, in the accumulator's type and spread over lanes.
+template <class S> struct Frame { Lanes<S> low, magic, origin, scale, scale_low; bool scaled; };
+
+template <class S> INLINE double rounded(double x) { return (double)(acc<S>)x; }
+template <class S> INLINE Doubles<S> rounded(Doubles<S> x) { return doubles<S>(accumulators_of(acc<S>(), x)); }
+template <class S> INLINE Lanes<S> lanes_of(double x) { return splat<S>((acc<S>)x); }
+template <class S> INLINE Lanes<S> lanes_of(Doubles<S> x) { return accumulators_of(acc<S>(), x); }
+
+template <class D> INLINE State<D> empty_state() {
+    D zero = constant<D>(0);
+    return {constant<D>(-INFINITY), zero, zero, {zero, zero}, zero};
+}
+// An infinite or NaN maximum has the frame of 0; the finish looks at m alone then.
+template <class S, class D> INLINE State<D> state_of_max(D m) {
+    const double round = 6755399441055744.0;
+    D zero = constant<D>(0), size = select(m < zero, zero - m, m);
+    D small = select(size < constant<D>(Exp<acc<S>>::near), m, zero);
+    D large = select(size < constant<D>(INFINITY), m - small, zero);
+    D n = small * constant<D>(LOG2E) + constant<D>(round);
+    return {m, rounded<S>(large), n - constant<D>(round), {zero, zero}, zero};
+}
+template <class S, class D> INLINE Frame<S> frame_of(const State<D> &s, double scale) {
+    typedef Exp<acc<S>> E;
+    Frame<S> f;
+    f.low = lanes_of<S>((s.k + constant<D>(E::lowest)) * constant<D>(LN2));
+    f.magic = lanes_of<S>(constant<D>(E::magic + E::bias + E::headroom) - s.k);
+    f.origin = lanes_of<S>(s.origin);
+    f.scale = lanes_of<S>(scale);
+    f.scale_low = lanes_of<S>(scale - (double)(acc<S>)scale);
+    f.scaled = scale != 1;
+    return f;
+}
+
+// scale * x - origin in two parts.  The error is meaningless (perhaps NaN) where the product is infinite.
+template <class S> INLINE Lanes<S> scaled_part(Lanes<S> x, const Frame<S> &f, Lanes<S> *error) {
+    Lanes<S> t = two_product(x, f.scale, error) - f.origin;
+    *error = mad(x, f.scale_low, *error);
+    return t;
+}
+// exp(scale * x) in the frame.  What lies too low for it, -inf too, comes out so small that it vanishes from
+// sums and results alike.
+template <class S> INLINE Lanes<S> exp_of(Lanes<S> x, const Frame<S> &f) {
+    if (__builtin_expect(!f.scaled, 1)) return exp_scaled(greater(f.low, x - f.origin), f.magic);
+    Lanes<S> error, t = scaled_part<S>(x, f, &error);
+    error = select(t > f.low, error, constant<Lanes<S>>(0));
+    return exp_scaled(greater(f.low, t), error, f.magic);
+}
+
+// ---------------------------------------------------------------- absorb
+
+#define TERM __attribute__((always_inline))
+
+// Room for the exponentials of a row that is read once from memory: they are scaled, not computed again.
+template <class S> struct Kept {
+    static constexpr ptrdiff_t room = 4 * TILE<S>();
+    alignas(64) acc<S> e[room];
+};
+
+// A row's frame is the same in all lanes: spread again from one number, it takes one register and not one for each
+// native vector of a Lanes.
+template <class S> INLINE Lanes<S> uniform(const Lanes<S> &x) {
+    acc<S> a;
+    std::memcpy(&a, &x, sizeof a);
+    return splat<S>(a);
+}
+template <class S> INLINE Frame<S> uniform(const Frame<S> &f) {
+    return {uniform<S>(f.low), uniform<S>(f.magic), uniform<S>(f.origin), uniform<S>(f.scale), uniform<S>(f.scale_low), f.scaled};
+}
+
+// One tree of up to eight Lanes of exponentials, left in `kept` if that is asked for; `ahead` is what this thread
+// reads next, or x itself.
+template <class S, bool KEEP> INLINE double exp_tree_of(const S *x, ptrdiff_t n, const Frame<S> &f, acc<S> *kept, const S *ahead) {
+    const ptrdiff_t L = lanes<S>();
+    auto term = [&](int i) TERM {
+        prefetch(ahead + i * L);
+        Lanes<S> e = exp_of<S>(load<S>(x + i * L), f);
+        if (KEEP) store_pack(kept + i * L, e);
+        return e;
+    };
+    if (__builtin_expect(n >= TREE<S>(), 1)) {
+        Lanes<S> a = term(0) + term(1);
+        a = a + (term(2) + term(3));
+        Lanes<S> b = term(4) + term(5);
+        return sum_lanes<S>(a + (b + (term(6) + term(7))));
+    }
+    Lanes<S> e[8];
+    for (int i = 0; i < 8; i++) e[i] = constant<Lanes<S>>(0);
+    int i = 0;
+    for (; i < n / L; i++) e[i] = term(i);
+    if (n % L) {
+        e[i] = select(first<S>(n % L), exp_of<S>(load_part<S>(x + i * L, n % L, 0), f), e[i]);
+        if (KEEP) store_pack(kept + i * L, e[i]);
+    }
+    return sum_lanes<S>(tree8(e));
+}
+template <class S, bool KEEP> __attribute__((noinline)) double exp_tree_scaled(const S *x, ptrdiff_t n, const Frame<S> *frame, acc<S> *kept, const S *ahead) {
+    Frame<S> f = uniform<S>(*frame);
+    f.scaled = true;
+    return exp_tree_of<S, KEEP>(x, n, f, kept, ahead);
+}
+template <class S, bool KEEP> __attribute__((noinline)) double exp_tree_plain(const S *x, ptrdiff_t n, const Frame<S> *frame, acc<S> *kept, const S *ahead) {
+    Frame<S> f = uniform<S>(*frame);
+    f.scaled = false;
+    return exp_tree_of<S, KEEP>(x, n, f, kept, ahead);
+}
+template <class S> INLINE double exp_tree(const S *x, ptrdiff_t n, const Frame<S> *frame, acc<S> *kept, const S *ahead) {
+    if (!ahead) ahead = x;
+    if (frame->scaled) return kept ? exp_tree_scaled<S, true>(x, n, frame, kept, ahead) : exp_tree_scaled<S, false>(x, n, frame, kept, ahead);
+    return kept ? exp_tree_plain<S, true>(x, n, frame, kept, ahead) : exp_tree_plain<S, false>(x, n, frame, kept, ahead);
+}
+// The same without the elements equal to `top`, which are counted.
+template <class S> __attribute__((noinline)) double exp_tree_below(const S *x, ptrdiff_t n, const Frame<S> *frame, double top, double *count, const S *ahead) {
+    const Frame<S> f = uniform<S>(*frame);
+    const ptrdiff_t L = lanes<S>();
+    const Lanes<S> zero = constant<Lanes<S>>(0), one = constant<Lanes<S>>(1), tops = lanes_of<S>(top);
+    Lanes<S> hits = zero, e[8];
+    if (__builtin_expect(n >= TREE<S>(), 1)) {
+        auto term = [&](int i) TERM {
+            if (ahead) prefetch(ahead + i * L);
+            Lanes<S> v = load<S>(x + i * L);
+            Mask<S> hit = v == tops;
+            hits = hits + select(hit, one, zero);
+            return select(hit, zero, exp_of<S>(v, f));
+        };
+        Lanes<S> a = term(0) + term(1);
+        a = a + (term(2) + term(3));
+        Lanes<S> b = term(4) + term(5);
+        a = a + (b + (term(6) + term(7)));
+        *count += sum_lanes<S>(hits);
+        return sum_lanes<S>(a);
+    }
+    for (int i = 0; i < 8; i++) {
+        ptrdiff_t here = n - i * L;
+        if (here <= 0) { e[i] = zero; continue; }
+        Lanes<S> v = load_some<S>(x + i * L, here, -INFINITY);
+        Mask<S> hit = v == tops;
+        e[i] = select(hit, zero, exp_of<S>(v, f));
+        if (here < L) e[i] = select(first<S>(here), e[i], zero);
+        hits = hits + select(hit, one, zero);
+    }
+    *count += sum_lanes<S>(hits);
+    return sum_lanes<S>(tree8(e));
+}
+
+// Columns: up to TREE rows, `stride` bytes apart, of a Lanes of columns.  Row j goes to residue j mod lanes, whose
+// eight rows are one tree8, and the residues are added as sum_lanes adds lanes.
+template <class S> INLINE Doubles<S> sum_residues(Doubles<S> *t, ptrdiff_t n) {
+    for (ptrdiff_t w = lanes<S>() / 2; w; w /= 2)
+        for (ptrdiff_t i = 0; i < w && i + w < n; i++) t[i] = t[i] + t[i + w];
+    return t[0];
+}
+template <class S, class F> INLINE Doubles<S> tree_of_columns(ptrdiff_t n, F term) {
+    const ptrdiff_t L = lanes<S>();
+    Doubles<S> t[lanes<S>()];
+    for (ptrdiff_t i = 0; i < L && i < n; i++) {
+        Lanes<S> e[8];
+        if (n == TREE<S>()) {
+            Lanes<S> a = term(i) + term(i + L);
+            a = a + (term(i + 2 * L) + term(i + 3 * L));
+            Lanes<S> b = term(i + 4 * L) + term(i + 5 * L);
+            t[i] = doubles<S>(a + (b + (term(i + 6 * L) + term(i + 7 * L))));
+            continue;
+        }
+        if (n <= L) { t[i] = doubles<S>(term(i)); continue; }
+        for (int b = 0; b < 8; b++) e[b] = i + b * L < n ? term(i + b * L) : constant<Lanes<S>>(0);
+        t[i] = doubles<S>(tree8(e));
+    }
+    return sum_residues<S>(t, n);
+}
+template <class S> INLINE const S *row_at(const S *x, ptrdiff_t stride, ptrdiff_t j) { return (const S *)((const char *)x + stride * j); }
+template <class S> __attribute__((noinline)) void exp_tree_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, Doubles<S> *sum) {
+    const Frame<S> f = *frame;
+    *sum = tree_of_columns<S>(n, [&](ptrdiff_t j) TERM { return exp_of<S>(load_some<S>(row_at(x, stride, j), width, 0), f); });
+}
+template <class S> __attribute__((noinline)) void exp_tree_columns_below(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, const Lanes<S> *top, Doubles<S> *sum, Lanes<S> *hits) {
+    const Frame<S> f = *frame;
+    const Lanes<S> zero = constant<Lanes<S>>(0), one = constant<Lanes<S>>(1), tops = *top;
+    Lanes<S> count = *hits;
+    *sum = tree_of_columns<S>(n, [&](ptrdiff_t j) TERM {
+        Lanes<S> v = load_some<S>(row_at(x, stride, j), width, 0);
+        Mask<S> hit = v == tops;
+        count = count + select(hit, one, zero);
+        return select(hit, zero, exp_of<S>(v, f));
+    });
+    *hits = count;
+}
+
+// The sum of a tree of a, of a times b, or of columns of them.
+template <class S, class F> INLINE double tree_of_row(ptrdiff_t n, F term) {  // term(j, count)
+    const ptrdiff_t L = lanes<S>();
+    if (n >= TREE<S>()) {
+        Lanes<S> a = term(0, L) + term(L, L);
+        a = a + (term(2 * L, L) + term(3 * L, L));
+        Lanes<S> b = term(4 * L, L) + term(5 * L, L);
+        return sum_lanes<S>(a + (b + (term(6 * L, L) + term(7 * L, L))));
+    }
+    Lanes<S> e[8];
+    for (int i = 0; i < 8; i++) e[i] = i * L < n ? term(i * L, n - i * L) : constant<Lanes<S>>(0);
+    return sum_lanes<S>(tree8(e));
+}
+template <class S> __attribute__((noinline)) double sum_tree(const S *a, ptrdiff_t n) {
+    return tree_of_row<S>(n, [=](ptrdiff_t j, ptrdiff_t m) TERM { return load_some<S>(a + j, m, 0); });
+}
+template <class S> __attribute__((noinline)) double dot_tree(const S *a, const S *b, ptrdiff_t n) {
+    return tree_of_row<S>(n, [=](ptrdiff_t j, ptrdiff_t m) TERM { return load_some<S>(a + j, m, 0) * load_some<S>(b + j, m, 0); });
+}
+template <class S> __attribute__((noinline)) void sum_tree_columns(const S *a, ptrdiff_t as, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
+    *sum = tree_of_columns<S>(n, [=](ptrdiff_t j) TERM { return load_some<S>(row_at(a, as, j), width, 0); });
+}
+template <class S> __attribute__((noinline)) void dot_tree_columns(const S *a, ptrdiff_t as, const S *b, ptrdiff_t bs, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
+    *sum = tree_of_columns<S>(n, [=](ptrdiff_t j) TERM { return load_some<S>(row_at(a, as, j), width, 0) * load_some<S>(row_at(b, bs, j), width, 0); });
+}
+
+// ---------------------------------------------------------------- merge and finish
+
+// The way of a plain double through code for lanes.
+typedef Pack<double, 1> One;
+template <int N> INLINE Pack<double, N> exp_double(Pack<double, N> x) { return exp(x, constant<Pack<double, N>>(0)); }
+INLINE double exp_double(double x) { return exp_double(constant<One>(x)).v[0]; }
+template <int N> INLINE Pack<double, N> exp_magic(Pack<double, N> t, Pack<double, N> magic) { return exp_scaled(t, magic); }
+INLINE double exp_magic(double t, double magic) { return exp_scaled(constant<One>(t), constant<One>(magic)).v[0]; }
+
+// exp of the state's maximum in its own frame: about 2^headroom.
+template <class S, class D> INLINE D weight_of_max(const State<D> &s) {
+    return exp_magic(s.m - s.origin, constant<D>(Exp<double>::magic + Exp<double>::bias + Exp<acc<S>>::headroom) - s.k);
+}
+// What takes a sum into a frame with a larger maximum: a power of two where both have one origin.
+template <class D> INLINE D rescaling(const State<D> &from, const State<D> &to) {
+    D zero = constant<D>(0), steps = from.k - to.k;
+    auto same = from.origin == to.origin;
+    D power = select(same, steps, zero), lost = select(same, zero, (from.origin - to.origin) + steps * constant<D>(LN2));
+    power = select(power < constant<D>(-1022), constant<D>(-1022), power);
+    return exp_magic(zero, constant<D>(Exp<double>::magic + Exp<double>::bias) + power) * exp_double(lost);
+}
+template <class S, class D> INLINE void rescale(State<D> *s, const State<D> &to) {
+    D factor = rescaling(*s, to), zero = constant<D>(0);
+    auto lower = s->m < to.m;
+    D joining = select(lower, s->c * weight_of_max<S>(*s), zero);
+    auto empty = s->m == constant<D>(-INFINITY);
+    s->l.high = select(empty, zero, (s->l.high + joining) * factor);
+    s->l.low = select(empty, zero, s->l.low * factor);
+    s->c = select(lower, zero, s->c);
+}
+// a then b, in the order of the reduction.  A NaN stays.
+template <class S, class D> INLINE void merge(State<D> *a, State<D> b) {
+    auto other = ((b.m > a->m) | (b.m != b.m)) & (a->m == a->m);
+    State<D> to = *a;
+    to.m = select(other, b.m, a->m);
+    to.origin = select(other, b.origin, a->origin);
+    to.k = select(other, b.k, a->k);
+    rescale<S>(a, to);
+    rescale<S>(&b, to);
+    add<S>(&a->l, b.l.high);
+    a->l.low = a->l.low + b.l.low;
+    a->c = a->c + b.c;
+    a->m = to.m, a->origin = to.origin, a->k = to.k;
+}
+// Merging into the empty state is most of the work of short rows.
+template <class S> INLINE void merge_row(State<double> *a, const State<double> &b) {
+    if (a->m == -INFINITY) *a = b; else if (b.m != -INFINITY) merge<S>(a, b);
+}
+
+// 1 / l as high + low, so that the product with an exponential is rounded once.
+template <class S> struct Inverse { Lanes<S> high, low; };
+template <class S, class D> INLINE Inverse<S> inverse_of(const Sum<D> &l) {
+    D one = constant<D>(1), r = one / (l.high + l.low), error;
+    D product = two_product(r, l.high, &error);
+    D rest = r * (((one - product) - error) - r * l.low), high = rounded<S>(r);
+    return {lanes_of<S>(high), lanes_of<S>((r - high) + rest)};
+}
+template <class S> INLINE Inverse<S> uniform(const Inverse<S> &r) { return {uniform<S>(r.high), uniform<S>(r.low)}; }
+template <class S> INLINE Lanes<S> times(Lanes<S> e, const Inverse<S> &r) { return mad(e, r.high, e * r.low); }
+
+// log(c + u) for c >= 1 and u >= 0, or c = 0 and u > 0 not subnormal; right for the smallest u when c is 1.
+template <int N> INLINE Pack<double, N> log_of(Pack<double, N> c, Pack<double, N> u) {
+    typedef Pack<double, N> P;
+    typedef Pack<int64_t, N> I;
+    P v = c + u, zero = constant<P>(0);
+    I above = as<int64_t>(v) - as<int64_t>(constant<P>(0.70710678118654752440));
+    I e = shift_right(above, 52);
+    P n = as<double>(e + as<int64_t>(constant<P>(6755399441055744.0))) - constant<P>(6755399441055744.0);
+    P f = as<double>(as<int64_t>(v) - shift_left(e, 52));
+    P w = select(n == zero, (c - constant<P>(1)) + u, f - constant<P>(1));
+    P s = w / (constant<P>(2) + w), z = s * s, d = s + s;
+    P tail = mad(d * z, atanh_tail_short(z), n * constant<P>(1.9082149292705877e-10));
+    return mad(n, constant<P>(0.69314718036912381649), d + tail);
+}
+INLINE double log_of(double c, double u) { return log_of(constant<One>(c), constant<One>(u)).v[0]; }
+
+// log of (sum / exp(m)).  Both fields of l are below 2^headroom times the length.
+template <class S, class D> INLINE D log_of_sum(const State<D> &s) { return log_of(s.c, (s.l.high + s.l.low) / weight_of_max<S>(s)); }
+
+// ---------------------------------------------------------------- what the kernels call
+
+template <class S> INLINE State<double> state_of_row_max(const S *, double m) { return state_of_max<S, double>(m); }
+template <class S> INLINE State<Doubles<S>> state_of_column_max(const S *, Lanes<S> m, double scale) {
+    return state_of_max<S>(doubles<S>(m) * constant<Doubles<S>>(scale));
+}
+template <class S> INLINE Frame<S> frame_of_row(const S *, const State<double> *s, double scale) { return frame_of<S>(*s, scale); }
+template <class S> INLINE Frame<S> frame_of_columns(const S *, const State<Doubles<S>> *s, double scale) { return frame_of<S>(*s, scale); }
+
+template <class S> INLINE void add_row(const S *, Sum<double> *s, double x) { add<S>(s, x); }
+template <class S> INLINE void add_columns(const S *, Sum<Doubles<S>> *s, const Doubles<S> *x) { add<S>(s, *x); }
+template <class S> INLINE void merge_sums(const S *, Sum<double> *a, const Sum<double> *b) { add<S>(a, b->high); a->low += b->low; }
+template <class S> INLINE void merge_sum_columns(const S *, Sum<Doubles<S>> *a, const Sum<Doubles<S>> *b) {
+    add<S>(a, b->high);
+    a->low = a->low + b->low;
+}
+template <class S> INLINE void merge_rows(const S *, State<double> *a, const State<double> *b) { merge_row<S>(a, *b); }
+template <class S> INLINE void merge_columns(const S *, State<Doubles<S>> *a, const State<Doubles<S>> *b) { merge<S>(a, *b); }
+// How many exponentials of a state's frame are in one of `to`: 1 or less, and 0 if they must be computed again.
+template <class S> INLINE double carried(const S *, const State<double> *from, const State<double> *to) {
+    double steps = from->k - to->k;
+    if (from->origin != to->origin || steps < 2 - Exp<acc<S>>::bias) return 0;
+    return steps == 0 ? 1 : std::ldexp(1.0, (int)steps);
+}
+template <class S> INLINE Inverse<S> inverse_of_row(const S *, const State<double> *s) { return inverse_of<S>(s->l); }
+template <class S> INLINE Inverse<S> inverse_of_columns(const S *, const State<Doubles<S>> *s) {
+    Inverse<S> r = inverse_of<S>(s->l);
+    Doubles<S> zero = s->m - s->m;  // NaN where m is not finite, and then the whole column is
+    r.high = r.high + lanes_of<S>(zero);
+    return r;
+}
+// log_softmax is (scale x - m) - log(sum of exp(scale x - m)); m and the logarithm in two parts.
+template <class S> struct LogFrame { Lanes<S> m, m_low, log, scale, scale_low; bool scaled; };
+template <class S, class D> INLINE LogFrame<S> log_frame(const S *, const State<D> *s, double scale) {
+    LogFrame<S> f;
+    D high = rounded<S>(s->m);
+    f.m = lanes_of<S>(high);
+    f.m_low = lanes_of<S>(s->m - high);
+    f.log = lanes_of<S>(log_of_sum<S>(*s) + (s->m - s->m));
+    f.scale = lanes_of<S>(scale);
+    f.scale_low = lanes_of<S>(scale - (double)(acc<S>)scale);
+    f.scaled = scale != 1;
+    return f;
+}
+template <class S> INLINE LogFrame<S> log_frame_of_row(const S *tag, const State<double> *s, double scale) { return log_frame(tag, s, scale); }
+template <class S> INLINE LogFrame<S> log_frame_of_columns(const S *tag, const State<Doubles<S>> *s, double scale) { return log_frame(tag, s, scale); }
+template <class S> INLINE Lanes<S> log_softmax_of(Lanes<S> x, const LogFrame<S> *f) {
+    if (!f->scaled) return ((x - f->m) - f->m_low) - f->log;
+    Lanes<S> error, t = two_product(x, f->scale, &error) - f->m;
+    error = mad(x, f->scale_low, error) - f->m_low;
+    error = select(error == error, error, constant<Lanes<S>>(0));  // -inf times anything stays -inf
+    return (t + error) - f->log;
+}
+template <class S> INLINE double logsumexp_of_row(const S *, const State<double> *s) {
+    return std::isfinite(s->m) ? s->m + log_of_sum<S>(*s) : s->m;
+}
+template <class S> INLINE Lanes<S> logsumexp_of_columns(const S *, const State<Doubles<S>> *s) {
+    Doubles<S> zero = constant<Doubles<S>>(0);
+    auto finite = (s->m - s->m) == zero;
+    return lanes_of<S>(select(finite, s->m + log_of_sum<S>(*s), s->m));
+}
+template <class S> INLINE Lanes<S> lanes_of_sum(const S *, const Sum<double> *s) { return lanes_of<S>(s->high + s->low); }
+template <class S> INLINE Lanes<S> lanes_of_sum_columns(const S *, const Sum<Doubles<S>> *s) { return lanes_of<S>(s->high + s->low); }
+template <class S> INLINE Lanes<S> with_nan(Lanes<S> x, Mask<S> nan) { return select(nan, constant<Lanes<S>>(NAN), x); }
+// The state of a tile of columns whose maxima are m, before its exponentials are added.
+template <class S> INLINE void add_tile_columns(const S *, State<Doubles<S>> *s, const Doubles<S> *x) { add<S>(&s->l, *x); }
+template <class S> INLINE void close_columns(const S *, State<Doubles<S>> *s, Lanes<S> hits) {
+    Doubles<S> zero = constant<Doubles<S>>(0);
+    auto empty = s->m == constant<Doubles<S>>(-INFINITY);
+    s->c = select(empty, zero, doubles<S>(hits));
+    s->l.high = select(empty, zero, s->l.high);
+    s->l.low = select(empty, zero, s->l.low);
+}
+template <class S> INLINE Sum<Doubles<S>> empty_sum_columns(const S *) { return {constant<Doubles<S>>(0), constant<Doubles<S>>(0)}; }
+INLINE State<double> empty_row() { return empty_state<double>(); }
+template <class S> INLINE ptrdiff_t tree_size(const S *) { return TREE<S>(); }
+template <class S> INLINE ptrdiff_t tile_size(const S *) { return TILE<S>(); }
+template <class S> INLINE ptrdiff_t chunk_size(const S *) { return CHUNK<S>(); }
+template <class S> INLINE ptrdiff_t kept_size(const S *) { return Kept<S>::room; }
+template <class S> INLINE Lanes<S> softmax_of(Lanes<S> x, const Frame<S> *f, const Inverse<S> *r) { return times<S>(exp_of<S>(x, *f), *r); }
+
+}  // namespace
+}  // namespace softcore

@@ -1,0 +1,138 @@
+"""The choice of how to run a call: pure, and visible as :func:`softcore.plan`.
+
+A plan depends on shapes, layouts and the machine, never on values, and never changes a bit of the result: every
+executor adds in the same order.  The figures below were measured; what each one trades is said beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+#: Elements below which a call is run as it comes, on the calling thread, without asking for a plan (about 10 us).
+SMALL = 1 << 13
+#: Elements a thread must have to be worth waking: a parallel region costs a few microseconds.
+GRAIN = 1 << 15
+#: Rows longer than this are split over threads when there are too few rows to go round.
+LONG = 1 << 16
+
+#: In the order the kernels number them.
+EXECUTORS = ("rows", "split", "map", "columns", "short", "plain")
+
+
+class Plan(NamedTuple):
+    """What will happen to a call."""
+
+    executor: str  #: ``rows``, ``split``, ``map``, ``columns``, ``short`` or ``plain``
+    threads: int  #: threads that take part
+    streaming: bool  #: results are written past the cache
+    ahead: bool  #: the next row is asked for while this one is computed
+    isa: str  #: the build of the kernels
+
+
+def cache_sizes() -> tuple[int, int]:
+    """Bytes of the second-level and the last-level cache of the first processor, with fallbacks."""
+    sizes = {}
+    base = "/sys/devices/system/cpu/cpu0/cache"
+    try:
+        for index in os.listdir(base):
+            if index.startswith("index"):
+                with open(f"{base}/{index}/level") as level, open(f"{base}/{index}/size") as size:
+                    text = size.read().strip()
+                    unit = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
+                    sizes[int(level.read())] = int(text.rstrip("KM")) * unit
+    except (OSError, ValueError):
+        pass
+    return sizes.get(2, 1 << 19), max(sizes.values(), default=1 << 23)
+
+
+L2, LAST_LEVEL = cache_sizes()
+
+
+def threads_for(work: int, units: int, limit: int) -> int:
+    """As many threads as have ``GRAIN`` elements and a unit of work each."""
+    return max(1, min(limit, work // GRAIN, units))
+
+
+def choose(op, rows, length, inner, itemsize, contiguous, columns, short, elementwise, writes, whole, limit=None):
+    """The plan of one call as ``(executor, threads, streaming, ahead)``, numbered as the kernels want it.
+
+    ``rows`` reductions of ``length`` elements; ``inner`` rows lie side by side.  ``contiguous``, ``columns`` and
+    ``short`` say which walks the layout and the op allow, ``writes`` that the result has the input's size, ``whole``
+    that a row cannot be cut.
+    """
+    if limit is None:
+        from . import threads
+
+        limit = threads.get_num_threads()
+    work = rows * length
+    moved = work * itemsize
+    streaming = writes and moved > LAST_LEVEL
+    ahead = moved > L2
+    if elementwise:
+        return 2, threads_for(work, rows * -(-length // GRAIN), limit), streaming, False
+    if short:
+        return 4, threads_for(work, -(-rows // 16), limit), False, False
+    if columns and not contiguous and inner > 1:
+        return 3, threads_for(work, rows // inner * -(-inner // 64), limit), False, False
+    threads = threads_for(work, rows, limit)
+    if threads < threads_for(work, work, limit) and length >= LONG and not whole:
+        return 1, threads_for(work, work, limit), streaming, ahead
+    return 0, threads, streaming, ahead
+
+
+def plan(op: str, x, axis=-1, *, where=None) -> Plan:
+    """How a call of an op on arrays laid out like `x` would run; nothing is computed.
+
+    Parameters
+    ----------
+    op : str
+        The name of a public function.
+    x : array_like
+        Stands for every operand of x's shape, layout and dtype.
+    axis : int, tuple of ints or None, optional
+        The reduced axes; element-wise ops have none.
+    where : array_like of bool, optional
+        A mask, if the call has one.
+
+    Returns
+    -------
+    Plan
+        A named tuple: executor, threads, streaming, ahead, isa.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import softcore as sc
+    >>> sc.plan("softmax", np.zeros((4, 1000), np.float32)).executor
+    'plain'
+    >>> with sc.num_threads(1):
+    ...     sc.plan("softmax", np.zeros((4096, 1024), np.float32), axis=0).executor
+    'columns'
+    """
+    import numpy as np
+
+    from . import check, kernels
+    from .reference import OPS
+
+    x = np.asarray(x)
+    kind = OPS[op]
+    axes = () if kind.kind == "map" else check.axes(op, axis, x.ndim)
+    storage = x.dtype if x.dtype.kind == "f" or x.dtype.name == "bfloat16" or kind.integers == "keep" else np.dtype(float)
+    order = [i for i in range(x.ndim) if i not in axes] + list(axes)
+    view = x.transpose(order)
+    value = np.empty(view.shape[: x.ndim - len(axes)], storage)
+    index = value.astype(np.int64)
+    full = np.empty_like(x, dtype=storage).transpose(order)
+    inputs, outputs = {
+        "max": ((view,), (value,)),
+        "argmax": ((view,), (index,)),
+        "max_with_argmax": ((view,), (value, index)),
+        "logsumexp": ((view, None), (value,)),
+        "logsumexp_backward": ((value, view, value, None), (full,)),
+        "max_backward": ((value, view, None), (full,)),
+        "maximum_backward": ((view, view, view), (full, full)),
+    }.get(op, ((view,) * (2 if kind.direction == "backward" or op == "maximum" else 1), (full,)))
+    mask = None if where is None else np.broadcast_to(np.asarray(where, bool), x.shape).transpose(order)
+    executor, threads, streaming, ahead = kernels.core.run(op, storage, inputs, outputs, x.ndim - len(axes), mask, dry=True)
+    return Plan(EXECUTORS[executor], threads, bool(streaming), bool(ahead), kernels.core.isa)

@@ -1,0 +1,489 @@
+"""The definition of every op, forward and backward, in plain NumPy.
+
+This module says what softcore computes; the compiled kernels only say how. Each function has the signature of the public
+function of its name and is written for the reader, not for speed. Arithmetic is done in float64, or in longdouble where an input
+is longdouble: float16, bfloat16, float32, integers and bool are promoted first. The selections (``max``, ``relu``, ...) leave
+integers as they are.
+
+Below the definitions stands :data:`OPS`, one description per op. Tests, benchmarks and the tables in the docs iterate over it::
+
+    for op in OPS.values():
+        arguments = op.inputs(x, rng, axis=0)
+        expected = op.reference(*arguments, axis=0)
+
+Vocabulary: ``x`` goes in, ``y`` comes out, ``dy`` is the gradient of y, ``dx`` that of x. A *row* is the set of elements that
+are reduced together. An element *takes part* if ``where`` does not mask it out. In every definition, ``axes`` is ``axis`` as a
+tuple of non-negative ints and ``where`` a boolean array of x's shape.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.exceptions import AxisError
+
+__all__ = ["OPS", "Op"]  # and the definitions, which add themselves
+
+
+# --- Common to all definitions -----------------------------------------------------------------------------------------------
+
+
+def definition(function):
+    """Publish a definition: silence floating-point warnings and give it an ``out=`` (a tuple where there are several results)."""
+
+    @functools.wraps(function)
+    def defined(*args, out=None, **options):
+        with np.errstate(all="ignore"):
+            return _deliver(function(*args, **options), out)
+
+    signature = inspect.signature(function)
+    keyword = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None)
+    defined.__signature__ = signature.replace(parameters=[*signature.parameters.values(), keyword])
+    __all__.append(function.__name__)
+    return defined
+
+
+def _deliver(result, out):
+    """The result, a scalar if it is 0-dimensional, as in NumPy; or ``out``, filled with the result rounded to its dtype."""
+    if isinstance(result, tuple):
+        return tuple(map(_deliver, result, out or [None] * len(result)))
+    if out is None:
+        return np.asarray(result)[()]
+    if out.shape != np.shape(result):
+        raise ValueError(f"out has shape {out.shape}, it must be {np.shape(result)}")
+    np.copyto(out, result, casting="unsafe")
+    return out
+
+
+def _wide(x):
+    """x in the dtype of arithmetic: longdouble stays, everything else real becomes float64."""
+    x = np.asarray(x)
+    if x.dtype.kind not in "biuf" and x.dtype.name != "bfloat16":
+        raise TypeError(f"expected real numbers, got {x.dtype}")
+    return x if x.dtype == np.longdouble else x.astype(np.float64)
+
+
+def _keep(x):
+    """x in the dtype of selection: integers and bool stay, floating numbers become wide."""
+    x = np.asarray(x)
+    return x if x.dtype.kind in "biu" else _wide(x)
+
+
+def _axes(axis, ndim):
+    """``axis`` as a sorted tuple of non-negative ints. A scalar has one axis to name, and none to reduce."""
+    if axis is None:
+        return tuple(range(ndim))
+    rank = ndim or 1
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    for a in axes:
+        if not -rank <= a < rank:
+            raise AxisError(a, ndim)
+    if len({a % rank for a in axes}) < len(axes):
+        raise ValueError("duplicate value in 'axis'")
+    return tuple(sorted(a % rank for a in axes)) if ndim else ()
+
+
+def _where(where, x):
+    """``where`` as a boolean array of x's shape."""
+    where = np.asarray(True if where is None else where)
+    if where.dtype != bool:
+        raise TypeError(f"where must be boolean, got {where.dtype}")
+    return np.broadcast_to(where, x.shape)
+
+
+def _flat(x, axes):
+    """x with the reduced axes last, in their own order, and flattened: (batch..., length)."""
+    batch = [n for i, n in enumerate(x.shape) if i not in axes]
+    length = int(np.prod([x.shape[i] for i in axes], dtype=int))
+    return np.moveaxis(x, axes, range(-len(axes), 0)).reshape((*batch, length))
+
+
+def _unflat(rows, axes, shape):
+    """The inverse of _flat: rows (batch..., length) back in ``shape``."""
+    batch = [n for i, n in enumerate(shape) if i not in axes]
+    return np.moveaxis(rows.reshape((*batch, *(shape[i] for i in axes))), range(-len(axes), 0), axes)
+
+
+def _kept(y, axes, keepdims):
+    """y, a result of the reduction, with the reduced axes as axes of length 1."""
+    y = np.asarray(y)
+    return y if keepdims else np.expand_dims(y, axes)
+
+
+def _dropped(y, axes, keepdims):
+    """The inverse of _kept."""
+    return y if keepdims else np.squeeze(y, axes)
+
+
+def _some(where, axes):
+    """Refuse a row in which no element takes part."""
+    rows = _flat(where, axes)
+    if rows.shape[-1] == 0 or not rows.any(axis=-1).all():
+        raise ValueError("a row in which no element takes part has no maximum")
+
+
+def _max(x, axes, where, initial=None):
+    """The maximum of each row, with its axes kept; ``initial`` is the least value of x's dtype unless given."""
+    if initial is None:
+        initial = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else False if x.dtype == bool else -np.inf
+    return np.max(x, axis=axes, keepdims=True, where=where, initial=initial)
+
+
+def _maxima(x, axes, where):
+    """True at each maximum of a row; where NaN wins, at each NaN."""
+    return where & ((x == _max(x, axes, where)) | np.isnan(x))
+
+
+def _one(hits, axes, last=False):
+    """The first (or the last) True of each row, alone."""
+    step = -1 if last else 1
+    rows = _flat(hits, axes)[..., ::step]
+    return _unflat((rows & (np.cumsum(rows, axis=-1) == 1))[..., ::step], axes, hits.shape)
+
+
+def _sum(x, axes, where=True):
+    return np.sum(x, axis=axes, keepdims=True, where=where)
+
+
+def _sum_to(dx, shape):
+    """dx summed over the axes along which ``shape`` was broadcast."""
+    dx = dx.sum(axis=tuple(range(dx.ndim - len(shape))))
+    return dx.sum(axis=tuple(i for i, n in enumerate(shape) if n == 1), keepdims=True)
+
+
+# --- The max family ----------------------------------------------------------------------------------------------------------
+
+
+@definition
+def max(x, axis=-1, *, keepdims=False, where=None, initial=None):
+    """The largest element of each row. NaN wins. ``initial`` takes part as one more element."""
+    x = _keep(x)
+    axes, where = _axes(axis, x.ndim), _where(where, x)
+    if initial is None:
+        _some(where, axes)
+    return _dropped(_max(x, axes, where, initial), axes, keepdims)
+
+
+@definition
+def argmax(x, axis=-1, *, keepdims=False, where=None, select_last=False):
+    """The index of the first (or last) maximum; where NaN wins, of the first (or last) NaN. Flat over several axes."""
+    x = _keep(x)
+    axes, where = _axes(axis, x.ndim), _where(where, x)
+    _some(where, axes)
+    index = np.argmax(_flat(_one(_maxima(x, axes, where), axes, select_last), axes), axis=-1)
+    return np.expand_dims(index, axes) if keepdims else index
+
+
+@definition
+def max_with_argmax(x, axis=-1, *, keepdims=False, where=None, select_last=False):
+    """``(max, argmax)``."""
+    options = {"keepdims": keepdims, "where": where}
+    return max(x, axis, **options), argmax(x, axis, select_last=select_last, **options)
+
+
+@definition
+def hardmax(x, axis=-1):
+    """1 at the first maximum (the argmax) of each row, 0 elsewhere, in x's dtype."""
+    x = _keep(x)
+    axes = _axes(axis, x.ndim)
+    return _one(_maxima(x, axes, _where(None, x)), axes).astype(x.dtype)
+
+
+@definition
+def max_backward(dy, x, axis=-1, *, index=None, ties="first", keepdims=False, where=None):
+    """dy, put where the maximum was: at ``index`` if given, else by ``ties`` at the first, the last, all, or split evenly.
+
+    Integers are compared as they are, but have a float64 gradient. A row in which no element takes part has gradient 0.
+    """
+    x = _keep(x)
+    axes, where = _axes(axis, x.ndim), _where(where, x)
+    dy = _kept(_wide(dy), axes, keepdims)
+    if index is not None:
+        return np.where(_at(index, x.shape, axes, keepdims) & where, dy, 0.0)
+    hits = _maxima(x, axes, where)
+    if ties in ("first", "last"):
+        hits = _one(hits, axes, last=ties == "last")
+    elif ties == "split":
+        dy = dy / _sum(hits, axes)
+    elif ties != "all":
+        raise ValueError(f"ties must be 'first', 'last', 'split' or 'all', not {ties!r}")
+    return np.where(hits, dy, 0.0)
+
+
+def _at(index, shape, axes, keepdims):
+    """True at ``index`` of each row, which counts along the reduced axis, or flat over several."""
+    index = _kept(index, axes, keepdims)
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"index must be integers, got {index.dtype}")
+    length = int(np.prod([shape[i] for i in axes], dtype=int))
+    if np.any((index < 0) | (index >= length)):
+        raise IndexError(f"index must be at least 0 and below {length}")
+    return _unflat(_flat(index, axes) == np.arange(length), axes, shape)
+
+
+@definition
+def maximum(a, b):
+    """The larger of a and b. NaN wins."""
+    return np.maximum(_keep(a), _keep(b))
+
+
+@definition
+def maximum_backward(dy, a, b):
+    """(da, db): dy goes to the larger or to the only NaN, half to each of equals and of two NaNs; summed back to each shape."""
+    dy, a, b = _wide(dy), _wide(a), _wide(b)
+    equal = (a == b) | (np.isnan(a) & np.isnan(b))
+    share = np.select([equal, (a > b) | np.isnan(a)], [dy / 2, dy], 0.0)
+    other = np.select([equal, (b > a) | np.isnan(b)], [dy / 2, dy], 0.0)
+    return _sum_to(share, a.shape), _sum_to(other, b.shape)
+
+
+@definition
+def relu(x):
+    """max(x, 0), and 0 is +0. NaN stays."""
+    x = _keep(x)
+    return np.where(x <= 0, x.dtype.type(0), x)
+
+
+@definition
+def relu_backward(dy, x):
+    """dy where x > 0, and 0 where x <= 0. NaN stays."""
+    dy, x = _wide(dy), _wide(x)
+    return np.select([x > 0, x <= 0], [dy, 0.0], np.nan)
+
+
+@definition
+def step(x):
+    """1 where x > 0, and 0 where x <= 0. NaN stays."""
+    return np.heaviside(_wide(x), 0.0)
+
+
+# --- The softmax family ------------------------------------------------------------------------------------------------------
+
+
+@definition
+def softmax(x, axis=-1, *, scale=1.0, where=None):
+    """exp(scale x) / sum exp(scale x), shifted by the maximum, which cancels. Masked out: 0."""
+    z = _wide(x) * scale
+    axes, where = _axes(axis, z.ndim), _where(where, z)
+    e = np.exp(z - _max(z, axes, where))
+    return np.where(where, e / _sum(e, axes, where), 0.0)
+
+
+@definition
+def softmax_backward(dy, y, axis=-1, *, scale=1.0, where=None):
+    """scale y (dy - sum y dy). Where masked out: 0, and neither dy nor y is read."""
+    dy, y = _wide(dy), _wide(y)
+    axes, where = _axes(axis, y.ndim), _where(where, y)
+    return np.where(where, scale * y * (dy - _sum(y * dy, axes, where)), 0.0)
+
+
+@definition
+def log_softmax(x, axis=-1, *, scale=1.0, where=None):
+    """scale x - logsumexp(scale x), in the order that keeps small results exact. Masked out: -inf."""
+    z = _wide(x) * scale
+    axes, where = _axes(axis, z.ndim), _where(where, z)
+    z = z - _max(z, axes, where)
+    one = _one(_maxima(z, axes, where), axes)  # its exponential is 1, which log1p adds
+    return np.where(where, z - np.log1p(_sum(np.exp(z) - one, axes, where)), -np.inf)
+
+
+@definition
+def log_softmax_backward(dy, y, axis=-1, *, scale=1.0, where=None):
+    """scale (dy - exp(y) sum dy). Where masked out: 0, and neither dy nor y is read."""
+    dy, y = _wide(dy), _wide(y)
+    axes, where = _axes(axis, y.ndim), _where(where, y)
+    return np.where(where, scale * (dy - np.exp(y) * _sum(dy, axes, where)), 0.0)
+
+
+@definition
+def logsumexp(x, axis=-1, *, b=None, where=None, keepdims=False, return_sign=False):
+    """log(sum b exp x), or with ``return_sign`` log|sum b exp x| and the sign of that sum.
+
+    b == 0 annihilates its element, whatever it is. Without ``return_sign`` a negative sum gives nan.
+    """
+    x, b = _wide(x), _wide(1.0 if b is None else b)
+    axes, where = _axes(axis, x.ndim), _where(where, x) & (b != 0)
+    m = _max(x, axes, where)
+    terms = b * np.exp(x - np.where(np.isfinite(m), m, 0.0))
+    total = _sum(terms, axes, where)
+    rest = _sum(terms - _one(_maxima(x, axes, where), axes), axes, where)  # total - 1, without the rounding
+    log = m + np.where(np.abs(rest) < 0.5, np.log1p(rest), np.log(np.abs(total)))
+    log, sign = (_dropped(a, axes, keepdims) for a in (log, np.sign(total)))
+    return (log, sign) if return_sign else np.where(sign < 0, np.nan, log)
+
+
+@definition
+def logsumexp_backward(dy, x, y, axis=-1, *, b=None, where=None, keepdims=False):
+    """dy b exp(x - y). Where masked out, where b == 0, and in rows where y is -inf: 0.
+
+    y is the logarithm of the sum's magnitude; where ``return_sign`` gave a sign, the caller multiplies dy by it.
+    """
+    dy, x, y, b = _wide(dy), _wide(x), _wide(y), _wide(1.0 if b is None else b)
+    axes = _axes(axis, x.ndim)
+    dy, y = _kept(dy, axes, keepdims), _kept(y, axes, keepdims)
+    return np.where(_where(where, x) & (b != 0) & (y != -np.inf), dy * b * np.exp(x - y), 0.0)
+
+
+@definition
+def sigmoid(x):
+    """1 / (1 + exp(-x)), through an exponential that cannot overflow: exactly 0 and 1 at -inf and +inf, small results kept."""
+    x = _wide(x)
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1.0) / (1.0 + e)
+
+
+@definition
+def sigmoid_backward(dy, y):
+    """dy y (1 - y)."""
+    dy, y = _wide(dy), _wide(y)
+    return dy * y * (1.0 - y)
+
+
+@definition
+def log_sigmoid(x):
+    """log(sigmoid(x)) = min(x, 0) - log(1 + exp(-|x|))."""
+    x = _wide(x)
+    return np.minimum(x, 0.0) - np.log1p(np.exp(-np.abs(x)))
+
+
+@definition
+def log_sigmoid_backward(dy, x):
+    """dy sigmoid(-x)."""
+    return _wide(dy) * sigmoid(-_wide(x))
+
+
+@definition
+def softplus(x):
+    """log(1 + exp x) = max(x, 0) + log(1 + exp(-|x|))."""
+    x = _wide(x)
+    return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
+
+
+@definition
+def softplus_backward(dy, x):
+    """dy sigmoid(x)."""
+    return _wide(dy) * sigmoid(x)
+
+
+# --- One description per op --------------------------------------------------------------------------------------------------
+
+
+def once(arguments, results):
+    """Bytes moved by an op that reads every argument once and writes every result once."""
+    results = results if isinstance(results, tuple) else (results,)
+    return sum(np.asarray(a).nbytes for a in (*arguments, *results))
+
+
+@dataclass(frozen=True)
+class Op:
+    """What tests, benchmarks and docs need to know of one op.
+
+    ``op.reference(*op.inputs(x, rng, axis=axis, **options), axis=axis, **options)`` is the expected result for a base array x;
+    an op without an axis (``"axis" not in op.options``) is called without it.
+    """
+
+    reference: Callable  # the definition
+    family: str  # "max" or "softmax"
+    kind: str  # "fold": reduces the axis; "rows": of x's shape, from the whole row; "map": element by element
+    inputs: Callable  # (x, rng, axis=-1, **options) -> the positional arguments; dy and y in x's dtype, or promoted
+    forward: str | None = None  # of a backward: the op it belongs to
+    exact: bool = False  # a selection: equal to the reference, not close to it (but for split ties, and sums over broadcast axes)
+    integers: str = "promote"  # to float64 before any arithmetic; or "keep"
+    ulp: Mapping[str, float] = field(default_factory=lambda: {"float32": 2, "float64": 4})  # the promised bound
+    moved: Callable = once  # (arguments, results) -> bytes, for GB/s
+
+    @property
+    def name(self):
+        return self.reference.__name__
+
+    @property
+    def direction(self):
+        return "forward" if self.forward is None else "backward"
+
+    @property
+    def options(self):
+        """The names of the optional arguments, ``axis`` and ``out`` among them."""
+        parameters = inspect.signature(self.reference).parameters.values()
+        return frozenset(p.name for p in parameters if p.default is not p.empty)
+
+    @property
+    def default_axis(self):
+        """The axis unless given; None for an op that has none."""
+        axis = inspect.signature(self.reference).parameters.get("axis")
+        return axis and axis.default
+
+
+def _forward(reference, family, kind, inputs=lambda x, rng, axis=-1, **options: (x,), **fields):
+    return Op(reference, family, kind, inputs, **fields)
+
+
+def _backward(reference, family, kind, forward, saved, result=None, **fields):
+    """A backward that takes dy and the ``saved`` ones of x, y and b. ``result`` is the forward with which y is made."""
+    result = result or forward
+    accepted = inspect.signature(result).parameters
+
+    def inputs(x, rng, axis=-1, **options):
+        x = np.asarray(x)
+        dtype = np.dtype(float) if x.dtype.kind in "biu" else x.dtype if x.dtype.isnative else x.dtype.newbyteorder("=")
+        options = {name: value for name, value in {"axis": axis, **options}.items() if name in accepted}
+        b = () if result is not maximum else _with_rival(x, rng)[1:]
+        y = np.asarray(result(x, *b, **options))
+        with np.errstate(all="ignore"):
+            dy = rng.standard_normal(y.shape).astype(dtype)
+            arrays = {"dy": dy, "x": x, "y": y.astype(dtype), "b": b and b[0]}
+        return tuple(arrays[name] for name in ("dy", *saved))
+
+    return Op(reference, family, kind, inputs, forward=forward.__name__, **fields)
+
+
+def _with_rival(x, rng, axis=-1, **options):
+    """x and a rival for maximum: the elements of x in another order, about a quarter of them in place."""
+    x = np.asarray(x)
+    order = np.where(rng.random(x.size) < 0.25, np.arange(x.size), rng.permutation(x.size))
+    return x, x.reshape(-1)[order].reshape(x.shape)
+
+
+def _max_or_zero(x, axis=-1, *, keepdims=False, where=None):
+    return max(x, axis, keepdims=keepdims, where=where, initial=0)
+
+
+def _log_magnitude(x, axis=-1, *, b=None, where=None, keepdims=False):
+    return logsumexp(x, axis, b=b, where=where, keepdims=keepdims, return_sign=True)[0]
+
+
+_selection = {"exact": True, "integers": "keep"}
+
+OPS: Mapping[str, Op] = MappingProxyType(
+    {
+        op.name: op
+        for op in [
+            _forward(max, "max", "fold", **_selection),
+            _forward(argmax, "max", "fold", **_selection),
+            _forward(max_with_argmax, "max", "fold", **_selection),
+            _forward(hardmax, "max", "rows", **_selection),
+            _backward(max_backward, "max", "rows", max, "x", result=_max_or_zero, exact=True),
+            _forward(maximum, "max", "map", _with_rival, **_selection),
+            _backward(maximum_backward, "max", "map", maximum, "xb", exact=True),
+            _forward(relu, "max", "map", **_selection),
+            _backward(relu_backward, "max", "map", relu, "x", exact=True),
+            _forward(step, "max", "map", exact=True),
+            _forward(softmax, "softmax", "rows"),
+            _backward(softmax_backward, "softmax", "rows", softmax, "y"),
+            _forward(log_softmax, "softmax", "rows"),
+            _backward(log_softmax_backward, "softmax", "rows", log_softmax, "y"),
+            _forward(logsumexp, "softmax", "fold"),
+            _backward(logsumexp_backward, "softmax", "rows", logsumexp, "xy", result=_log_magnitude),
+            _forward(sigmoid, "softmax", "map"),
+            _backward(sigmoid_backward, "softmax", "map", sigmoid, "y"),
+            _forward(log_sigmoid, "softmax", "map"),
+            _backward(log_sigmoid_backward, "softmax", "map", log_sigmoid, "x"),
+            _forward(softplus, "softmax", "map"),
+            _backward(softplus_backward, "softmax", "map", softplus, "x"),
+        ]
+    }
+)
