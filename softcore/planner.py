@@ -54,20 +54,21 @@ def threads_for(work: int, units: int, limit: int) -> int:
     return max(1, min(limit, work // GRAIN, units))
 
 
-def choose(op, rows, length, inner, itemsize, contiguous, columns, short, elementwise, writes, whole, limit=None):
+def choose(op, rows, length, inner, itemsize, operands, contiguous, columns, short, elementwise, writes, whole, limit=None):
     """The plan of one call as ``(executor, threads, streaming, ahead)``, numbered as the kernels want it.
 
-    ``rows`` reductions of ``length`` elements; ``inner`` rows lie side by side.  ``contiguous``, ``columns`` and
-    ``short`` say which walks the layout and the op allow, ``writes`` that the result has the input's size, ``whole``
-    that a row cannot be cut.
+    ``rows`` reductions of ``length`` elements; ``inner`` rows lie side by side; ``operands`` arrays of ``itemsize``
+    bytes an element are read or written.  ``contiguous``, ``columns`` and ``short`` say which walks the layout and
+    the op allow, ``writes`` that the result has the input's size, ``whole`` that a row cannot be cut.
     """
     if limit is None:
         from . import threads
 
         limit = threads.get_num_threads()
     work = rows * length
-    moved = work * itemsize
-    streaming = writes and moved > LAST_LEVEL
+    moved = work * itemsize * operands
+    # Rows end within a cache line; short ones would write too many lines in halves.
+    streaming = writes and moved >= LAST_LEVEL and length * itemsize >= 4096
     ahead = moved > L2
     if elementwise:
         return 2, threads_for(work, rows * -(-length // GRAIN), limit), streaming, False

@@ -26,8 +26,8 @@ template <class S> void scale_kept(S *y, const acc<S> *kept, ptrdiff_t n, double
     over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {
         return times<S>(f * (m == lanes<S>() ? load<acc<S>>(kept + j) : load_part<acc<S>>(kept + j, m, 0)), r); });
 }
-template <class S> void softmax_tile(S *y, const S *x, ptrdiff_t n, const Frame<S> *frame, const Inverse<S> *inverse, bool streaming) {
-    const Frame<S> f = uniform<S>(*frame);
+template <class S> void softmax_tile(S *y, const S *x, ptrdiff_t n, const RowFrame<S> *frame, const Inverse<S> *inverse, bool streaming) {
+    const Frame<S> f = spread_frame<S>(*frame);
     const Inverse<S> r = uniform<S>(*inverse);
     over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return times<S>(exp_of<S>(load_some<S>(x + j, m, 0), f), r); });
 }
@@ -163,8 +163,9 @@ INLINE void put_index(char *p, long long i) { std::memcpy(p, &i, sizeof i); }
 INLINE long long index_at(const char *p, int code) { long long i; gather<long long>(&i, p, 0, 1, code); return i; }
 template <class S> INLINE double as_number(S s) { return (double)widen<S>(s); }
 INLINE void add_exact(Sum<double> *s, double x) { add<double>(s, x); }
-// The largest of a tile and whether a NaN is among them.  SIGNED puts +0 above -0, which only max itself needs.
-template <class S, bool SIGNED> INLINE acc<S> largest_of_tile(const S *x, ptrdiff_t n, bool *nan) {
+// The largest of a tile, +0 above -0 if SIGNED (which only max itself needs), and whether a NaN is among them if
+// that is asked for: without NAN_TOO a NaN may or may not show.
+template <class S, bool SIGNED, bool NAN_TOO> INLINE acc<S> largest_of_tile(const S *x, ptrdiff_t n, bool *nan) {
     typedef Lanes<S> P;
     const ptrdiff_t L = lanes<S>();
     auto larger = [](P u, P v) TERM { return SIGNED ? max(u, v) : greater(u, v); };
@@ -173,29 +174,32 @@ template <class S, bool SIGNED> INLINE acc<S> largest_of_tile(const S *x, ptrdif
     ptrdiff_t j = 0;
     for (; j + 4 * L <= n; j += 4 * L) {
         P u = load<S>(x + j), v = load<S>(x + j + L), w = load<S>(x + j + 2 * L), z = load<S>(x + j + 3 * L);
-        bad = bad | unordered(u, v) | unordered(w, z);
+        if (NAN_TOO) bad = bad | unordered(u, v) | unordered(w, z);
         a = larger(a, larger(u, w));
         b = larger(b, larger(v, z));
     }
     for (; j < n; j += L) {
         P u = j + L <= n ? load<S>(x + j) : load_part<S>(x + j, n - j, widen<S>(x[0]));
-        bad = bad | (u != u);
+        if (NAN_TOO) bad = bad | (u != u);
         a = larger(a, u);
     }
-    *nan = any(bad);
+    if (NAN_TOO) *nan = any(bad);
     return SIGNED ? largest_signed<S>(max(a, b)) : largest<S>(greater(a, b));
 }
 template <class S> __attribute__((noinline)) acc<S> tile_max(const S *x, ptrdiff_t n, int *nan) {
-    bool bad;
-    acc<S> m = largest_of_tile<S, false>(x, n, &bad);
-    if (m == 0 && !bad && !std::is_integral<acc<S>>::value) m = largest_of_tile<S, true>(x, n, &bad);  // which zero?
+    bool bad = false;
+    acc<S> m = largest_of_tile<S, false, true>(x, n, &bad);
+    if (m == 0 && !bad && !std::is_integral<acc<S>>::value) m = largest_of_tile<S, true, true>(x, n, &bad);  // which zero?
     *nan = bad;
     return m;
 }
+// For softmax, where a NaN beside a finite maximum shows in the sum; beside an infinite one it is looked for.
 template <class S> __attribute__((noinline)) double top_of_tile(const S *x, ptrdiff_t n) {
-    bool nan;
-    double m = (double)largest_of_tile<S, false>(x, n, &nan);
-    return nan ? (double)NAN : m;
+    bool nan = false;
+    acc<S> m = largest_of_tile<S, false, false>(x, n, &nan);
+    if (std::isfinite(m)) return m;
+    m = largest_of_tile<S, false, true>(x, n, &nan);
+    return nan ? (double)NAN : (double)m;
 }
 // Rows j0.. of columns: the running maximum m, and bad where a NaN was seen.  Eight rows at a time.
 template <class S, bool SIGNED> __attribute__((noinline)) void max_columns_of(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *m, Mask<S> *bad) {

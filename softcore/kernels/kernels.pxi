@@ -465,7 +465,7 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         return None
     rows = row_contiguous(t, &k)
     columns = column_contiguous(t, &k, code)
-    plan = choose(name, t.rows, t.n, t.outer[t.nouter - 1] if t.nouter else 1, t.arg[0].itemsize,
+    plan = choose(name, t.rows, t.n, t.outer[t.nouter - 1] if t.nouter else 1, t.arg[0].itemsize, t.nargs,
                   rows, columns, k.columns != NULL and rows and t.nouter <= 1 and t.n <= SHORT and t.nargs <= 4,
                   k.fold == NULL and not k.whole, not k.reduces, k.whole)
     if dry:

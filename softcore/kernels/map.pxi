@@ -65,7 +65,7 @@ cdef void maximum_sum_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize
         choose_tile(MAXIMUM_GRADIENT, <storage*> scratch[0], <const storage*> at[0], <const storage*> at[1], <const storage*> at[2], n, False)
         i = 0
         while i < n:
-            add_row(_, s, sum_tree(<const storage*> scratch[0] + i, n - i))
+            add_row(_, s, sum_tree(<const storage*> scratch[0] + i, n - i, 0))
             i += tree_size(_)
         j += n
 

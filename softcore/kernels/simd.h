@@ -393,11 +393,11 @@ template <class S> INLINE void store_some(S *p, Lanes<S> x, ptrdiff_t n) {
 template <class S> INLINE void stream(S *p, Lanes<S> x) { store<S>(p, x); }
 template <> INLINE void stream<float>(float *p, Lanes<float> x) { stream_pack(p, x); }
 template <> INLINE void stream<double>(double *p, Lanes<double> x) { stream_pack(p, x); }
-// How many elements to write before p is aligned for `stream`; -1 where it never will be.
+// How many elements to write before p starts a cache line, for `stream`; -1 where it never will.
 template <class S> INLINE ptrdiff_t to_alignment(const S *p) {
-    uintptr_t past = (uintptr_t)p % SOFTCORE_VECTOR;
+    uintptr_t past = (uintptr_t)p % 64;
     if (past % sizeof(S) || sizeof(S) != sizeof(acc<S>)) return -1;
-    return past ? (ptrdiff_t)((SOFTCORE_VECTOR - past) / sizeof(S)) : 0;
+    return past ? (ptrdiff_t)((64 - past) / sizeof(S)) : 0;
 }
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
 

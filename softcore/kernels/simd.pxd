@@ -70,12 +70,14 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
 
     State[double] empty_row()
     State[double] state_of_row_max[S](const S*, double m)
-    Frame[S] frame_of_row[S](const S*, const State[double]*, double scale)
+    cdef cppclass RowFrame[S]:
+        pass
+    RowFrame[S] frame_of_row[S](const S*, const State[double]*, double scale)
     double top_of_tile[S](const S*, Py_ssize_t n)
-    double exp_tree[S](const S*, Py_ssize_t n, const Frame[S]*, acc[S]* kept, const S* ahead)
-    double exp_tree_below[S](const S*, Py_ssize_t n, const Frame[S]*, double top, double* count, const S* ahead)
-    double sum_tree[S](const S*, Py_ssize_t n)
-    double dot_tree[S](const S*, const S*, Py_ssize_t n)
+    double exp_tree[S](const S*, Py_ssize_t n, const RowFrame[S]*, acc[S]* kept, const S* ahead)
+    double exp_tree_below[S](const S*, Py_ssize_t n, const RowFrame[S]*, double top, double* count)
+    double sum_tree[S](const S*, Py_ssize_t n, Py_ssize_t ahead)
+    double dot_tree[S](const S*, const S*, Py_ssize_t n, Py_ssize_t ahead)
     void add_row[S](const S*, Sum[double]*, double)
     void merge_sums[S](const S*, Sum[double]*, const Sum[double]*)
     void merge_rows[S](const S*, State[double]*, const State[double]*)
@@ -111,7 +113,7 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
 
     # whole tiles
     void scale_kept[S](S* y, const acc[S]* kept, Py_ssize_t n, double factor, const Inverse[S]*, bint streaming)
-    void softmax_tile[S](S* y, const S* x, Py_ssize_t n, const Frame[S]*, const Inverse[S]*, bint streaming)
+    void softmax_tile[S](S* y, const S* x, Py_ssize_t n, const RowFrame[S]*, const Inverse[S]*, bint streaming)
     void log_softmax_tile[S](S* y, const S* x, Py_ssize_t n, const LogFrame[S]*, bint streaming)
     void softmax_backward_tile[S](S* dx, const S* dy, const S* y, Py_ssize_t n, const Sum[double]*, double scale, bint streaming)
     void log_softmax_backward_tile[S](S* dx, const S* dy, const S* y, Py_ssize_t n, const Sum[double]*, double scale, bint streaming)

@@ -5,7 +5,7 @@
 cdef State[double] absorb(const storage* x, Py_ssize_t n, double scale, acc[storage]* kept, const storage* ahead) noexcept nogil:
     # The state of one tile; its exponentials are left in `kept`.
     cdef State[double] s = state_of_row_max(x, top_of_tile(x, n) * scale)
-    cdef Frame[storage] frame
+    cdef RowFrame[storage] frame
     cdef Py_ssize_t j = 0, tree = tree_size(x)
     if not isfinite(s.m):
         return s
@@ -13,21 +13,25 @@ cdef State[double] absorb(const storage* x, Py_ssize_t n, double scale, acc[stor
     while j < n:
         add_row(x, &s.l, exp_tree(x + j, n - j, &frame, kept + j if kept else NULL, ahead + j if ahead else NULL))
         j += tree
+    if s.l.high != s.l.high:
+        s.m = NAN
     return s
 
-cdef State[double] absorb_below(const storage* x, Py_ssize_t n, double scale, acc[storage]* kept, const storage* ahead) noexcept nogil:
+cdef State[double] absorb_below(const storage* x, Py_ssize_t n, double scale) noexcept nogil:
     # The same with the largest elements counted instead of added.
     cdef double top = top_of_tile(x, n), count = 0
     cdef State[double] s = state_of_row_max(x, top * scale)
-    cdef Frame[storage] frame
+    cdef RowFrame[storage] frame
     cdef Py_ssize_t j = 0, tree = tree_size(x)
     if not isfinite(s.m):
         return s
     frame = frame_of_row(x, &s, scale)
     while j < n:
-        add_row(x, &s.l, exp_tree_below(x + j, n - j, &frame, top, &count, ahead + j if ahead else NULL))
+        add_row(x, &s.l, exp_tree_below(x + j, n - j, &frame, top, &count))
         j += tree
     s.c = count
+    if s.l.high != s.l.high:
+        s.m = NAN
     return s
 
 cdef void softmax_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, storage* _) noexcept nogil:
@@ -56,7 +60,7 @@ cdef void logsumexp_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t
     while j < end:
         n = min(end - j, tile_size(_))
         mask = take_mask(t, row, j, n, masks)
-        tile = absorb_below(<const storage*> take(t, row, 0, j, n, <storage*> scratch, mask, -INFINITY), n, t.scale, NULL, NULL)
+        tile = absorb_below(<const storage*> take(t, row, 0, j, n, <storage*> scratch, mask, -INFINITY), n, t.scale)
         merge_rows(_, s, &tile)
         j += n
 
@@ -70,7 +74,7 @@ cdef void softmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t en
     cdef unsigned char masks[SCRATCH]
     cdef unsigned char* mask
     cdef const State[double]* s = <const State[double]*> room
-    cdef Frame[storage] frame
+    cdef RowFrame[storage] frame
     cdef Inverse[storage] inverse
     cdef storage* x
     cdef storage* y
@@ -137,7 +141,7 @@ cdef void softmax_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage
                 softmax_again(<const storage*> x + j, y + j, n, &total, t.scale, &inverse, t.streaming)
 
 cdef void softmax_again(const storage* x, storage* y, Py_ssize_t n, const State[double]* s, double scale, const Inverse[storage]* inverse, bint streaming) noexcept nogil:
-    cdef Frame[storage] frame = frame_of_row(x, s, scale)
+    cdef RowFrame[storage] frame = frame_of_row(x, s, scale)
     softmax_tile(y, x, n, &frame, inverse, streaming)
 
 cdef void softmax_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
@@ -217,7 +221,7 @@ cdef void softmax_backward_fold(const Task* t, const Row* row, Py_ssize_t j, Py_
         y = take(t, row, 1, j, n, <storage*> scratch[1], mask, 0)
         i = 0
         while i < n:
-            add_row(_, s, dot_tree(dy + i, y + i, n - i))
+            add_row(_, s, dot_tree(dy + i, y + i, n - i, t.n if t.ahead else 0))
             i += tree_size(_)
         j += n
 
@@ -328,7 +332,7 @@ cdef void log_softmax_backward_fold(const Task* t, const Row* row, Py_ssize_t j,
         dy = take(t, row, 0, j, n, <storage*> scratch, mask, 0)
         i = 0
         while i < n:
-            add_row(_, s, sum_tree(dy + i, n - i))
+            add_row(_, s, sum_tree(dy + i, n - i, t.n if t.ahead else 0))
             i += tree_size(_)
         j += n
 

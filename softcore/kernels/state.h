@@ -104,6 +104,13 @@ template <class S> INLINE Lanes<S> exp_of(Lanes<S> x, const Frame<S> &f) {
 
 // ---------------------------------------------------------------- absorb
 
+template <class S> INLINE double count_hits(Mask<S> hits) {
+    bits_t<acc<S>> h[lanes<S>()], sum = 0;
+    store_pack(h, hits);
+    for (ptrdiff_t i = 0; i < lanes<S>(); i++) sum += h[i];
+    return (double)sum;
+}
+
 #define TERM __attribute__((always_inline))
 
 // Room for the exponentials of a row that is read once from memory: they are scaled, not computed again.
@@ -112,24 +119,32 @@ template <class S> struct Kept {
     alignas(64) acc<S> e[room];
 };
 
-// A row's frame is the same in all lanes: spread again from one number, it takes one register and not one for each
-// native vector of a Lanes.
-template <class S> INLINE Lanes<S> uniform(const Lanes<S> &x) {
-    acc<S> a;
-    std::memcpy(&a, &x, sizeof a);
-    return splat<S>(a);
+// A row's frame is one number for all lanes: kept so, it takes one register and not one for each native vector.
+template <class S> struct RowFrame { acc<S> low, magic, origin, scale, scale_low; bool scaled; };
+template <class S> INLINE RowFrame<S> frame_of_row(const S *, const State<double> *s, double scale) {
+    typedef Exp<acc<S>> E;
+    return {(acc<S>)((s->k + E::lowest) * LN2), (acc<S>)((E::magic + E::bias + E::headroom) - s->k), (acc<S>)s->origin,
+            (acc<S>)scale, (acc<S>)(scale - (double)(acc<S>)scale), scale != 1};
 }
-template <class S> INLINE Frame<S> uniform(const Frame<S> &f) {
-    return {uniform<S>(f.low), uniform<S>(f.magic), uniform<S>(f.origin), uniform<S>(f.scale), uniform<S>(f.scale_low), f.scaled};
+template <class S> INLINE Frame<S> spread_frame(const RowFrame<S> &f) {
+    return {splat<S>(f.low), splat<S>(f.magic), splat<S>(f.origin), splat<S>(f.scale), splat<S>(f.scale_low), f.scaled};
+}
+// Three ways to the same bits: x as it is, x less an origin, scale * x less an origin.
+enum Way { NEAR, FAR, SCALED };
+template <class S, int WAY> INLINE Lanes<S> exp_by_way(Lanes<S> x, const Frame<S> &f) {
+    if (WAY == NEAR) return exp_scaled(greater(f.low, x), f.magic);
+    if (WAY == FAR) return exp_scaled(greater(f.low, x - f.origin), f.magic);
+    return exp_of<S>(x, f);
 }
 
 // One tree of up to eight Lanes of exponentials, left in `kept` if that is asked for; `ahead` is what this thread
 // reads next, or x itself.
-template <class S, bool KEEP> INLINE double exp_tree_of(const S *x, ptrdiff_t n, const Frame<S> &f, acc<S> *kept, const S *ahead) {
+template <class S, int WAY, bool KEEP> __attribute__((noinline)) double exp_tree_by_way(const S *x, ptrdiff_t n, const RowFrame<S> *frame, acc<S> *kept, const S *ahead) {
+    const Frame<S> f = spread_frame<S>(*frame);
     const ptrdiff_t L = lanes<S>();
     auto term = [&](int i) TERM {
         prefetch(ahead + i * L);
-        Lanes<S> e = exp_of<S>(load<S>(x + i * L), f);
+        Lanes<S> e = exp_by_way<S, WAY>(load<S>(x + i * L), f);
         if (KEEP) store_pack(kept + i * L, e);
         return e;
     };
@@ -144,58 +159,53 @@ template <class S, bool KEEP> INLINE double exp_tree_of(const S *x, ptrdiff_t n,
     int i = 0;
     for (; i < n / L; i++) e[i] = term(i);
     if (n % L) {
-        e[i] = select(first<S>(n % L), exp_of<S>(load_part<S>(x + i * L, n % L, 0), f), e[i]);
+        e[i] = select(first<S>(n % L), exp_by_way<S, WAY>(load_part<S>(x + i * L, n % L, 0), f), e[i]);
         if (KEEP) store_pack(kept + i * L, e[i]);
     }
     return sum_lanes<S>(tree8(e));
 }
-template <class S, bool KEEP> __attribute__((noinline)) double exp_tree_scaled(const S *x, ptrdiff_t n, const Frame<S> *frame, acc<S> *kept, const S *ahead) {
-    Frame<S> f = uniform<S>(*frame);
-    f.scaled = true;
-    return exp_tree_of<S, KEEP>(x, n, f, kept, ahead);
+template <class S, bool KEEP> INLINE double exp_tree_kept(const S *x, ptrdiff_t n, const RowFrame<S> *frame, acc<S> *kept, const S *ahead) {
+    if (frame->scaled) return exp_tree_by_way<S, SCALED, KEEP>(x, n, frame, kept, ahead);
+    if (frame->origin != 0) return exp_tree_by_way<S, FAR, KEEP>(x, n, frame, kept, ahead);
+    return exp_tree_by_way<S, NEAR, KEEP>(x, n, frame, kept, ahead);
 }
-template <class S, bool KEEP> __attribute__((noinline)) double exp_tree_plain(const S *x, ptrdiff_t n, const Frame<S> *frame, acc<S> *kept, const S *ahead) {
-    Frame<S> f = uniform<S>(*frame);
-    f.scaled = false;
-    return exp_tree_of<S, KEEP>(x, n, f, kept, ahead);
-}
-template <class S> INLINE double exp_tree(const S *x, ptrdiff_t n, const Frame<S> *frame, acc<S> *kept, const S *ahead) {
+template <class S> INLINE double exp_tree(const S *x, ptrdiff_t n, const RowFrame<S> *frame, acc<S> *kept, const S *ahead) {
     if (!ahead) ahead = x;
-    if (frame->scaled) return kept ? exp_tree_scaled<S, true>(x, n, frame, kept, ahead) : exp_tree_scaled<S, false>(x, n, frame, kept, ahead);
-    return kept ? exp_tree_plain<S, true>(x, n, frame, kept, ahead) : exp_tree_plain<S, false>(x, n, frame, kept, ahead);
+    return kept ? exp_tree_kept<S, true>(x, n, frame, kept, ahead) : exp_tree_kept<S, false>(x, n, frame, kept, ahead);
 }
 // The same without the elements equal to `top`, which are counted.
-template <class S> __attribute__((noinline)) double exp_tree_below(const S *x, ptrdiff_t n, const Frame<S> *frame, double top, double *count, const S *ahead) {
-    const Frame<S> f = uniform<S>(*frame);
+template <class S, int WAY> __attribute__((noinline)) double exp_tree_below_by_way(const S *x, ptrdiff_t n, const RowFrame<S> *frame, double top, double *count) {
+    const Frame<S> f = spread_frame<S>(*frame);
     const ptrdiff_t L = lanes<S>();
-    const Lanes<S> zero = constant<Lanes<S>>(0), one = constant<Lanes<S>>(1), tops = lanes_of<S>(top);
-    Lanes<S> hits = zero, e[8];
+    const Lanes<S> zero = constant<Lanes<S>>(0), tops = lanes_of<S>(top);
+    Mask<S> hits = constant<Mask<S>>(0);  // a hit is -1
+    auto meet = [&](Lanes<S> v) TERM {
+        Mask<S> hit = v == tops;
+        hits = hits + hit;
+        return select(hit, zero, exp_by_way<S, WAY>(v, f));
+    };
+    auto term = [&](int i) TERM { return meet(load<S>(x + i * L)); };
+    double total;
     if (__builtin_expect(n >= TREE<S>(), 1)) {
-        auto term = [&](int i) TERM {
-            if (ahead) prefetch(ahead + i * L);
-            Lanes<S> v = load<S>(x + i * L);
-            Mask<S> hit = v == tops;
-            hits = hits + select(hit, one, zero);
-            return select(hit, zero, exp_of<S>(v, f));
-        };
         Lanes<S> a = term(0) + term(1);
         a = a + (term(2) + term(3));
         Lanes<S> b = term(4) + term(5);
-        a = a + (b + (term(6) + term(7)));
-        *count += sum_lanes<S>(hits);
-        return sum_lanes<S>(a);
+        total = sum_lanes<S>(a + (b + (term(6) + term(7))));
+    } else {
+        Lanes<S> e[8];
+        for (int i = 0; i < 8; i++) e[i] = zero;
+        int i = 0;
+        for (; i < n / L; i++) e[i] = term(i);
+        if (n % L) e[i] = select(first<S>(n % L), meet(load_part<S>(x + i * L, n % L, -INFINITY)), zero);
+        total = sum_lanes<S>(tree8(e));
     }
-    for (int i = 0; i < 8; i++) {
-        ptrdiff_t here = n - i * L;
-        if (here <= 0) { e[i] = zero; continue; }
-        Lanes<S> v = load_some<S>(x + i * L, here, -INFINITY);
-        Mask<S> hit = v == tops;
-        e[i] = select(hit, zero, exp_of<S>(v, f));
-        if (here < L) e[i] = select(first<S>(here), e[i], zero);
-        hits = hits + select(hit, one, zero);
-    }
-    *count += sum_lanes<S>(hits);
-    return sum_lanes<S>(tree8(e));
+    *count -= count_hits<S>(hits);
+    return total;
+}
+template <class S> INLINE double exp_tree_below(const S *x, ptrdiff_t n, const RowFrame<S> *frame, double top, double *count) {
+    if (frame->scaled) return exp_tree_below_by_way<S, SCALED>(x, n, frame, top, count);
+    if (frame->origin != 0) return exp_tree_below_by_way<S, FAR>(x, n, frame, top, count);
+    return exp_tree_below_by_way<S, NEAR>(x, n, frame, top, count);
 }
 
 // Columns: up to TREE rows, `stride` bytes apart, of a Lanes of columns.  Row j goes to residue j mod lanes, whose
@@ -241,7 +251,7 @@ template <class S> __attribute__((noinline)) void exp_tree_columns_below(const S
     *hits = count;
 }
 
-// The sum of a tree of a, of a times b, or of columns of them.
+// The sum of a tree of a, of a times b, or of columns of them; `ahead` elements on lies what is read next.
 template <class S, class F> INLINE double tree_of_row(ptrdiff_t n, F term) {  // term(j, count)
     const ptrdiff_t L = lanes<S>();
     if (n >= TREE<S>()) {
@@ -254,11 +264,11 @@ template <class S, class F> INLINE double tree_of_row(ptrdiff_t n, F term) {  //
     for (int i = 0; i < 8; i++) e[i] = i * L < n ? term(i * L, n - i * L) : constant<Lanes<S>>(0);
     return sum_lanes<S>(tree8(e));
 }
-template <class S> __attribute__((noinline)) double sum_tree(const S *a, ptrdiff_t n) {
-    return tree_of_row<S>(n, [=](ptrdiff_t j, ptrdiff_t m) TERM { return load_some<S>(a + j, m, 0); });
+template <class S> __attribute__((noinline)) double sum_tree(const S *a, ptrdiff_t n, ptrdiff_t ahead) {
+    return tree_of_row<S>(n, [=](ptrdiff_t j, ptrdiff_t m) TERM { prefetch(a + ahead + j); return load_some<S>(a + j, m, 0); });
 }
-template <class S> __attribute__((noinline)) double dot_tree(const S *a, const S *b, ptrdiff_t n) {
-    return tree_of_row<S>(n, [=](ptrdiff_t j, ptrdiff_t m) TERM { return load_some<S>(a + j, m, 0) * load_some<S>(b + j, m, 0); });
+template <class S> __attribute__((noinline)) double dot_tree(const S *a, const S *b, ptrdiff_t n, ptrdiff_t ahead) {
+    return tree_of_row<S>(n, [=](ptrdiff_t j, ptrdiff_t m) TERM { prefetch(a + ahead + j); prefetch(b + ahead + j); return load_some<S>(a + j, m, 0) * load_some<S>(b + j, m, 0); });
 }
 template <class S> __attribute__((noinline)) void sum_tree_columns(const S *a, ptrdiff_t as, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
     *sum = tree_of_columns<S>(n, [=](ptrdiff_t j) TERM { return load_some<S>(row_at(a, as, j), width, 0); });
@@ -324,7 +334,12 @@ template <class S, class D> INLINE Inverse<S> inverse_of(const Sum<D> &l) {
     D rest = r * (((one - product) - error) - r * l.low), high = rounded<S>(r);
     return {lanes_of<S>(high), lanes_of<S>((r - high) + rest)};
 }
-template <class S> INLINE Inverse<S> uniform(const Inverse<S> &r) { return {uniform<S>(r.high), uniform<S>(r.low)}; }
+template <class S> INLINE Inverse<S> uniform(const Inverse<S> &r) {  // a row's is one number, as its frame is
+    acc<S> high, low;
+    std::memcpy(&high, &r.high, sizeof high);
+    std::memcpy(&low, &r.low, sizeof low);
+    return {splat<S>(high), splat<S>(low)};
+}
 template <class S> INLINE Lanes<S> times(Lanes<S> e, const Inverse<S> &r) { return mad(e, r.high, e * r.low); }
 
 // log(c + u) for c >= 1 and u >= 0, or c = 0 and u > 0 not subnormal; right for the smallest u when c is 1.
@@ -352,7 +367,6 @@ template <class S> INLINE State<double> state_of_row_max(const S *, double m) { 
 template <class S> INLINE State<Doubles<S>> state_of_column_max(const S *, Lanes<S> m, double scale) {
     return state_of_max<S>(doubles<S>(m) * constant<Doubles<S>>(scale));
 }
-template <class S> INLINE Frame<S> frame_of_row(const S *, const State<double> *s, double scale) { return frame_of<S>(*s, scale); }
 template <class S> INLINE Frame<S> frame_of_columns(const S *, const State<Doubles<S>> *s, double scale) { return frame_of<S>(*s, scale); }
 
 template <class S> INLINE void add_row(const S *, Sum<double> *s, double x) { add<S>(s, x); }
