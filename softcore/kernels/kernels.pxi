@@ -20,7 +20,8 @@ cnp.import_array()
 
 cdef enum:
     GROUPS = 4   # Lanes of columns that one slab is wide
-    SHORT = 64   # the longest row that is turned into a column
+    WIDE = 16    # the same where a column needs no more than its maximum
+    SHORT = 64   # the longest row that is turned into a column: at most a TREE of any storage
 
 include "task.pxi"
 include "max.pxi"
@@ -478,7 +479,7 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         rooms = <Room*> malloc(((t.n + k.chunk - 1) // k.chunk) * sizeof(Room))
         if rooms == NULL:
             raise MemoryError()
-    wide_columns = GROUPS * (8 if code == DOUBLE else 16)
+    wide_columns = (WIDE if op == MAX or op == ARGMAX or op == MAX_WITH_ARGMAX else GROUPS) * (8 if code == DOUBLE else 16)
     with nogil:
         if executor == 0:
             run_rows(t, &k, threads)

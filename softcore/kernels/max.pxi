@@ -24,15 +24,15 @@ cdef void max_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, 
         j += n
 
 cdef void argmax_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, element* _) noexcept nogil:
-    # A tile is searched only when its maximum beats what came before.
+    # A tile is searched only when its maximum beats what came before; one that stays where it is, at the end.
     cdef char scratch[SCRATCH]
     cdef unsigned char masks[SCRATCH]
     cdef unsigned char* mask
     cdef Best[element]* s = <Best[element]*> room
     cdef element* x
     cdef acc[element] m
-    cdef bint nan = False, last = t.option == 1
-    cdef Py_ssize_t n, i
+    cdef bint nan = False, last = t.option == 1, later = t.arg[0].direct and not t.masked
+    cdef Py_ssize_t n, i, best = -1, length = 0
     s.found = s.nan = False
     s.index = 0
     while j < end:
@@ -43,15 +43,26 @@ cdef void argmax_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t en
         if nan:
             m = not_a_number(_)
         if not s.found or nan or m > s.m or (last and m >= s.m):
-            i = find(x, n, m, last and not nan, mask)  # of NaNs the first wins, whichever maximum is wanted
-            if i >= 0:
-                s.m = value_at(x + i)
-                s.index = j + i
+            if later:
+                s.m = m
                 s.found = True
-                s.nan = nan
+                best = j
+                length = n
+            else:
+                i = find(x, n, m, last and not nan, mask)  # of NaNs the first wins, whichever maximum is wanted
+                if i >= 0:
+                    s.m = value_at(x + i)
+                    s.index = j + i
+                    s.found = True
+            s.nan = nan and s.found
         if s.nan:
-            return
+            break
         j += n
+    if best >= 0:
+        x = <element*> row.at[0] + best
+        i = find(x, length, s.m, last and not s.nan, NULL)
+        s.m = value_at(x + i)
+        s.index = best + i
 
 cdef void max_merge(Room* a, const Room* b, element* _) noexcept nogil:
     # b's elements come after a's.
@@ -95,8 +106,8 @@ cdef void argmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end
     put_index(row.at[t.nargs - 1], s.index)
 
 cdef void max_columns_of(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef Lanes[storage] m[GROUPS]
-    cdef Mask[storage] bad[GROUPS]
+    cdef Lanes[storage] m[WIDE]
+    cdef Mask[storage] bad[WIDE]
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
     for g in range(groups):
         m[g] = splat(_, -INFINITY)
@@ -106,7 +117,7 @@ cdef void max_columns_of(const Task* t, const Slab* slab, storage* _) noexcept n
         store_some(<storage*> slab.at[1] + g * L, with_nan(m[g], bad[g]), slab.width - g * L)
 
 cdef void argmax_columns_of(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef Lanes[storage] m[GROUPS]
+    cdef Lanes[storage] m[WIDE]
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, j = 0, n
     while j < slab.n:
         n = min(slab.n - j, tile_size(_))

@@ -17,7 +17,7 @@ cdef State[double] absorb(const storage* x, Py_ssize_t n, double scale, acc[stor
         s.m = NAN
     return s
 
-cdef State[double] absorb_below(const storage* x, Py_ssize_t n, double scale) noexcept nogil:
+cdef State[double] absorb_below(const storage* x, Py_ssize_t n, double scale, Py_ssize_t ahead) noexcept nogil:
     # The same with the largest elements counted instead of added.
     cdef double top = top_of_tile(x, n), count = 0
     cdef State[double] s = state_of_row_max(x, top * scale)
@@ -27,7 +27,7 @@ cdef State[double] absorb_below(const storage* x, Py_ssize_t n, double scale) no
         return s
     frame = frame_of_row(x, &s, scale)
     while j < n:
-        add_row(x, &s.l, exp_tree_below(x + j, n - j, &frame, top, &count))
+        add_row(x, &s.l, exp_tree_below(x + j, n - j, &frame, top, &count, ahead))
         j += tree
     s.c = count
     if s.l.high != s.l.high:
@@ -60,7 +60,7 @@ cdef void logsumexp_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t
     while j < end:
         n = min(end - j, tile_size(_))
         mask = take_mask(t, row, j, n, masks)
-        tile = absorb_below(<const storage*> take(t, row, 0, j, n, <storage*> scratch, mask, -INFINITY), n, t.scale)
+        tile = absorb_below(<const storage*> take(t, row, 0, j, n, <storage*> scratch, mask, -INFINITY), n, t.scale, t.n if t.ahead else 0)
         merge_rows(_, s, &tile)
         j += n
 
@@ -151,6 +151,9 @@ cdef void softmax_columns(const Task* t, const Slab* slab, storage* _) noexcept 
     cdef const storage* x = <const storage*> slab.at[0]
     cdef storage* y = <storage*> slab.at[1]
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, j
+    if slab.n <= SHORT:
+        short_columns(t, slab, _)
+        return
     fold_columns(x, slab.stride[0], slab.n, slab.width, t.scale, False, s)
     for g in range(groups):
         frame[g] = frame_of_columns(_, &s[g], t.scale)
@@ -160,6 +163,34 @@ cdef void softmax_columns(const Task* t, const Slab* slab, storage* _) noexcept 
             store_some(y + g * L, softmax_of(load_some(x + g * L, slab.width - g * L, 0), &frame[g], &inverse[g]), slab.width - g * L)
         x = <const storage*> (<const char*> x + slab.stride[0])
         y = <storage*> (<char*> y + slab.stride[1])
+
+cdef void short_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
+    # One tree is the whole sum: the exponentials are kept and scaled.
+    cdef Kept[storage] kept
+    cdef State[Doubles[storage]] s
+    cdef Frame[storage] frame
+    cdef Inverse[storage] inverse
+    cdef Doubles[storage] tree
+    cdef Lanes[storage] top
+    cdef Mask[storage] bad
+    cdef Py_ssize_t L = lanes(_), g, j, width
+    cdef const storage* x
+    cdef storage* y
+    for g in range((slab.width + L - 1) // L):
+        x = <const storage*> slab.at[0] + g * L
+        y = <storage*> slab.at[1] + g * L
+        width = min(slab.width - g * L, L)
+        top = splat(_, -INFINITY)
+        bad = no_mask(_)
+        max_columns(x, slab.stride[0], slab.n, width, False, &top, &bad)
+        s = state_of_column_max(_, with_nan(top, bad), t.scale)
+        frame = frame_of_columns(_, &s, t.scale)
+        exp_tree_columns_kept(x, slab.stride[0], slab.n, width, &frame, kept.e, &tree)
+        add_tile_columns(_, &s, &tree)
+        inverse = inverse_of_columns(_, &s)
+        for j in range(slab.n):
+            store_some(y, kept_times(kept.e + j * L, &inverse), width)
+            y = <storage*> (<char*> y + slab.stride[1])
 
 cdef void fold_columns(const storage* x, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, double scale, bint below, State[Doubles[storage]]* total) noexcept nogil:
     # Tiles into chunks, chunks into the total, as the rows do.

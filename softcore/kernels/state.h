@@ -174,7 +174,7 @@ template <class S> INLINE double exp_tree(const S *x, ptrdiff_t n, const RowFram
     return kept ? exp_tree_kept<S, true>(x, n, frame, kept, ahead) : exp_tree_kept<S, false>(x, n, frame, kept, ahead);
 }
 // The same without the elements equal to `top`, which are counted.
-template <class S, int WAY> __attribute__((noinline)) double exp_tree_below_by_way(const S *x, ptrdiff_t n, const RowFrame<S> *frame, double top, double *count) {
+template <class S, int WAY> __attribute__((noinline)) double exp_tree_below_by_way(const S *x, ptrdiff_t n, const RowFrame<S> *frame, double top, double *count, ptrdiff_t ahead) {
     const Frame<S> f = spread_frame<S>(*frame);
     const ptrdiff_t L = lanes<S>();
     const Lanes<S> zero = constant<Lanes<S>>(0), tops = lanes_of<S>(top);
@@ -184,7 +184,7 @@ template <class S, int WAY> __attribute__((noinline)) double exp_tree_below_by_w
         hits = hits + hit;
         return select(hit, zero, exp_by_way<S, WAY>(v, f));
     };
-    auto term = [&](int i) TERM { return meet(load<S>(x + i * L)); };
+    auto term = [&](int i) TERM { prefetch(x + ahead + i * L); return meet(load<S>(x + i * L)); };
     double total;
     if (__builtin_expect(n >= TREE<S>(), 1)) {
         Lanes<S> a = term(0) + term(1);
@@ -202,10 +202,10 @@ template <class S, int WAY> __attribute__((noinline)) double exp_tree_below_by_w
     *count -= count_hits<S>(hits);
     return total;
 }
-template <class S> INLINE double exp_tree_below(const S *x, ptrdiff_t n, const RowFrame<S> *frame, double top, double *count) {
-    if (frame->scaled) return exp_tree_below_by_way<S, SCALED>(x, n, frame, top, count);
-    if (frame->origin != 0) return exp_tree_below_by_way<S, FAR>(x, n, frame, top, count);
-    return exp_tree_below_by_way<S, NEAR>(x, n, frame, top, count);
+template <class S> INLINE double exp_tree_below(const S *x, ptrdiff_t n, const RowFrame<S> *frame, double top, double *count, ptrdiff_t ahead) {
+    if (frame->scaled) return exp_tree_below_by_way<S, SCALED>(x, n, frame, top, count, ahead);
+    if (frame->origin != 0) return exp_tree_below_by_way<S, FAR>(x, n, frame, top, count, ahead);
+    return exp_tree_below_by_way<S, NEAR>(x, n, frame, top, count, ahead);
 }
 
 // Columns: up to TREE rows, `stride` bytes apart, of a Lanes of columns.  Row j goes to residue j mod lanes, whose
@@ -237,6 +237,15 @@ template <class S> INLINE const S *row_at(const S *x, ptrdiff_t stride, ptrdiff_
 template <class S> __attribute__((noinline)) void exp_tree_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, Doubles<S> *sum) {
     const Frame<S> f = *frame;
     *sum = tree_of_columns<S>(n, [&](ptrdiff_t j) TERM { return exp_of<S>(load_some<S>(row_at(x, stride, j), width, 0), f); });
+}
+// The same with the exponentials left in `kept`, rows of which are kept_stride bytes apart.
+template <class S> __attribute__((noinline)) void exp_tree_columns_kept(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, acc<S> *kept, Doubles<S> *sum) {
+    const Frame<S> f = *frame;
+    *sum = tree_of_columns<S>(n, [&](ptrdiff_t j) TERM {
+        Lanes<S> e = exp_of<S>(load_some<S>(row_at(x, stride, j), width, 0), f);
+        store_pack(kept + j * lanes<S>(), e);
+        return e;
+    });
 }
 template <class S> __attribute__((noinline)) void exp_tree_columns_below(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, const Lanes<S> *top, Doubles<S> *sum, Lanes<S> *hits) {
     const Frame<S> f = *frame;
@@ -439,6 +448,7 @@ template <class S> INLINE ptrdiff_t tree_size(const S *) { return TREE<S>(); }
 template <class S> INLINE ptrdiff_t tile_size(const S *) { return TILE<S>(); }
 template <class S> INLINE ptrdiff_t chunk_size(const S *) { return CHUNK<S>(); }
 template <class S> INLINE ptrdiff_t kept_size(const S *) { return Kept<S>::room; }
+template <class S> INLINE Lanes<S> kept_times(const acc<S> *kept, const Inverse<S> *r) { return times<S>(load<acc<S>>(kept), *r); }
 template <class S> INLINE Lanes<S> softmax_of(Lanes<S> x, const Frame<S> *f, const Inverse<S> *r) { return times<S>(exp_of<S>(x, *f), *r); }
 
 }  // namespace
