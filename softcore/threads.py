@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from softcore.kernels import cpu_base
 
 # The modules of all instruction sets share one OpenMP runtime; the base module is there on every machine.
-_serial_build = cpu_base.openmp_runtime() == "none"
+_serial_build = cpu_base.openmp_runtime().startswith("none")
 # What OpenMP allowed when softcore was imported. threadpoolctl lowers it later, and only then does it bind an explicit count.
 _initial_limit = cpu_base.max_threads()
 _explicit: int | None = None
