@@ -1,0 +1,342 @@
+"""How other libraries spell softcore's ops, and a fair way to time all of them.
+
+The table of ``python -m softcore demo`` and ``benchmarks/peers.py`` share this module; nothing else imports it. A library that is
+not installed is left out. Every spelling writes into outputs made beforehand, wherever its library can.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import time
+import timeit
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+import softcore as sc
+from softcore.testing import ulp_error
+
+__all__ = ["LIBRARIES", "calls", "largest_term", "take_turns", "worst_ulp"]
+
+Call = Callable[[], object]
+
+
+# --- The ops, as each library has them: (arguments..., out) ------------------------------------------------------------------
+
+
+def _numpy(np, axis):
+    def hardmax(x, out):
+        out[...] = 0
+        np.put_along_axis(out, np.argmax(x, axis, keepdims=True), 1, axis)
+
+    def max_backward(dy, x, out):
+        out[...] = 0
+        np.put_along_axis(out, np.argmax(x, axis, keepdims=True), np.expand_dims(dy, axis), axis)
+
+    def max_with_argmax(x, out):
+        np.max(x, axis, out=out[0])
+        np.argmax(x, axis, out=out[1])
+
+    def maximum_backward(dy, a, b, out):
+        np.multiply(dy, (a > b) + (a == b) * np.float32(0.5), out=out[0])
+        np.subtract(dy, out[0], out=out[1])
+
+    def softmax(x, out):
+        np.subtract(x, np.max(x, axis, keepdims=True), out=out)
+        np.exp(out, out=out)
+        np.divide(out, np.sum(out, axis, keepdims=True), out=out)
+
+    def softmax_backward(dy, y, out):
+        np.multiply(dy, y, out=out)
+        np.subtract(dy, np.sum(out, axis, keepdims=True), out=out)
+        np.multiply(out, y, out=out)
+
+    def log_softmax(x, out):
+        np.subtract(x, np.max(x, axis, keepdims=True), out=out)
+        np.subtract(out, np.log(np.sum(np.exp(out), axis, keepdims=True)), out=out)
+
+    def log_softmax_backward(dy, y, out):
+        np.exp(y, out=out)
+        np.multiply(out, np.sum(dy, axis, keepdims=True), out=out)
+        np.subtract(dy, out, out=out)
+
+    def logsumexp(x, out):
+        m = np.max(x, axis, keepdims=True)
+        np.add(np.log(np.sum(np.exp(x - m), axis)), np.squeeze(m, axis), out=out)
+
+    def logsumexp_backward(dy, x, y, out):
+        np.subtract(x, np.expand_dims(y, axis), out=out)
+        np.exp(out, out=out)
+        np.multiply(out, np.expand_dims(dy, axis), out=out)
+
+    def sigmoid(x, out):
+        np.exp(-x, out=out)
+        np.add(out, 1, out=out)
+        np.reciprocal(out, out=out)
+
+    def sigmoid_backward(dy, y, out):
+        np.subtract(1, y, out=out)
+        np.multiply(out, y, out=out)
+        np.multiply(out, dy, out=out)
+
+    def log_sigmoid_backward(dy, x, out):
+        np.exp(x, out=out)
+        np.add(out, 1, out=out)
+        np.divide(dy, out, out=out)
+
+    def softplus_backward(dy, x, out):
+        sigmoid(x, out)
+        np.multiply(out, dy, out=out)
+
+    return {
+        "max": lambda x, out: np.max(x, axis, out=out),
+        "argmax": lambda x, out: np.argmax(x, axis, out=out),
+        "max_with_argmax": max_with_argmax,
+        "hardmax": hardmax,
+        "max_backward": max_backward,
+        "maximum": lambda a, b, out: np.maximum(a, b, out=out),
+        "maximum_backward": maximum_backward,
+        "relu": lambda x, out: np.maximum(x, 0, out=out),
+        "relu_backward": lambda dy, x, out: np.multiply(dy, x > 0, out=out),
+        "step": lambda x, out: np.heaviside(x, np.float32(0), out=out),
+        "softmax": softmax,
+        "softmax_backward": softmax_backward,
+        "log_softmax": log_softmax,
+        "log_softmax_backward": log_softmax_backward,
+        "logsumexp": logsumexp,
+        "logsumexp_backward": logsumexp_backward,
+        "sigmoid": sigmoid,
+        "sigmoid_backward": sigmoid_backward,
+        "log_sigmoid": lambda x, out: np.negative(np.logaddexp(0, -x, out=out), out=out),
+        "log_sigmoid_backward": log_sigmoid_backward,
+        "softplus": lambda x, out: np.logaddexp(0, x, out=out),
+        "softplus_backward": softplus_backward,
+    }
+
+
+def _scipy(special, axis):
+    return {
+        "softmax": lambda x, out: special.softmax(x, axis),
+        "log_softmax": lambda x, out: special.log_softmax(x, axis),
+        "logsumexp": lambda x, out: special.logsumexp(x, axis),
+        "sigmoid": lambda x, out: special.expit(x, out=out),
+        "log_sigmoid": lambda x, out: special.log_expit(x, out=out),
+        "log_sigmoid_backward": lambda dy, x, out: np.multiply(dy, special.expit(-x, out=out), out=out),
+        "softplus_backward": lambda dy, x, out: np.multiply(dy, special.expit(x, out=out), out=out),
+    }
+
+
+def _torch(torch, axis):
+    aten = torch.ops.aten
+    zero = torch.zeros(())
+    none = torch.empty(0)
+
+    def maximum_backward(dy, a, b, out):
+        equal, half = a == b, dy / 2
+        torch.where(equal, half, dy * (a > b), out=out[0])
+        torch.sub(dy, out[0], out=out[1])
+
+    def logsumexp_backward(dy, x, y, out):
+        torch.sub(x, y.unsqueeze(axis), out=out)
+        out.exp_().mul_(dy.unsqueeze(axis))
+
+    def log_sigmoid_backward(dy, x, out):
+        if "exp" not in saved:  # its forward hands it over
+            saved["exp"] = torch.exp(-x.abs())
+        aten.log_sigmoid_backward.grad_input(dy, x, saved["exp"], grad_input=out)
+
+    saved = {}
+
+    return {
+        "max": lambda x, out: torch.amax(x, axis, out=out),
+        "argmax": lambda x, out: torch.argmax(x, axis, out=out),
+        "max_with_argmax": lambda x, out: torch.max(x, axis, out=out),
+        "hardmax": lambda x, out: out.zero_().scatter_(axis, torch.argmax(x, axis, keepdim=True), 1.0),
+        "max_backward": lambda dy, x, out: out.zero_().scatter_(axis, torch.argmax(x, axis, keepdim=True), dy.unsqueeze(axis)),
+        "maximum": lambda a, b, out: torch.maximum(a, b, out=out),
+        "maximum_backward": maximum_backward,
+        "relu": lambda x, out: torch.clamp_min(x, 0, out=out),
+        "relu_backward": lambda dy, x, out: aten.threshold_backward.grad_input(dy, x, 0, grad_input=out),
+        "step": lambda x, out: torch.heaviside(x, zero, out=out),
+        "softmax": lambda x, out: torch.softmax(x, axis, out=out),
+        "softmax_backward": lambda dy, y, out: aten._softmax_backward_data.out(dy, y, axis, y.dtype, grad_input=out),
+        "log_softmax": lambda x, out: aten._log_softmax.out(x, axis, False, out=out),
+        "log_softmax_backward": lambda dy, y, out: aten._log_softmax_backward_data.out(dy, y, axis, y.dtype, out=out),
+        "logsumexp": lambda x, out: torch.logsumexp(x, axis, out=out),
+        "logsumexp_backward": logsumexp_backward,
+        "sigmoid": lambda x, out: torch.sigmoid(x, out=out),
+        "sigmoid_backward": lambda dy, y, out: aten.sigmoid_backward.grad_input(dy, y, grad_input=out),
+        "log_sigmoid": lambda x, out: aten.log_sigmoid_forward.output(x, output=out, buffer=none),
+        "log_sigmoid_backward": log_sigmoid_backward,
+        "softplus": lambda x, out: aten.softplus.out(x, 1, 20, out=out),
+        "softplus_backward": lambda dy, x, out: aten.softplus_backward.grad_input(dy, x, 1, 20, grad_input=out),
+    }
+
+
+def _jax(jax, axis):
+    jnp, nn = jax.numpy, jax.nn
+    ops = {
+        "max": lambda x: jnp.max(x, axis),
+        "argmax": lambda x: jnp.argmax(x, axis),
+        "max_with_argmax": lambda x: (jnp.max(x, axis), jnp.argmax(x, axis)),
+        "softmax": lambda x: nn.softmax(x, axis),
+        "softmax_backward": lambda dy, y: y * (dy - jnp.sum(dy * y, axis, keepdims=True)),
+        "log_softmax": lambda x: nn.log_softmax(x, axis),
+        "log_softmax_backward": lambda dy, y: dy - jnp.exp(y) * jnp.sum(dy, axis, keepdims=True),
+        "logsumexp": lambda x: nn.logsumexp(x, axis),
+        "sigmoid": nn.sigmoid,
+    }
+
+    def ready(compiled):
+        return lambda *arguments, out: jax.block_until_ready(compiled(*arguments))
+
+    return {name: ready(jax.jit(op)) for name, op in ops.items()}
+
+
+def _numexpr(numexpr, axis):
+    def evaluate(formula, out, **names):
+        numexpr.evaluate(formula, names, out=out)
+
+    def softmax(x, out):
+        evaluate("exp(x - m)", out, x=x, m=np.max(x, axis, keepdims=True))
+        evaluate("y / s", out, y=out, s=np.sum(out, axis, keepdims=True))
+
+    def log_softmax(x, out):
+        m = np.max(x, axis, keepdims=True)
+        evaluate("exp(x - m)", out, x=x, m=m)
+        evaluate("x - s", out, x=x, s=m + np.log(np.sum(out, axis, keepdims=True)))
+
+    def logsumexp(x, out):
+        m = np.max(x, axis, keepdims=True)
+        np.add(np.log(np.sum(numexpr.evaluate("exp(x - m)"), axis)), np.squeeze(m, axis), out=out)
+
+    def softmax_backward(dy, y, out):
+        evaluate("y * dy", out, y=y, dy=dy)
+        evaluate("y * (dy - s)", out, y=y, dy=dy, s=np.sum(out, axis, keepdims=True))
+
+    return {
+        "softmax": softmax,
+        "softmax_backward": softmax_backward,
+        "log_softmax": log_softmax,
+        "log_softmax_backward": lambda dy, y, out: evaluate("dy - exp(y) * s", out, dy=dy, y=y, s=np.sum(dy, axis, keepdims=True)),
+        "logsumexp": logsumexp,
+        "sigmoid": lambda x, out: evaluate("1 / (1 + exp(-x))", out, x=x),
+    }
+
+
+def _same(array):
+    return array
+
+
+def _tensor(array):
+    torch = importlib.import_module("torch")
+    if array.dtype.name == "bfloat16":  # which NumPy lends only as bits
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _jax_array(array):
+    return importlib.import_module("jax").numpy.asarray(array)
+
+
+# name: (module, how it spells the ops, how it takes a NumPy array)
+LIBRARIES = {
+    "numpy": ("numpy", _numpy, _same),
+    "scipy": ("scipy.special", _scipy, _same),
+    "torch": ("torch", _torch, _tensor),
+    "jax": ("jax", _jax, _jax_array),
+    "numexpr": ("numexpr", _numexpr, _same),
+}
+
+
+def _each(convert, arrays):
+    return tuple(map(convert, arrays)) if isinstance(arrays, tuple) else convert(arrays)
+
+
+def calls(name: str, arguments: tuple, axis: int | None = -1, libraries: Iterable[str] = tuple(LIBRARIES)) -> dict[str, Call]:
+    """softcore's op of that name and its peers, each as a call without arguments that repeats its work.
+
+    `axis` is None for an op that has none. Libraries that are not installed or have no such op are left out.
+    """
+    op = getattr(sc, name)
+    options = {} if axis is None else {"axis": axis}
+    result = _each(np.asarray, op(*arguments, **options))
+
+    def bind(spelling, convert):
+        given = tuple(convert(np.asarray(a)) for a in arguments)
+        out = _each(lambda y: convert(np.zeros_like(y)), result)
+        return lambda: spelling(*given, out=out)
+
+    found = {"softcore": bind(lambda *given, out: op(*given, **options, out=out), _same)}
+    for library in libraries:
+        module, spell, convert = LIBRARIES[library]
+        try:
+            spellings = spell(importlib.import_module(module), axis)
+        except ImportError:
+            continue
+        if name in spellings:
+            found[library] = bind(spellings[name], convert)
+    return found
+
+
+# --- Time --------------------------------------------------------------------------------------------------------------------
+
+
+def take_turns(contenders: dict[str, Call | timeit.Timer], *, rounds: int = 10, block: float = 0.02) -> dict[str, float]:
+    """The time of one call of each contender, in seconds: the best of its blocks, with the contenders taking turns.
+
+    A block is one call or as many as fill `block` seconds. Each begins with a pause, in which the threads of the one before
+    go to sleep, and a call that does not count.
+    """
+    timers = {name: c if isinstance(c, timeit.Timer) else timeit.Timer(c) for name, c in contenders.items()}
+    counts, best = {}, {}
+    with np.errstate(all="ignore"):
+        for name, timer in timers.items():
+            timer.timeit(1)  # warm-up: compiles, starts threads, touches the outputs
+            once = timer.timeit(1)
+            if once < block / 100:
+                once = timer.timeit(100) / 100
+            counts[name] = max(1, round(block / once))
+            best[name] = float("inf")
+        order = list(timers)
+        gc.collect()
+        for _ in range(rounds):
+            for name in order:
+                time.sleep(0.002)
+                timers[name].timeit(1)
+                best[name] = min(best[name], timers[name].timeit(counts[name]) / counts[name])
+            order.append(order.pop(0))  # so that nobody always follows the same one
+    return best
+
+
+# --- Error -------------------------------------------------------------------------------------------------------------------
+
+
+def largest_term(name: str, arguments: tuple, axis: int | None = -1) -> np.ndarray | None:
+    """The magnitude of the largest term where an op subtracts terms that may cancel; None where it does not.
+
+    A rounding of that term is the least error which any order of evaluation has, so errors are counted in its ulp.
+    """
+    if name == "softmax_backward":  # y dy - y sum(y dy)
+        dy, y = (np.abs(np.asarray(a).astype(float)) for a in arguments)
+        return y * np.maximum(dy, np.sum(y * dy, axis, keepdims=True))
+    if name == "log_softmax_backward":  # dy - exp(y) sum(dy)
+        dy, y = (np.asarray(a).astype(float) for a in arguments)
+        return np.maximum(np.abs(dy), np.exp(y) * np.sum(np.abs(dy), axis, keepdims=True))
+    return None
+
+
+def worst_ulp(name: str, arguments: tuple, axis: int | None = -1) -> float:
+    """The largest error of softcore's op against its float64 definition, in ulp. Indices count as 0 if right, else inf."""
+    options = {} if axis is None else {"axis": axis}
+    actual = getattr(sc, name)(*arguments, **options)
+    expected = sc.reference.OPS[name].reference(*arguments, **options)
+    pairs = zip(actual, expected) if isinstance(actual, tuple) else [(actual, expected)]
+    at = largest_term(name, arguments, axis)
+    worst = 0.0
+    for a, e in pairs:
+        a = np.asarray(a)
+        error = np.where(a == e, 0.0, np.inf) if a.dtype.kind in "biu" else ulp_error(a, e, at)
+        worst = max(worst, float(np.max(error, initial=0.0)))
+    return worst
