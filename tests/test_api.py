@@ -114,9 +114,9 @@ def test_every_function_is_listed_once():
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_docstring_has_what_a_reader_looks_for(name):
-    doc = getattr(sc, name).__doc__
+    doc = inspect.getdoc(getattr(sc, name))
     for section in ("Parameters", "Returns", "Raises", "Examples"):
-        assert f"\n    {section}\n    {'-' * len(section)}\n" in doc
+        assert f"\n{section}\n{'-' * len(section)}\n" in doc
 
 
 @pytest.mark.parametrize("module", ["softcore.ops.maxima", "softcore.ops.softmax", "softcore.threads", "softcore.about"])
