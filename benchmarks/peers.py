@@ -10,7 +10,7 @@ operator (``aten._softmax_backward_data.out``); SciPy's softmax family and jax h
 cannot be held to one thread and counts with two or more. bfloat16 arrays are ml_dtypes' for softcore and the same bits for torch.
 
 The columns: milliseconds of one call, how many times faster softcore is than the best peer, how many times longer it takes than
-``np.copyto`` of the same array, and the target, with yes or no. The last rows are errors, in ulp, against float64.
+``np.copyto`` of the same array, and the target, with yes or no. The last rows are errors, in ulp, against float64 (longdouble for float64).
 """
 
 from __future__ import annotations
@@ -314,7 +314,7 @@ def draw(rows, path):
     axes.barh(where, np.array(speed) - low, left=low, color=colours, height=0.7)
     axes.vlines(goal, where - 0.46, where + 0.46, color="black", linewidth=2.2)
     for y, s, g in zip(where, speed, goal):
-        axes.text(max(s, g) * 1.04, y, f"{s:.2f}", va="center", fontsize=8)
+        axes.text(max(s, g) * 1.04, y, f"{s:.2f}", va="center", fontsize=8, bbox={"color": "white", "pad": 0.5})
     threads = {1: "1 thread"}
     names = [f"{r['case']}, {threads.get(r['threads'], str(r['threads']) + ' threads')}, to {t['against']}" for r, t in bars]
     names = [n.replace(", 2 threads, 2 threads", ", 2 threads") for n in names]
