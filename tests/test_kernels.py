@@ -36,17 +36,22 @@ def lengths(dtype):
 
 
 def largest_terms(name, arguments, options):
-    """The magnitude of the largest term that an element of a backward is made of, or None where the sum cannot cancel."""
+    """The magnitude of the terms that a backward adds: of each element's largest, and of its row's. None where nothing is added.
+
+    A sum has at least the magnitude of the root of its squared terms: it passes through that, whatever is left of it.
+    """
     if name not in ("softmax_backward", "log_softmax_backward"):
         return None
     with np.errstate(all="ignore"):
-        dy, y = (np.asarray(a).astype(np.longdouble if a.dtype == np.float64 else np.float64) for a in arguments)
+        dy, y = (np.asarray(a).astype(np.longdouble if np.asarray(a).dtype.kind in "biu" or a.dtype == np.float64 else float) for a in arguments)
         where = np.broadcast_to(True if options.get("where") is None else options["where"], y.shape)
-        dy, weight = np.where(where, dy, 0), np.where(where, y if name == "softmax_backward" else np.exp(y), 0)
-        terms = np.abs(dy * weight if name == "softmax_backward" else dy)
-        largest = np.max(terms, axis=options["axis"], keepdims=True, initial=0)
-        share = np.abs(weight) * np.maximum(np.abs(dy), largest) if name == "softmax_backward" else np.maximum(np.abs(dy), np.abs(weight) * largest)
-        return abs(options.get("scale", 1.0)) * share
+        factor = np.where(where, y if name == "softmax_backward" else np.exp(y), 0)
+        dy = np.where(where, dy, 0)
+        added = dy * factor if name == "softmax_backward" else dy
+        total = np.hypot(np.sum(added, axis=options["axis"], keepdims=True), np.sqrt(np.sum(added**2, axis=options["axis"], keepdims=True)))
+        own = np.abs(factor) * np.abs(dy) if name == "softmax_backward" else np.abs(dy)
+        own = abs(options.get("scale", 1.0)) * np.maximum(own, np.abs(factor) * total)
+        return own, np.broadcast_to(np.max(own, axis=options["axis"], keepdims=True, initial=0), own.shape)
 
 
 def is_rounded(actual, expected, terms=None):
@@ -58,9 +63,9 @@ def is_rounded(actual, expected, terms=None):
         nearest = expected.astype(actual.dtype)
         a, b = actual.astype(float), nearest.astype(float)
         slack = 1e-3 * np.abs(a - b) + (0 if terms is None else 4 * 2.0**-24 * terms)
-        between = np.abs(expected - (a + b) / 2) <= slack
-        neighbours = np.where(np.abs(a - b) <= slack, True, (np.nextafter(actual, nearest) == nearest))
-        return (a == b) | (np.isnan(a) & np.isnan(expected)) | (between & neighbours)
+        near_tie = np.isfinite(a) & (np.abs(expected - (a + b) / 2) <= slack)
+        neighbours = (np.abs(a - b) <= slack) | (np.nextafter(actual, nearest) == nearest)
+        return (a == b) | (np.isnan(a) & np.isnan(expected)) | (near_tie & neighbours)
 
 
 def check(op, actual, expected, arguments, options, integers=False):
@@ -76,8 +81,8 @@ def check(op, actual, expected, arguments, options, integers=False):
         assert actual.dtype == (expected.dtype if integers or actual.dtype == np.intp else None)
         assert np.array_equal(actual, expected)
         return 0.0
-    terms = None if op.exact else largest_terms(op.name, arguments, options)
-    error = ulp_error(actual, expected, terms)
+    terms, of_row = largest_terms(op.name, arguments, options) or (None, None)
+    error = ulp_error(actual, expected, of_row)
     worst = np.unravel_index(np.argmax(error), error.shape)
     found = f"{actual[worst]!r} for {expected[worst]!r} at {worst}: {error[worst]:.3g} ulp"
     if op.exact:
@@ -91,6 +96,9 @@ def check(op, actual, expected, arguments, options, integers=False):
             raise AssertionError(f"{actual[at]!r} for {expected[at]!r} at {at}: not the nearest, nor near a tie")
     else:
         assert error.max() <= op.ulp[actual.dtype.name], found
+        if terms is not None:  # of no more than twice that within the element: its own roundings come on top of the sum's
+            own = ulp_error(actual, expected, terms)
+            assert own.max() <= 2 * op.ulp[actual.dtype.name], f"{own.max():.3g} ulp of an element's own terms"
     return float(error.max())
 
 
@@ -186,7 +194,7 @@ def test_is_rounded_fails_on_the_neighbour(dtype):
 
 def test_comparison_fails_on_a_wrong_kernel(monkeypatch, rng):
     softmax = sc.softmax
-    monkeypatch.setattr(sc, "softmax", lambda x, axis=-1: softmax(x * np.float32(1 + 1e-6), axis))
+    monkeypatch.setattr(sc, "softmax", lambda x, axis=-1: softmax(np.nextafter(np.nextafter(x, -x), -x), axis))
     with pytest.raises(AssertionError, match="softmax float32"):
         compare(OPS["softmax"], batch(np.dtype(np.float32), 65), {}, rng)
 
