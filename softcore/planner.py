@@ -123,7 +123,7 @@ def plan(op: str, x, axis=-1, *, where=None) -> Plan:
     order = [i for i in range(x.ndim) if i not in axes] + list(axes)
     view = x.transpose(order)
     value = np.empty(view.shape[: x.ndim - len(axes)], storage)
-    index = value.astype(np.int64)
+    index = np.empty(value.shape, np.int64)
     full = np.empty_like(x, dtype=storage).transpose(order)
     inputs, outputs = {
         "max": ((view,), (value,)),

@@ -1,0 +1,242 @@
+"""The same bits every time: whatever the threads, the batch around a row, the layout, the axis, and the instruction set."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import softcore as sc
+from softcore import kernels
+from softcore.reference import OPS
+from softcore.testing import awkward, broadcasts, layouts
+
+FLOATING = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32), np.dtype(np.float64)]
+REDUCING = [op for op in OPS.values() if op.kind != "map"]
+ELEMENTWISE = [op for op in OPS.values() if op.kind == "map"]
+ISAS = kernels.available()
+SERIAL = kernels.core.openmp_runtime().startswith("none")
+# Lengths inside a vector, inside a tile, past a tile, past a chunk of every dtype.
+LENGTHS = [5, 40, 200, 1100, 17000]
+
+
+def named(op):
+    return op.name
+
+
+def bits(result):
+    """dtype, shape and raw bytes of a result, or of each of several."""
+    if isinstance(result, tuple):
+        return tuple(map(bits, result))
+    result = np.asarray(result)
+    return result.dtype, result.shape, result.tobytes()
+
+
+def call(op, arguments, axis=-1, **options):
+    if "axis" in op.options:
+        options["axis"] = axis
+    return getattr(sc, op.name)(*arguments, **options)
+
+
+def operands(op, rows, length, dtype=np.float32, seed=0):
+    """Arguments of a call over a matrix of ordinary values."""
+    rng = np.random.default_rng(seed)
+    x = (3 * rng.standard_normal((rows, length))).astype(dtype)
+    return op.inputs(x, rng)
+
+
+def pieces(arguments, part):
+    return tuple(a[part] for a in arguments)
+
+
+def joined(results):
+    if isinstance(results[0], tuple):
+        return tuple(map(joined, zip(*results)))
+    return np.concatenate(results)
+
+
+def test_bits_see_every_difference():
+    x = np.array([0.0, 1.0], np.float32)
+    assert bits(x) == bits(x.copy())
+    for other in (-x, x.astype(float), x[None], np.nextafter(x, np.float32(2)), (x,)):
+        assert bits(other) != bits(x)
+
+
+@pytest.mark.skipif(SERIAL, reason="a build without OpenMP has one thread")
+@pytest.mark.parametrize("shape", [(1, 300_001), (3, 140_000), (700, 257), (20_000, 10)])
+@pytest.mark.parametrize("op", OPS.values(), ids=named)
+def test_threads(op, shape):
+    arguments = operands(op, *shape)
+    turned = tuple(np.ascontiguousarray(a.T) if a.ndim == 2 else a for a in arguments)
+    for axis, given in ((-1, arguments), (0, turned)):
+        with sc.num_threads(1):
+            expected = bits(call(op, given, axis))
+        for n in (2, 3, 5):
+            with sc.num_threads(n):
+                assert bits(call(op, given, axis)) == expected, f"axis {axis}, {n} threads"
+
+
+@pytest.mark.skipif(SERIAL, reason="a build without OpenMP has one thread")
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("op", REDUCING, ids=named)
+def test_one_long_row_split_over_threads(op, dtype):
+    rng = np.random.default_rng(0)
+    x = (3 * rng.standard_normal((1, 200_003))).astype(dtype)
+    x[0, ::1000] = -np.inf
+    arguments = op.inputs(x, rng)
+    with sc.num_threads(1):
+        expected = bits(call(op, arguments))
+    for n in (2, 3, 5):
+        with sc.num_threads(n):
+            if op.name not in ("hardmax", "max_backward", "logsumexp_backward"):
+                assert sc.plan(op.name, x).executor == "split"
+            assert bits(call(op, arguments)) == expected
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("op", OPS.values(), ids=named)
+def test_batch(op, dtype, length):
+    rows = 40 if length < 5000 else 4
+    arguments = operands(op, rows, length, dtype)
+    expected = bits(call(op, arguments))
+    for cut in (1, 7, 16, rows // 2):
+        parts = [call(op, pieces(arguments, slice(i, i + cut))) for i in range(0, rows, cut)]
+        assert bits(joined(parts)) == expected, f"in batches of {cut}"
+    if op.kind != "map" or op.direction == "forward":
+        alone = [call(op, pieces(arguments, i)) for i in range(rows)]
+        alone = tuple(map(np.stack, zip(*alone))) if isinstance(alone[0], tuple) else np.stack(alone)
+        assert bits(alone) == expected, "row by row"
+
+
+@pytest.mark.parametrize("name", ["one_nan", "nans", "plus_inf", "all_minus_inf", "some_minus_inf"])
+@pytest.mark.parametrize("op", REDUCING, ids=named)
+def test_bad_rows_do_not_disturb_others(op, name):
+    rng = np.random.default_rng(0)
+    for length in (40, 200):
+        x = rng.standard_normal((33, length)).astype(np.float32)
+        arguments = op.inputs(x, np.random.default_rng(1))
+        bad = x.copy()
+        bad[16] = awkward((1, length), np.float32, rng)[name]
+        disturbed = op.inputs(bad, np.random.default_rng(1))
+        keep = np.arange(33) != 16
+        arguments, disturbed = (tuple(np.array(a) for a in given) for given in (arguments, disturbed))
+        for axis in (-1, 0):
+            results = []
+            for given in (arguments, disturbed):
+                given = given if axis else tuple(np.ascontiguousarray(a.T) for a in given)
+                y = call(op, given, axis)
+                y = y if isinstance(y, tuple) else (y,)
+                results.append(bits(tuple((a if axis or a.ndim == 1 else a.T)[keep] for a in y)))
+            assert results[0] == results[1], f"length {length}, axis {axis}"
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("op", OPS.values(), ids=named)
+def test_layouts(op, dtype, length):
+    arguments = operands(op, 5, length, dtype)
+    expected = bits(call(op, arguments))
+    ways = [layouts(a) for a in arguments]
+    for way in set.intersection(*map(set, ways)):
+        assert bits(call(op, tuple(w[way] for w in ways))) == expected, way
+    for i in range(len(arguments)):  # one operand of another layout than the rest
+        mixed = [*arguments]
+        mixed[i] = ways[i]["reversed"]
+        assert bits(call(op, tuple(mixed))) == expected, f"operand {i} reversed"
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=named)
+def test_broadcast_strides(op):
+    arguments = operands(op, 6, 200)
+    for name, x in broadcasts(arguments[-1]).items():
+        given = (*arguments[:-1], x)
+        assert bits(call(op, given)) == bits(call(op, (*arguments[:-1], x.copy()))), name
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("op", REDUCING, ids=named)
+def test_axis_0_is_the_last_axis_transposed(op, dtype, length):
+    arguments = operands(op, 70 if length < 5000 else 5, length, dtype)
+    expected = bits(call(op, arguments))
+    for order in "CF":
+        turned = tuple(np.array(a.T, order=order) if a.ndim == 2 else a for a in arguments)
+        result = call(op, turned, axis=0)
+        result = tuple(r.T if r.ndim == 2 else r for r in (result if isinstance(result, tuple) else (result,)))
+        assert bits(result if len(result) > 1 else result[0]) == expected, order
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("op", REDUCING, ids=named)
+def test_a_middle_axis(op, length):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 20, length), np.float32) if length < 5000 else rng.standard_normal((2, 2, length), np.float32)
+    arguments = op.inputs(x, rng)
+    expected = call(op, arguments)
+    middle = tuple(np.ascontiguousarray(np.swapaxes(a, 1, 2)) if a.ndim == 3 else a for a in arguments)
+    result = call(op, middle, axis=1)
+    pair = lambda r: r if isinstance(r, tuple) else (r,)  # noqa: E731
+    back = tuple(np.swapaxes(r, 1, 2) if r.ndim == 3 else r for r in pair(result))
+    assert bits(back) == bits(pair(expected))
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("op", [op for op in OPS.values() if op.kind != "fold" and op.name != "maximum_backward"], ids=named)
+def test_in_place(op, dtype):
+    for length in LENGTHS:
+        for axis in (-1, 0):
+            arguments = operands(op, 9, length, dtype)
+            if axis == 0:
+                arguments = tuple(np.ascontiguousarray(a.T) if a.ndim == 2 else a for a in arguments)
+            expected = bits(call(op, arguments, axis))
+            for i, a in enumerate(arguments):
+                if bits(a)[:2] == expected[:2]:
+                    fresh = [b.copy() for b in arguments]
+                    assert bits(call(op, fresh, axis, out=fresh[i])) == expected, f"length {length}, axis {axis}, over operand {i}"
+
+
+@pytest.mark.parametrize("op", [op for op in REDUCING if "where" in op.options], ids=named)
+def test_mask_of_all_true_is_no_mask(op):
+    for length in LENGTHS:
+        arguments = operands(op, 5, length)
+        assert bits(call(op, arguments, where=np.ones((5, length), bool))) == bits(call(op, arguments)), length
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("op", OPS.values(), ids=named)
+def test_again(op, isa):
+    with kernels.use(isa):
+        arguments = operands(op, 50, 700)
+        assert len({bits(call(op, arguments)) for _ in range(5)}) == 1
+
+
+@pytest.mark.skipif(not {"avx2", "avx512"} <= set(ISAS), reason="needs a CPU with AVX-512, and the kernels for it")
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("op", OPS.values(), ids=named)
+def test_avx2_and_avx512(op, dtype, length):
+    rng = np.random.default_rng(0)
+    inputs = [x for x in awkward((20, length), dtype, rng).values() if x.shape == (20, length)]
+    for x in inputs:
+        arguments = op.inputs(x, rng)
+        turned = tuple(np.ascontiguousarray(a.T) if a.ndim == 2 else a for a in arguments)
+        for axis, given in ((-1, arguments), (0, turned)):
+            results = []
+            for isa in ("avx2", "avx512"):
+                with kernels.use(isa):
+                    results.append(call(op, given, axis))
+            first, second = (r if isinstance(r, tuple) else (r,) for r in results)
+            for a, b in zip(first, second):
+                # The sign of a NaN is the processor's business.
+                assert bits(np.where(np.isnan(a), 0, a)) == bits(np.where(np.isnan(b), 0, b))
+                assert np.array_equal(np.isnan(a), np.isnan(b))
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=named)
+def test_sixteen_python_threads(op):
+    rng = np.random.default_rng(0)
+    arguments = op.inputs(rng.standard_normal((300, 300), np.float32), rng)
+    expected = bits(call(op, arguments))
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(lambda _: bits(call(op, arguments)) == expected, range(32)))
