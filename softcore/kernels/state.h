@@ -94,17 +94,20 @@ template <class S> INLINE Lanes<S> scaled_part(Lanes<S> x, const Frame<S> &f, La
     return t;
 }
 // An exponential e for the result, and the same value as q + r for the sum: q is e on a grid so coarse that eight of
-// them add without rounding, r what is left, e's own rounding error included.  Added in float as they are, one large
+// them (in double all sixty-four of a tree) add without rounding, r what is left, e's own rounding error included.  Added in float as they are, one large
 // exponential and seven small ones would lose more than the 2 ulp that softmax promises.
 template <class S> struct Split { Lanes<S> e, q, r; };
 template <class S> INLINE Split<S> exp_split(Reduced<Lanes<S>> x, Lanes<S> sum) {
-    const Lanes<S> grid = constant<Lanes<S>>(1.5 * std::ldexp(1.0, Exp<acc<S>>::headroom + 3));
+    const Lanes<S> grid = constant<Lanes<S>>(1.5 * std::ldexp(1.0, Exp<acc<S>>::headroom + (sizeof(acc<S>) == 4 ? 3 : 6)));
     Lanes<S> s = exp_minus_one(x), two_n = power_of_two(sum), e = mad(s, two_n, two_n), q = (e + grid) - grid;
     return {e, q, mad(s, two_n, two_n - q)};
 }
 template <class S> INLINE Split<S> operator+(const Split<S> &a, const Split<S> &b) { return {a.e, a.q + b.q, a.r + b.r}; }
 template <class S> INLINE Split<S> nothing() { Lanes<S> zero = constant<Lanes<S>>(0); return {zero, zero, zero}; }
 template <class S> INLINE Doubles<S> doubles(const Split<S> &a) { return doubles<S>(a.q) + doubles<S>(a.r); }
+template <class S> INLINE double sum_lanes(const Split<S> &a) {
+    return sizeof(acc<S>) == 4 ? tree(doubles<S>(a)) : tree(doubles<S>(a.q)) + tree(doubles<S>(a.r));
+}
 
 // exp(scale * x) in the frame.  What lies too low for it, -inf too, comes out so small that it vanishes from
 // sums and results alike.
@@ -167,7 +170,7 @@ template <class S, int WAY, bool KEEP> __attribute__((noinline)) double exp_tree
         Split<S> a = term(0) + term(1);
         a = a + (term(2) + term(3));
         Split<S> b = term(4) + term(5);
-        return tree(doubles<S>(a + (b + (term(6) + term(7)))));
+        return sum_lanes<S>(a + (b + (term(6) + term(7))));
     }
     Split<S> e[8];
     for (int i = 0; i < 8; i++) e[i] = nothing<S>();
@@ -179,7 +182,7 @@ template <class S, int WAY, bool KEEP> __attribute__((noinline)) double exp_tree
         e[i] = {last.e, select(here, last.q, e[i].q), select(here, last.r, e[i].r)};
         if (KEEP) store_pack(kept + i * L, last.e);
     }
-    return tree(doubles<S>(tree8(e)));
+    return sum_lanes<S>(tree8(e));
 }
 template <class S, bool KEEP> INLINE double exp_tree_kept(const S *x, ptrdiff_t n, const RowFrame<S> *frame, acc<S> *kept, const S *ahead) {
     if (frame->scaled) return exp_tree_by_way<S, SCALED, KEEP>(x, n, frame, kept, ahead);
@@ -232,23 +235,29 @@ template <class S> INLINE Doubles<S> sum_residues(Doubles<S> *t, ptrdiff_t n) {
         for (ptrdiff_t i = 0; i < w && i + w < n; i++) t[i] = t[i] + t[i + w];
     return t[0];
 }
+template <class S> INLINE void keep_parts(Lanes<S> a, Doubles<S> *t, Doubles<S> *) { *t = doubles<S>(a); }
+template <class S> INLINE void keep_parts(const Split<S> &a, Doubles<S> *t, Doubles<S> *u) {
+    *t = sizeof(acc<S>) == 4 ? doubles<S>(a) : doubles<S>(a.q);
+    *u = doubles<S>(a.r);
+}
 template <class S, class T, class F> INLINE Doubles<S> tree_of_columns(ptrdiff_t n, T zero, F term) {
     const ptrdiff_t L = lanes<S>();
-    Doubles<S> t[lanes<S>()];
+    Doubles<S> t[lanes<S>()], u[lanes<S>()];
     for (ptrdiff_t i = 0; i < L && i < n; i++) {
         if (n == TREE<S>()) {
             T a = term(i) + term(i + L);
             a = a + (term(i + 2 * L) + term(i + 3 * L));
             T b = term(i + 4 * L) + term(i + 5 * L);
-            t[i] = doubles<S>(a + (b + (term(i + 6 * L) + term(i + 7 * L))));
+            keep_parts<S>(a + (b + (term(i + 6 * L) + term(i + 7 * L))), t + i, u + i);
             continue;
         }
-        if (n <= L) { t[i] = doubles<S>(term(i)); continue; }
+        if (n <= L) { keep_parts<S>(term(i), t + i, u + i); continue; }
         T e[8];
         for (int b = 0; b < 8; b++) e[b] = i + b * L < n ? term(i + b * L) : zero;
-        t[i] = doubles<S>(tree8(e));
+        keep_parts<S>(tree8(e), t + i, u + i);
     }
-    return sum_residues<S>(t, n);
+    if (sizeof(T) == sizeof(Lanes<S>) || sizeof(acc<S>) == 4) return sum_residues<S>(t, n);
+    return sum_residues<S>(t, n) + sum_residues<S>(u, n);
 }
 template <class S> INLINE const S *row_at(const S *x, ptrdiff_t stride, ptrdiff_t j) { return (const S *)((const char *)x + stride * j); }
 template <class S> __attribute__((noinline)) void exp_tree_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, Doubles<S> *sum) {
