@@ -79,7 +79,7 @@ template <class S> INLINE Lanes<S> log_sigmoid_of(Lanes<S> x) {
 template <class S> INLINE Lanes<S> logsumexp_gradient(Lanes<S> dy, Lanes<S> x, Lanes<S> y) {
     typedef Lanes<S> P;
     P zero = constant<P>(0), error, t = two_sum(x, zero - y, &error);
-    P e = exp(t, select(error == error, error, zero));
+    P e = exp(t, select(t > constant<P>(Exp<acc<S>>::smallest), error, zero));  // below, the error may be large itself
     return select(y == constant<P>(-INFINITY), zero, dy * e);
 }
 // The part of dy that goes to a: all of it where a is the maximum, half where both are.

@@ -325,21 +325,20 @@ INLINE double exp_magic(double t, double magic) { return exp_scaled(constant<One
 template <class S, class D> INLINE D weight_of_max(const State<D> &s) {
     return exp_magic(s.m - s.origin, constant<D>(Exp<double>::magic + Exp<double>::bias + Exp<acc<S>>::headroom) - s.k);
 }
-// What takes a sum into a frame with a larger maximum: a power of two where both have one origin.
-template <class D> INLINE D rescaling(const State<D> &from, const State<D> &to) {
-    D zero = constant<D>(0), steps = from.k - to.k;
-    auto same = from.origin == to.origin;
-    D power = select(same, steps, zero), lost = select(same, zero, (from.origin - to.origin) + steps * constant<D>(LN2));
-    power = select(power < constant<D>(-1022), constant<D>(-1022), power);
-    return exp_magic(zero, constant<D>(Exp<double>::magic + Exp<double>::bias) + power) * exp_double(lost);
-}
+// What takes a sum into a frame with a larger maximum: a power of two where both have one origin.  It may be below
+// the smallest double although the sum it scales, with its headroom, is not: hence two factors.
 template <class S, class D> INLINE void rescale(State<D> *s, const State<D> &to) {
-    D factor = rescaling(*s, to), zero = constant<D>(0);
+    D zero = constant<D>(0), steps = s->k - to.k, unit = constant<D>(Exp<double>::magic + Exp<double>::bias);
+    auto same = s->origin == to.origin;
+    D power = select(same, steps, zero), lost = select(same, zero, (s->origin - to.origin) + steps * constant<D>(LN2));
+    power = select(power < constant<D>(-2000), constant<D>(-2000), power);
+    D some = select(power < constant<D>(-1000), constant<D>(-1000), power);
+    D first = exp_magic(zero, unit + some), second = exp_magic(zero, unit + (power - some)) * exp_double(lost);
     auto lower = s->m < to.m;
     D joining = select(lower, s->c * weight_of_max<S>(*s), zero);
     auto empty = s->m == constant<D>(-INFINITY);
-    s->l.high = select(empty, zero, (s->l.high + joining) * factor);
-    s->l.low = select(empty, zero, s->l.low * factor);
+    s->l.high = select(empty, zero, (s->l.high + joining) * first * second);
+    s->l.low = select(empty, zero, s->l.low * first * second);
     s->c = select(lower, zero, s->c);
 }
 // a then b, in the order of the reduction.  A NaN stays.
