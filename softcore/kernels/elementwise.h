@@ -78,8 +78,9 @@ template <class S> INLINE Lanes<S> log_sigmoid_of(Lanes<S> x) {
 // dy * exp(x - y) of a logsumexp y; a row of -inf has no gradient.
 template <class S> INLINE Lanes<S> logsumexp_gradient(Lanes<S> dy, Lanes<S> x, Lanes<S> y) {
     typedef Lanes<S> P;
-    P zero = constant<P>(0), error, t = two_sum(x, zero - y, &error);
-    P e = exp(t, select(error == error, error, zero));
+    P zero = constant<P>(0), one = constant<P>(1), error, t = two_sum(x, zero - y, &error);
+    // Far from 0 the error is itself too large for an exponent's correction, or NaN; exp(t) is 0 or inf there without it.
+    P e = exp(t, select((error < one) & (zero - error < one), error, zero));
     return select(y == constant<P>(-INFINITY), zero, dy * e);
 }
 // The part of dy that goes to a: all of it where a is the maximum, half where both are.
