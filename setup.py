@@ -21,7 +21,7 @@ KERNELS = Path("softcore/kernels")
 # Nothing here may let the compiler reorder sums, assume that NaN does not occur, or flush subnormals. The first flag takes back what
 # CFLAGS may have allowed. -g0 takes back the -g that Python was built with: it doubles the time to compile, and the modules are
 # eighteen times the size.
-FLAGS = "-fno-fast-math -g0 -std=c++17 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -fvisibility=hidden".split()
+FLAGS = ["-fno-fast-math", "-g0", "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden"]
 
 # The levels of the x86-64 psABI; any other machine has the base module alone, for whatever its compiler takes as given.
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
@@ -63,7 +63,7 @@ class build_kernels(build_ext):
             include = {f"-I{sysconfig.get_path(name)}" for name in ("include", "platinclude")}
             command = [*self.cxx(), *include, "-fPIC", "-shared", *flags, str(source), "-o", str(Path(folder, "program.so"))]
             try:
-                return subprocess.run(command, capture_output=True).returncode == 0
+                return subprocess.run(command, capture_output=True, check=False).returncode == 0
             except OSError:
                 return False
 

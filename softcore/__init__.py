@@ -1,22 +1,67 @@
 """softcore: a compiled numerical core for max, softmax and gates. NumPy arrays in, NumPy arrays out, gradients included."""
 
-from softcore import ops
 from softcore.about import info
-from softcore.ops import *  # noqa: F403
+from softcore.ops.maxima import (
+    argmax,
+    hardmax,
+    max,
+    max_backward,
+    max_with_argmax,
+    maximum,
+    maximum_backward,
+    relu,
+    relu_backward,
+    step,
+)
+from softcore.ops.softmax import (
+    log_sigmoid,
+    log_sigmoid_backward,
+    log_softmax,
+    log_softmax_backward,
+    logsumexp,
+    logsumexp_backward,
+    sigmoid,
+    sigmoid_backward,
+    softmax,
+    softmax_backward,
+    softplus,
+    softplus_backward,
+)
 from softcore.threads import get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"
 
 __all__ = [
-    *ops.__all__,
     "__version__",
+    "argmax",
     "compat",
     "get_num_threads",
+    "hardmax",
     "info",
+    "log_sigmoid",
+    "log_sigmoid_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "logsumexp",
+    "logsumexp_backward",
+    "max",
+    "max_backward",
+    "max_with_argmax",
+    "maximum",
+    "maximum_backward",
     "num_threads",
     "plan",
     "reference",
+    "relu",
+    "relu_backward",
     "set_num_threads",
+    "sigmoid",
+    "sigmoid_backward",
+    "softmax",
+    "softmax_backward",
+    "softplus",
+    "softplus_backward",
+    "step",
     "testing",
 ]
 

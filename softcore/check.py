@@ -22,19 +22,27 @@ def arrays(op: str, optional: str | None = None, **operands) -> list:
 
     A Python number takes the dtype of the arrays beside it unless it is of a higher kind (bool, int, float), as in NumPy.
     """
-    given = {name: a for name, a in operands.items() if a is not None or name != optional}
-    on_device = [name for name, a in given.items() if _is_opencl(a)]
-    if on_device and len(on_device) < len(given):
-        others = ", ".join(name for name in given if name not in on_device)
+    arrays, numbers, on_device = {}, [], []
+    for name, a in operands.items():
+        if type(a) is np.ndarray:
+            arrays[name] = _array(op, name, a)
+        elif type(a) in (bool, int, float):
+            numbers.append(name)
+        elif _is_opencl(a):
+            on_device.append(name)
+        elif a is not None or name != optional:
+            arrays[name] = _array(op, name, a)
+    if on_device and (arrays or numbers):
+        others = ", ".join([*arrays, *numbers])
         raise TypeError(f"{op}: {', '.join(on_device)} is a pyopencl array and {others} is not, all must be of one kind")
     if on_device:
         raise TypeError(f"{op}: {on_device[0]} is a pyopencl array, it must be a NumPy array: this version has no OpenCL core")
-    result = {name: _array(op, name, a) for name, a in given.items() if type(a) not in (bool, int, float)}
-    beside = selecting(*result.values()) if result else None
-    for name, a in given.items():
-        if name not in result:
-            result[name] = _array(op, name, a) if beside is None else _beside(op, name, a, beside)
-    return [result.get(name) for name in operands]
+    if numbers:
+        beside = selecting(*arrays.values()) if arrays else None
+        for name in numbers:
+            a = operands[name]
+            arrays[name] = _array(op, name, a) if beside is None else _beside(op, name, a, beside)
+    return [arrays.get(name) for name in operands]
 
 
 def _array(op, name, a):
@@ -109,6 +117,8 @@ def computing(*arrays: np.ndarray | None) -> np.dtype:
 
 def selecting(*arrays: np.ndarray) -> np.dtype:
     """The dtype of a choice among elements of the arrays: as for arithmetic, except that integers and bool stay what they are."""
+    if len(arrays) == 1:
+        return _native(arrays[0].dtype)
     if all(a.dtype.kind in "biu" for a in arrays):
         return np.result_type(*(_native(a.dtype) for a in arrays))
     return computing(*arrays)
@@ -135,7 +145,9 @@ def axes(op: str, axis, ndim: int) -> tuple[int, ...]:
     for a in named:
         if isinstance(a, (bool, np.bool_)) or not hasattr(type(a), "__index__"):
             inside = " holding" if isinstance(axis, tuple) else ""
-            raise TypeError(f"{op}: axis is a{' tuple' if inside else ''}{inside} {type(a).__name__}, it must be an int, a tuple of ints or None")
+            raise TypeError(
+                f"{op}: axis is a{' tuple' if inside else ''}{inside} {type(a).__name__}, it must be an int, a tuple of ints or None"
+            )
         try:
             a = a.__index__()
         except TypeError:  # an array of more than one element

@@ -150,7 +150,7 @@ def draw(trained: Trained, path: str) -> None:
     wrong = int(np.sum(trained.predictions != trained.labels))
     axes.set_title(f"{trained.accuracy:.1%} of {len(trained.labels)} held-out digits right, {wrong} wrong", fontsize=12, loc="left")
 
-    right.suptitle("digits and their softmax: the mistakes, the least sure, the surest", fontsize=12, x=0.02, ha="left")
+    right.suptitle("Digits and their softmax (blue: what it is, red: what it was taken for)", fontsize=12, x=0.02, ha="left")
     columns = 4
     grid = right.subplots(4, columns, height_ratios=[1.25, 1, 1.25, 1])
     for place, k in enumerate(_shown(trained)):
@@ -167,7 +167,7 @@ def draw(trained: Trained, path: str) -> None:
         bars.bar(range(10), p, color=colours, width=0.8)
         bars.text(taken, p[taken] + 0.04, f"{p[taken]:.0%}", ha="center", va="bottom", fontsize=8)
         bars.set_ylim(0, 1.25)
-        bars.set_xlim(-0.7, 9.7)
+        bars.set_xlim(-1, 10)
         bars.set_xticks(range(10))
         bars.set_yticks([])
         bars.tick_params(length=0, labelsize=8)

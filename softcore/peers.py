@@ -328,10 +328,14 @@ def largest_term(name: str, arguments: tuple, axis: int | None = -1) -> np.ndarr
 
 
 def worst_ulp(name: str, arguments: tuple, axis: int | None = -1) -> float:
-    """The largest error of softcore's op against its float64 definition, in ulp. Indices count as 0 if right, else inf."""
+    """The largest error of softcore's op against its definition, in ulp: in float64, or longdouble for float64.
+
+    An index counts as 0 if it is right, else as inf.
+    """
     options = {} if axis is None else {"axis": axis}
     actual = getattr(sc, name)(*arguments, **options)
-    expected = sc.reference.OPS[name].reference(*arguments, **options)
+    wide = [a.astype(np.longdouble) if a.dtype == np.float64 else a for a in map(np.asarray, arguments)]
+    expected = sc.reference.OPS[name].reference(*wide, **options)
     pairs = zip(actual, expected) if isinstance(actual, tuple) else [(actual, expected)]
     at = largest_term(name, arguments, axis)
     worst = 0.0

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softcore import ops, reference
+from softcore import reference
+from softcore.ops import softmax as ops
 
 __all__ = ["expit", "log_expit", "log_softmax", "logsumexp", "softmax"]
 

@@ -66,6 +66,10 @@ template <class S> void fill_tile(S *tile, ptrdiff_t n, double fill) {
     for (ptrdiff_t i = 0; i < n; i++) tile[i] = value;
 }
 
+template <class S> void multiply(S *tile, ptrdiff_t n, double factor) {
+    for (ptrdiff_t i = 0; i < n; i++) tile[i] = narrow<S>(widen<S>(tile[i]) * (acc<S>)factor);
+}
+
 // Masked elements of a tile take `fill`.
 template <class S> void fill_masked(S *tile, const unsigned char *mask, ptrdiff_t n, double fill) {
     const S value = narrow<S>((acc<S>)fill);

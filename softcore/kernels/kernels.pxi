@@ -387,7 +387,7 @@ cdef bint row_contiguous(const Task* t, const Kernel* k) noexcept nogil:
 
 cdef bint column_contiguous(const Task* t, const Kernel* k, int code) noexcept nogil:
     cdef int i
-    if t.masked or t.nouter == 0 or t.nlength != 1 or k.columns == NULL:
+    if t.masked or t.factor != 1 or t.nouter == 0 or t.nlength != 1 or k.columns == NULL:
         return False
     for i in range(t.nargs):
         if t.arg[i].outer[t.nouter - 1] != t.arg[i].itemsize:
@@ -511,6 +511,7 @@ def run(str op, dtype, tuple inputs, tuple outputs, int nouter, mask=None, doubl
     cdef cnp.ndarray x
     t.nargs = t.ninputs = 0
     t.scale = scale
+    t.factor = 1
     t.option = which // 100 if which >= 100 else option
     which = which % 100
     t.masked = mask is not None
@@ -539,6 +540,11 @@ def run(str op, dtype, tuple inputs, tuple outputs, int nouter, mask=None, doubl
             if t.arg[d].code == BOOL:
                 t.arg[d].code = UINT8
     settle(&t, which == CHOOSE or which == ELEMENTWISE or which == EXP or which == LOGSUMEXP_BACKWARD, code)
+    if (which == SOFTMAX or which == LOG_SOFTMAX) and not (scale > 0 and isfinite(scale)):
+        # The kernels want a positive scale; a sign, a zero and the like are exact as factors.
+        t.factor = -1 if scale < 0 and isfinite(scale) else scale
+        t.scale = -scale if t.factor == -1 else 1
+        t.arg[0].direct = False
     return execute(&t, which, code, op, dry)
 
 cdef inline bint plain_array(object a) noexcept:
@@ -561,7 +567,7 @@ def plain(str op, x, y, axis, scale, out):
     cdef cnp.npy_intp dims[DIMS]
     cdef cnp.ndarray result
     cdef bint reduces, elementwise
-    if not plain_array(x) or type(axis) is not int or type(scale) is not float:
+    if not plain_array(x) or type(axis) is not int or not -DIMS <= axis < DIMS or type(scale) is not float or not (scale > 0 and isfinite(<double> scale)):
         return None
     num = cnp.PyArray_TYPE(<cnp.ndarray> x)
     if num == cnp.NPY_FLOAT:
@@ -610,6 +616,7 @@ def plain(str op, x, y, axis, scale, out):
         batch = 1
     t.masked = False
     t.scale = scale
+    t.factor = 1
     t.nargs = 0
     plain_operand(&t, x, code, batch, n, inner, item, False)
     if y is not None:

@@ -154,6 +154,7 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     void put_one[S](const S*, char*, acc[S])
     void put_double[S](const S*, char*, double)
     void fill_tile[S](S*, Py_ssize_t n, double)
+    void multiply[S](S*, Py_ssize_t n, double factor)
     void fill_masked[S](S*, const unsigned char* mask, Py_ssize_t n, double fill)
     double lowest[S](const S*)
     void to_columns[S](acc[S]*, const S* x, Py_ssize_t stride, Py_ssize_t length, Py_ssize_t rows)

@@ -93,14 +93,40 @@ template <class S> INLINE Lanes<S> scaled_part(Lanes<S> x, const Frame<S> &f, La
     *error = mad(x, f.scale_low, *error);
     return t;
 }
+// An exponential e for the result, and the same value as q + r for the sum: q is e on a grid so coarse that eight of
+// them (in double all sixty-four of a tree) add without rounding, r what is left, e's own rounding error included.  Added in float as they are, one large
+// exponential and seven small ones would lose more than the 2 ulp that softmax promises.
+template <class S> struct Split { Lanes<S> e, q, r; };
+template <class S> INLINE Split<S> exp_split(Reduced<Lanes<S>> x, Lanes<S> sum) {
+    const Lanes<S> grid = constant<Lanes<S>>(1.5 * std::ldexp(1.0, Exp<acc<S>>::headroom + (sizeof(acc<S>) == 4 ? 3 : 6)));
+    Lanes<S> s = exp_minus_one(x), two_n = power_of_two(sum), e = mad(s, two_n, two_n), q = (e + grid) - grid;
+    return {e, q, mad(s, two_n, two_n - q)};
+}
+template <class S> INLINE Split<S> operator+(const Split<S> &a, const Split<S> &b) { return {a.e, a.q + b.q, a.r + b.r}; }
+template <class S> INLINE Split<S> nothing() { Lanes<S> zero = constant<Lanes<S>>(0); return {zero, zero, zero}; }
+template <class S> INLINE Doubles<S> doubles(const Split<S> &a) { return doubles<S>(a.q) + doubles<S>(a.r); }
+template <class S> INLINE double sum_lanes(const Split<S> &a) {
+    return sizeof(acc<S>) == 4 ? tree(doubles<S>(a)) : tree(doubles<S>(a.q)) + tree(doubles<S>(a.r));
+}
+
 // exp(scale * x) in the frame.  What lies too low for it, -inf too, comes out so small that it vanishes from
 // sums and results alike.
-template <class S> INLINE Lanes<S> exp_of(Lanes<S> x, const Frame<S> &f) {
-    if (__builtin_expect(!f.scaled, 1)) return exp_scaled(greater(f.low, x - f.origin), f.magic);
-    Lanes<S> error, t = scaled_part<S>(x, f, &error);
-    error = select(t > f.low, error, constant<Lanes<S>>(0));
-    return exp_scaled(greater(f.low, t), error, f.magic);
+// Three ways to the same bits: x as it is, x less an origin, scale * x less an origin.
+enum Way { NEAR, FAR, SCALED };
+template <class S, int WAY> INLINE Split<S> split_by_way(Lanes<S> x, const Frame<S> &f) {
+    typedef Lanes<S> P;
+    P error, t = WAY == NEAR ? x : WAY == FAR ? x - f.origin : scaled_part<S>(x, f, &error);
+    if (WAY == SCALED) error = select(t > f.low, error, constant<P>(0));
+    t = greater(f.low, t);
+    P sum = mad(t, constant<P>(LOG2E), f.magic);
+    Reduced<P> r = reduce(t, sum - f.magic);
+    if (WAY == SCALED) r.low = r.low + error;
+    return exp_split<S>(r, sum);
 }
+template <class S> INLINE Split<S> split_of(Lanes<S> x, const Frame<S> &f) {
+    return __builtin_expect(!f.scaled, 1) ? split_by_way<S, FAR>(x, f) : split_by_way<S, SCALED>(x, f);
+}
+template <class S> INLINE Lanes<S> exp_of(Lanes<S> x, const Frame<S> &f) { return split_of<S>(x, f).e; }
 
 // ---------------------------------------------------------------- absorb
 
@@ -129,14 +155,6 @@ template <class S> INLINE RowFrame<S> frame_of_row(const S *, const State<double
 template <class S> INLINE Frame<S> spread_frame(const RowFrame<S> &f) {
     return {splat<S>(f.low), splat<S>(f.magic), splat<S>(f.origin), splat<S>(f.scale), splat<S>(f.scale_low), f.scaled};
 }
-// Three ways to the same bits: x as it is, x less an origin, scale * x less an origin.
-enum Way { NEAR, FAR, SCALED };
-template <class S, int WAY> INLINE Lanes<S> exp_by_way(Lanes<S> x, const Frame<S> &f) {
-    if (WAY == NEAR) return exp_scaled(greater(f.low, x), f.magic);
-    if (WAY == FAR) return exp_scaled(greater(f.low, x - f.origin), f.magic);
-    return exp_of<S>(x, f);
-}
-
 // One tree of up to eight Lanes of exponentials, left in `kept` if that is asked for; `ahead` is what this thread
 // reads next, or x itself.
 template <class S, int WAY, bool KEEP> __attribute__((noinline)) double exp_tree_by_way(const S *x, ptrdiff_t n, const RowFrame<S> *frame, acc<S> *kept, const S *ahead) {
@@ -144,23 +162,25 @@ template <class S, int WAY, bool KEEP> __attribute__((noinline)) double exp_tree
     const ptrdiff_t L = lanes<S>();
     auto term = [&](int i) TERM {
         prefetch(ahead + i * L);
-        Lanes<S> e = exp_by_way<S, WAY>(load<S>(x + i * L), f);
-        if (KEEP) store_pack(kept + i * L, e);
+        Split<S> e = split_by_way<S, WAY>(load<S>(x + i * L), f);
+        if (KEEP) store_pack(kept + i * L, e.e);
         return e;
     };
     if (__builtin_expect(n >= TREE<S>(), 1)) {
-        Lanes<S> a = term(0) + term(1);
+        Split<S> a = term(0) + term(1);
         a = a + (term(2) + term(3));
-        Lanes<S> b = term(4) + term(5);
+        Split<S> b = term(4) + term(5);
         return sum_lanes<S>(a + (b + (term(6) + term(7))));
     }
-    Lanes<S> e[8];
-    for (int i = 0; i < 8; i++) e[i] = constant<Lanes<S>>(0);
+    Split<S> e[8];
+    for (int i = 0; i < 8; i++) e[i] = nothing<S>();
     int i = 0;
     for (; i < n / L; i++) e[i] = term(i);
     if (n % L) {
-        e[i] = select(first<S>(n % L), exp_by_way<S, WAY>(load_part<S>(x + i * L, n % L, 0), f), e[i]);
-        if (KEEP) store_pack(kept + i * L, e[i]);
+        const Mask<S> here = first<S>(n % L);
+        const Split<S> last = split_by_way<S, WAY>(load_part<S>(x + i * L, n % L, 0), f);
+        e[i] = {last.e, select(here, last.q, e[i].q), select(here, last.r, e[i].r)};
+        if (KEEP) store_pack(kept + i * L, last.e);
     }
     return sum_lanes<S>(tree8(e));
 }
@@ -182,7 +202,7 @@ template <class S, int WAY> __attribute__((noinline)) double exp_tree_below_by_w
     auto meet = [&](Lanes<S> v) TERM {
         Mask<S> hit = v == tops;
         hits = hits + hit;
-        return select(hit, zero, exp_by_way<S, WAY>(v, f));
+        return select(hit, zero, split_by_way<S, WAY>(v, f).e);
     };
     auto term = [&](int i) TERM { prefetch(x + ahead + i * L); return meet(load<S>(x + i * L)); };
     double total;
@@ -215,35 +235,41 @@ template <class S> INLINE Doubles<S> sum_residues(Doubles<S> *t, ptrdiff_t n) {
         for (ptrdiff_t i = 0; i < w && i + w < n; i++) t[i] = t[i] + t[i + w];
     return t[0];
 }
-template <class S, class F> INLINE Doubles<S> tree_of_columns(ptrdiff_t n, F term) {
+template <class S> INLINE void keep_parts(Lanes<S> a, Doubles<S> *t, Doubles<S> *) { *t = doubles<S>(a); }
+template <class S> INLINE void keep_parts(const Split<S> &a, Doubles<S> *t, Doubles<S> *u) {
+    *t = sizeof(acc<S>) == 4 ? doubles<S>(a) : doubles<S>(a.q);
+    *u = doubles<S>(a.r);
+}
+template <class S, class T, class F> INLINE Doubles<S> tree_of_columns(ptrdiff_t n, T zero, F term) {
     const ptrdiff_t L = lanes<S>();
-    Doubles<S> t[lanes<S>()];
+    Doubles<S> t[lanes<S>()], u[lanes<S>()];
     for (ptrdiff_t i = 0; i < L && i < n; i++) {
-        Lanes<S> e[8];
         if (n == TREE<S>()) {
-            Lanes<S> a = term(i) + term(i + L);
+            T a = term(i) + term(i + L);
             a = a + (term(i + 2 * L) + term(i + 3 * L));
-            Lanes<S> b = term(i + 4 * L) + term(i + 5 * L);
-            t[i] = doubles<S>(a + (b + (term(i + 6 * L) + term(i + 7 * L))));
+            T b = term(i + 4 * L) + term(i + 5 * L);
+            keep_parts<S>(a + (b + (term(i + 6 * L) + term(i + 7 * L))), t + i, u + i);
             continue;
         }
-        if (n <= L) { t[i] = doubles<S>(term(i)); continue; }
-        for (int b = 0; b < 8; b++) e[b] = i + b * L < n ? term(i + b * L) : constant<Lanes<S>>(0);
-        t[i] = doubles<S>(tree8(e));
+        if (n <= L) { keep_parts<S>(term(i), t + i, u + i); continue; }
+        T e[8];
+        for (int b = 0; b < 8; b++) e[b] = i + b * L < n ? term(i + b * L) : zero;
+        keep_parts<S>(tree8(e), t + i, u + i);
     }
-    return sum_residues<S>(t, n);
+    if (sizeof(T) == sizeof(Lanes<S>) || sizeof(acc<S>) == 4) return sum_residues<S>(t, n);
+    return sum_residues<S>(t, n) + sum_residues<S>(u, n);
 }
 template <class S> INLINE const S *row_at(const S *x, ptrdiff_t stride, ptrdiff_t j) { return (const S *)((const char *)x + stride * j); }
 template <class S> __attribute__((noinline)) void exp_tree_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, Doubles<S> *sum) {
     const Frame<S> f = *frame;
-    *sum = tree_of_columns<S>(n, [&](ptrdiff_t j) TERM { return exp_of<S>(load_some<S>(row_at(x, stride, j), width, 0), f); });
+    *sum = tree_of_columns<S>(n, nothing<S>(), [&](ptrdiff_t j) TERM { return split_of<S>(load_some<S>(row_at(x, stride, j), width, 0), f); });
 }
 // The same with the exponentials left in `kept`, rows of which are kept_stride bytes apart.
 template <class S> __attribute__((noinline)) void exp_tree_columns_kept(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, acc<S> *kept, Doubles<S> *sum) {
     const Frame<S> f = *frame;
-    *sum = tree_of_columns<S>(n, [&](ptrdiff_t j) TERM {
-        Lanes<S> e = exp_of<S>(load_some<S>(row_at(x, stride, j), width, 0), f);
-        store_pack(kept + j * lanes<S>(), e);
+    *sum = tree_of_columns<S>(n, nothing<S>(), [&](ptrdiff_t j) TERM {
+        Split<S> e = split_of<S>(load_some<S>(row_at(x, stride, j), width, 0), f);
+        store_pack(kept + j * lanes<S>(), e.e);
         return e;
     });
 }
@@ -251,7 +277,7 @@ template <class S> __attribute__((noinline)) void exp_tree_columns_below(const S
     const Frame<S> f = *frame;
     const Lanes<S> zero = constant<Lanes<S>>(0), one = constant<Lanes<S>>(1), tops = *top;
     Lanes<S> count = *hits;
-    *sum = tree_of_columns<S>(n, [&](ptrdiff_t j) TERM {
+    *sum = tree_of_columns<S>(n, constant<Lanes<S>>(0), [&](ptrdiff_t j) TERM {
         Lanes<S> v = load_some<S>(row_at(x, stride, j), width, 0);
         Mask<S> hit = v == tops;
         count = count + select(hit, one, zero);
@@ -280,10 +306,10 @@ template <class S> __attribute__((noinline)) double dot_tree(const S *a, const S
     return tree_of_row<S>(n, [=](ptrdiff_t j, ptrdiff_t m) TERM { prefetch(a + ahead + j); prefetch(b + ahead + j); return load_some<S>(a + j, m, 0) * load_some<S>(b + j, m, 0); });
 }
 template <class S> __attribute__((noinline)) void sum_tree_columns(const S *a, ptrdiff_t as, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
-    *sum = tree_of_columns<S>(n, [=](ptrdiff_t j) TERM { return load_some<S>(row_at(a, as, j), width, 0); });
+    *sum = tree_of_columns<S>(n, constant<Lanes<S>>(0), [=](ptrdiff_t j) TERM { return load_some<S>(row_at(a, as, j), width, 0); });
 }
 template <class S> __attribute__((noinline)) void dot_tree_columns(const S *a, ptrdiff_t as, const S *b, ptrdiff_t bs, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
-    *sum = tree_of_columns<S>(n, [=](ptrdiff_t j) TERM { return load_some<S>(row_at(a, as, j), width, 0) * load_some<S>(row_at(b, bs, j), width, 0); });
+    *sum = tree_of_columns<S>(n, constant<Lanes<S>>(0), [=](ptrdiff_t j) TERM { return load_some<S>(row_at(a, as, j), width, 0) * load_some<S>(row_at(b, bs, j), width, 0); });
 }
 
 // ---------------------------------------------------------------- merge and finish

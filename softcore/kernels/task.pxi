@@ -25,7 +25,8 @@ cdef struct Task:
     Operand arg[OPERANDS]  # inputs, then outputs
     Operand mask
     bint masked
-    double scale
+    double scale           # positive
+    double factor          # what operand 0 is multiplied by as it is gathered: -1, or a scale that is 0 or not finite
     int option
     bint streaming         # outputs leave the cache: write past it
     bint ahead             # inputs come from memory: ask for the next row early
@@ -90,6 +91,8 @@ cdef inline element* take(const Task* t, const Row* row, int i, Py_ssize_t j, Py
     if t.arg[i].direct and mask == NULL:
         return <element*>(row.at[i]) + j
     gather_tile(t, &t.arg[i], row.at[i], j, n, room)
+    if i == 0 and t.factor != 1:
+        multiply(room, n, t.factor)
     if mask != NULL:
         fill_masked(room, mask, n, fill)
     return room

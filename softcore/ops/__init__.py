@@ -4,11 +4,3 @@ stands directly above its backward.
 A call without a mask or other options first offers itself to ``kernels.core.plain``, a compiled short path for contiguous arrays of
 native dtype. It returns None for everything else, invalid arguments included, and the call goes the long way.
 """
-
-from softcore.ops import maxima, softmax
-
-__all__ = [*maxima.__all__, *softmax.__all__]
-
-# The last line rebinds the name of the module `softmax` to the function.
-from softcore.ops.maxima import *  # noqa: E402, F403
-from softcore.ops.softmax import *  # noqa: E402, F403

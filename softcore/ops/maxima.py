@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from softcore import check, kernels
@@ -12,19 +14,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import ArrayLike, NDArray
-
-__all__ = [
-    "argmax",
-    "hardmax",
-    "max",
-    "max_backward",
-    "max_with_argmax",
-    "maximum",
-    "maximum_backward",
-    "relu",
-    "relu_backward",
-    "step",
-]
 
 _INDEX = np.dtype(np.int64)
 _TIES = ("first", "last", "split", "all")
@@ -172,7 +161,7 @@ def max_backward(
     mask = check.mask(op, where, x.shape)
     shape = check.reduced(x.shape, axes, keepdims)
     dy = by_row(check.broadcast(op, "dy", dy, shape), axes, keepdims)
-    index = check.index(op, index, shape, int(np.prod([x.shape[i] for i in axes])))
+    index = check.index(op, index, shape, prod([x.shape[i] for i in axes]))
     dx = check.out(op, out, x.shape, check.computing(x))
     if index is not None:
         index = by_row(index, axes, keepdims)
@@ -447,7 +436,7 @@ def maximum_backward(
     else:
         full = {id(c): np.broadcast_to(c, shape) for c in (a, b)}
         # The first gradient must not overwrite what the second is computed from.
-        targets = [np.empty(d.shape, dtype) if overlaps(d, (dy, a, b)) else d for d in gradients]
+        targets = [np.empty(d.shape, dtype) if any(overlaps(d, c) for c in (dy, a, b)) else d for d in gradients]
         for target, one, other in zip(targets, (a, b), (b, a)):
             added = len(shape) - one.ndim
             axes = (*range(added), *(i for i in range(added, len(shape)) if one.shape[i - added] != shape[i]))

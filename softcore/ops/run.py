@@ -33,27 +33,28 @@ def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, o
     """
     if 0 in shape:
         return
-    read = (*inputs, mask)
+    outer = [i for i in range(len(shape)) if i not in axes]
+    order = (*outer, *axes)
     # A temporary serves an output that overlaps an input out of step, or whose dtype is not the one of arithmetic (the
     # gradient of a float32 input whose incoming gradient is float64).
+    read = (*inputs, mask)
     targets = [o if _is_direct(o, read, d) else np.empty(o.shape, d) for o, d in zip(outputs, dtypes or [storage] * len(outputs))]
-    order = (*(i for i in range(len(shape)) if i not in axes), *axes)
-
-    def arranged(a):
-        return a if a is None or a.ndim < len(order) else a.transpose(order)
-
     kernels.core.run(
         op,
         storage,
-        tuple(map(arranged, inputs)),
-        tuple(map(arranged, targets)),
-        len(shape) - len(axes),
-        arranged(mask),
+        tuple([_arranged(a, order) for a in inputs]),
+        tuple([_arranged(a, order) for a in targets]),
+        len(outer),
+        _arranged(mask, order),
         scale,
         option,
     )
     for output, target in zip(outputs, targets):
         copy(output, target)
+
+
+def _arranged(a, order):
+    return a if a is None or a.ndim < len(order) else a.transpose(order)
 
 
 def by_row(value: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
@@ -73,15 +74,15 @@ def copy(output: np.ndarray, target: np.ndarray) -> None:
             np.copyto(output, target, casting="unsafe")
 
 
-def overlaps(output: np.ndarray, inputs) -> bool:
-    """Whether writing to `output` may change one of the inputs."""
-    return any(a is not None and np.may_share_memory(output, a, max_work=1) for a in inputs)
+def overlaps(output: np.ndarray, a: np.ndarray | None) -> bool:
+    """Whether writing to `output` may change `a`."""
+    return a is not None and np.may_share_memory(output, a, max_work=1)
 
 
-def _is_direct(output, inputs, dtype):
+def _is_direct(output, read, dtype):
     if output.dtype != dtype or not output.flags.aligned:
         return False
-    return not overlaps(output, [a for a in inputs if a is not None and not _is_same(a, output)])
+    return not any(overlaps(output, a) and not _is_same(output, a) for a in read)
 
 
 def _is_same(a, b):

@@ -13,21 +13,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "log_sigmoid",
-    "log_sigmoid_backward",
-    "log_softmax",
-    "log_softmax_backward",
-    "logsumexp",
-    "logsumexp_backward",
-    "sigmoid",
-    "sigmoid_backward",
-    "softmax",
-    "softmax_backward",
-    "softplus",
-    "softplus_backward",
-]
-
 
 def softmax(
     x: ArrayLike,
@@ -82,11 +67,11 @@ def softmax(
     --------
     >>> import numpy as np
     >>> import softcore as sc
-    >>> sc.softmax(np.array([0.0, 0.0, 1000.0, -np.inf]), scale=0.0, where=[True, True, False, False])
-    array([0.5, 0.5, 0. , 0. ])
     >>> sc.softmax(np.log([[1.0, 3.0], [2.0, 2.0]])).round(3)
     array([[0.25, 0.75],
            [0.5 , 0.5 ]])
+    >>> sc.softmax(np.array([5.0, 5.0, np.nan]), where=[True, True, False])
+    array([0.5, 0.5, 0. ])
     """
     if where is None:
         y = kernels.core.plain("softmax", x, None, axis, scale, out)

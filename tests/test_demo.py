@@ -1,0 +1,100 @@
+"""The demo learns, the commands print, and the comparison with other libraries runs."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import softcore as sc
+from softcore import __main__ as command
+
+PEERS = Path(__file__).parents[1] / "benchmarks" / "peers.py"
+
+
+@pytest.fixture(scope="module")
+def trained():
+    pytest.importorskip("sklearn")
+    from softcore import demo
+
+    return demo.train()
+
+
+def test_it_learns_the_digits(trained):
+    assert trained.accuracy >= 0.95
+    assert len(trained.labels) + trained.trained_on == 1797
+    assert trained.confusion.sum() == len(trained.labels)
+    assert trained.confusion.trace() == round(trained.accuracy * len(trained.labels))
+    np.testing.assert_allclose(trained.probabilities.sum(-1), 1, rtol=1e-5)
+
+
+def test_its_gradients_are_right(rng):
+    from softcore import demo
+
+    shapes = [(64, 5), (5,), (5, 10), (10,)]
+    parameters = [rng.standard_normal(shape) for shape in shapes]
+    x, labels = rng.random((7, 64)), rng.integers(0, 10, 7)
+    slopes, _ = demo.gradients(parameters, x, labels)
+    directions = [rng.standard_normal(shape) for shape in shapes]
+    above, below = (demo.gradients([p + e * d for p, d in zip(parameters, directions)], x, labels)[1] for e in (1e-6, -1e-6))
+    expected = sum(np.sum(s * d) for s, d in zip(slopes, directions))
+    np.testing.assert_allclose((above - below) / 2e-6, expected, rtol=1e-5)
+
+
+def test_it_draws_one_picture(trained, tmp_path):
+    pytest.importorskip("matplotlib")
+    from softcore import demo
+
+    demo.draw(trained, str(tmp_path / "demo.png"))
+    assert [p.name for p in tmp_path.iterdir()] == ["demo.png"]
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_has_every_op():
+    from softcore import demo
+
+    lines = []
+    demo.measure((16, 64), rounds=1, show=lines.append)
+    assert [line.split()[0] for line in lines[2:-2]] == list(sc.reference.OPS)
+    assert not any("inf" in line or "nan" in line for line in lines[2:-2])
+
+
+def test_a_missing_extra_is_one_line_that_names_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(SystemExit, match=r"^the demo needs scikit-learn, .*softcore\[demo\]'$"):
+        command.main(["demo", "--picture", str(tmp_path / "demo.png")])
+
+
+def test_info_says_what_there_is(capsys):
+    command.main(["info"])
+    printed = capsys.readouterr().out
+    for word in ("version", "isa", "threads", "openmp", "opencl", sc.info()["isa"]):
+        assert word in printed
+    assert "{" not in printed
+
+
+def test_importing_softcore_imports_no_peers():
+    code = "import sys, softcore; print(sorted(m for m in sys.modules if m in {'softcore.peers', 'softcore.demo', 'scipy', 'torch'}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_comparison_covers_every_promise_once():
+    spec = importlib.util.spec_from_file_location("benchmark_peers", PEERS)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # for dataclasses
+    spec.loader.exec_module(module)
+    names = [case.name for case in module.CASES]
+    assert len(names) == len(set(names))
+    assert all(case.op in sc.reference.OPS and case.targets for case in module.CASES)
+
+
+def test_the_comparison_runs(tmp_path):
+    pytest.importorskip("scipy")
+    command = [sys.executable, str(PEERS), "--quick", "--threads", "1", "--case", "^softmax 512", "--json", str(tmp_path / "rows.json")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^softmax 512 x 512 .*best peer: (yes|NO)", done.stdout, re.MULTILINE)
+    assert (tmp_path / "rows.json").exists()
