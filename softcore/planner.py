@@ -120,6 +120,7 @@ def plan(op: str, x, axis=-1, *, where=None) -> Plan:
     kind = OPS[op]
     axes = () if kind.kind == "map" else check.axes(op, axis, x.ndim)
     storage = x.dtype if x.dtype.kind == "f" or x.dtype.name == "bfloat16" or kind.integers == "keep" else np.dtype(float)
+    storage = storage if storage.isnative else storage.newbyteorder("=")
     order = [i for i in range(x.ndim) if i not in axes] + list(axes)
     view = x.transpose(order)
     value = np.empty(view.shape[: x.ndim - len(axes)], storage)

@@ -43,15 +43,16 @@ def largest_terms(name, arguments, options):
     if name not in ("softmax_backward", "log_softmax_backward"):
         return None
     with np.errstate(all="ignore"):
-        dy, y = (np.asarray(a).astype(np.longdouble if np.asarray(a).dtype.kind in "biu" or a.dtype == np.float64 else float) for a in arguments)
+        dy, y = (a.astype(np.longdouble if a.dtype.kind in "biu" or a.dtype == np.float64 else float) for a in arguments)
         where = np.broadcast_to(True if options.get("where") is None else options["where"], y.shape)
         factor = np.where(where, y if name == "softmax_backward" else np.exp(y), 0)
         dy = np.where(where, dy, 0)
         added = dy * factor if name == "softmax_backward" else dy
-        total = np.hypot(np.sum(added, axis=options["axis"], keepdims=True), np.sqrt(np.sum(added**2, axis=options["axis"], keepdims=True)))
+        over = {"axis": options["axis"], "keepdims": True}
+        total = np.hypot(np.sum(added, **over), np.sqrt(np.sum(added**2, **over)))
         own = np.abs(factor) * np.abs(dy) if name == "softmax_backward" else np.abs(dy)
         own = abs(options.get("scale", 1.0)) * np.maximum(own, np.abs(factor) * total)
-        return own, np.broadcast_to(np.max(own, axis=options["axis"], keepdims=True, initial=0), own.shape)
+        return own, np.broadcast_to(np.max(own, **over, initial=0), own.shape)
 
 
 def is_rounded(actual, expected, terms=None):
@@ -68,18 +69,17 @@ def is_rounded(actual, expected, terms=None):
         return (a == b) | (np.isnan(a) & np.isnan(expected)) | (near_tie & neighbours)
 
 
-def check(op, actual, expected, arguments, options, integers=False):
+def check(op, actual, expected, arguments, options):
     """Assert that a result is as close to the reference as its op promises; return the largest error in ulp."""
     if isinstance(actual, tuple):
         assert isinstance(expected, tuple) and len(actual) == len(expected)
-        return max(check(op, a, e, arguments, options, integers) for a, e in zip(actual, expected))
+        return max(check(op, a, e, arguments, options) for a, e in zip(actual, expected))
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape
     if actual.size == 0:
         return 0.0
     if actual.dtype.kind in "biu":
-        assert actual.dtype == (expected.dtype if integers or actual.dtype == np.intp else None)
-        assert np.array_equal(actual, expected)
+        assert actual.dtype == expected.dtype and np.array_equal(actual, expected)
         return 0.0
     terms, of_row = largest_terms(op.name, arguments, options) or (None, None)
     error = ulp_error(actual, expected, of_row)
@@ -113,6 +113,12 @@ def call(op, arguments, options):
     return getattr(sc, op.name)(*arguments, **options)
 
 
+def dtypes(op, dtype):
+    """What an op on this dtype returns."""
+    value = np.dtype(float) if dtype.kind in "biu" and op.integers != "keep" else dtype
+    return {"argmax": [np.dtype(np.intp)], "max_with_argmax": [value, np.dtype(np.intp)]}.get(op.name, [value, value])
+
+
 def turned(a):
     """A matrix with its axes swapped, in memory too; a value per row, or None, as it is."""
     if isinstance(a, tuple):
@@ -133,7 +139,6 @@ def compare(op, x, options, rng, poison=None):
             arguments = tuple(poison(a) if np.shape(a) == x.shape and a.dtype.kind not in "iub" else a for a in arguments)
         given = {"axis": -1, **options} if "axis" in op.options else options
         expected = op.reference(*widened(arguments), **given)
-    integers = x.dtype.kind in "biu" and op.integers == "keep"
     worst = 0.0
     for axis in (-1, 0) if "axis" in op.options else (-1,):
         if axis == 0:
@@ -142,7 +147,9 @@ def compare(op, x, options, rng, poison=None):
             with kernels.use(isa):
                 actual = call(op, arguments, {"axis": axis, **options})
             try:
-                worst = max(worst, check(op, actual, expected, arguments, {"axis": axis, **options}, integers))
+                results = actual if isinstance(actual, tuple) else (actual,)
+                assert [r.dtype for r in results] == dtypes(op, x.dtype)[: len(results)]
+                worst = max(worst, check(op, actual, expected, arguments, {"axis": axis, **options}))
             except AssertionError as error:
                 raise AssertionError(f"{op.name} {x.dtype} {x.shape} axis {axis} on {isa}, {sorted(options)}: {error}") from None
     return worst

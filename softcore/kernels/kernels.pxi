@@ -76,9 +76,10 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.fold = <Fold> softmax_fold[storage]
         k.merge = <Merge> softmax_merge[storage]
         k.map = <Map> softmax_map[storage]
-        k.rows = <Rows> softmax_rows[storage]
-        k.columns = <Columns> softmax_columns[storage]
-        k.kept = kept_size(_)
+        if t.n > 1:  # the softmax of one element is 1, not a quotient
+            k.rows = <Rows> softmax_rows[storage]
+            k.columns = <Columns> softmax_columns[storage]
+            k.kept = kept_size(_)
     elif op == LOG_SOFTMAX:
         k.fold = <Fold> logsumexp_fold[storage]
         k.merge = <Merge> softmax_merge[storage]

@@ -69,7 +69,7 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
         acc[S]* e
 
     State[double] empty_row()
-    State[double] state_of_row_max[S](const S*, double m)
+    State[double] state_of_row_max[S](const S*, double top, double scale)
     cdef cppclass RowFrame[S]:
         pass
     RowFrame[S] frame_of_row[S](const S*, const State[double]*, double scale)

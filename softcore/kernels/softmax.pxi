@@ -4,7 +4,7 @@
 
 cdef State[double] absorb(const storage* x, Py_ssize_t n, double scale, acc[storage]* kept, const storage* ahead) noexcept nogil:
     # The state of one tile; its exponentials are left in `kept`.
-    cdef State[double] s = state_of_row_max(x, top_of_tile(x, n) * scale)
+    cdef State[double] s = state_of_row_max(x, top_of_tile(x, n), scale)
     cdef RowFrame[storage] frame
     cdef Py_ssize_t j = 0, tree = tree_size(x)
     if not isfinite(s.m):
@@ -20,7 +20,7 @@ cdef State[double] absorb(const storage* x, Py_ssize_t n, double scale, acc[stor
 cdef State[double] absorb_below(const storage* x, Py_ssize_t n, double scale, Py_ssize_t ahead) noexcept nogil:
     # The same with the largest elements counted instead of added.
     cdef double top = top_of_tile(x, n), count = 0
-    cdef State[double] s = state_of_row_max(x, top * scale)
+    cdef State[double] s = state_of_row_max(x, top, scale)
     cdef RowFrame[storage] frame
     cdef Py_ssize_t j = 0, tree = tree_size(x)
     if not isfinite(s.m):
@@ -86,7 +86,9 @@ cdef void softmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t en
         mask = take_mask(t, row, j, n, masks)
         x = take(t, row, 0, j, n, <storage*> scratch, mask, -INFINITY)
         y = open_tile(t, row, 1, j, <storage*> scratch)
-        if isfinite(s.m):
+        if isfinite(s.m) and t.n == 1:
+            fill_tile(y, n, 1)
+        elif isfinite(s.m):
             softmax_tile(y, x, n, &frame, &inverse, t.streaming)
         else:
             fill_tile(y, n, NAN)

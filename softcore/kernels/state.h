@@ -52,10 +52,11 @@ template <class S, class D> INLINE void add(Sum<D> *s, D x) {
 
 // ---------------------------------------------------------------- frames
 
-template <class D> struct State { D m, origin, k; Sum<D> l; D c; };  // m is scale * (largest x), in double
+// m is scale * (largest x), low what its rounding left.
+template <class D> struct State { D m, low, origin, k; Sum<D> l; D c; };
 
 // What exp_of needs of a frame, in the accumulator's type and spread over lanes.
-template <class S> struct Frame { Lanes<S> low, magic, origin, scale, scale_low; bool scaled; };
+template <class S> struct Frame { Lanes<S> low, magic, origin, origin_low, scale, scale_low; bool scaled; };
 
 template <class S> INLINE double rounded(double x) { return (double)(acc<S>)x; }
 template <class S> INLINE Doubles<S> rounded(Doubles<S> x) { return doubles<S>(accumulators_of(acc<S>(), x)); }
@@ -64,34 +65,51 @@ template <class S> INLINE Lanes<S> lanes_of(Doubles<S> x) { return accumulators_
 
 template <class D> INLINE State<D> empty_state() {
     D zero = constant<D>(0);
-    return {constant<D>(-INFINITY), zero, zero, {zero, zero}, zero};
+    return {constant<D>(-INFINITY), zero, zero, zero, {zero, zero}, zero};
 }
 // An infinite or NaN maximum has the frame of 0; the finish looks at m alone then.
-template <class S, class D> INLINE State<D> state_of_max(D m) {
+template <class S, class D> INLINE State<D> state_of_max(D m, D low) {
     const double round = 6755399441055744.0;
     D zero = constant<D>(0), size = select(m < zero, zero - m, m);
     D small = select(size < constant<D>(Exp<acc<S>>::near), m, zero);
-    D large = select(size < constant<D>(INFINITY), m - small, zero);
+    D large = select(size < constant<D>(INFINITY), m - small, zero);  // 0 or m
     D n = small * constant<D>(LOG2E) + constant<D>(round);
-    return {m, rounded<S>(large), n - constant<D>(round), {zero, zero}, zero};
+    return {m, low, large, n - constant<D>(round), {zero, zero}, zero};
 }
 template <class S, class D> INLINE Frame<S> frame_of(const State<D> &s, double scale) {
     typedef Exp<acc<S>> E;
     Frame<S> f;
     f.low = lanes_of<S>((s.k + constant<D>(E::lowest)) * constant<D>(LN2));
     f.magic = lanes_of<S>(constant<D>(E::magic + E::bias + E::headroom) - s.k);
-    f.origin = lanes_of<S>(s.origin);
+    D high = rounded<S>(s.origin);
+    f.origin = lanes_of<S>(high);
+    f.origin_low = lanes_of<S>(select(s.origin == constant<D>(0), constant<D>(0), (s.origin - high) + s.low));
     f.scale = lanes_of<S>(scale);
     f.scale_low = lanes_of<S>(scale - (double)(acc<S>)scale);
     f.scaled = scale != 1;
     return f;
 }
 
-// scale * x - origin in two parts.  The error is meaningless (perhaps NaN) where the product is infinite.
-template <class S> INLINE Lanes<S> scaled_part(Lanes<S> x, const Frame<S> &f, Lanes<S> *error) {
-    Lanes<S> t = two_product(x, f.scale, error) - f.origin;
-    *error = mad(x, f.scale_low, *error);
-    return t;
+// scale * x - origin in two parts, of which the second is small.  A NaN error is that of an infinite product.
+template <class S> INLINE Lanes<S> scaled_part(Lanes<S> x, const Frame<S> &f, Lanes<S> *low) {
+    Lanes<S> error, t = two_product(x, f.scale, &error) - f.origin;
+    Lanes<S> rest = mad(x, f.scale_low, error) - f.origin_low;
+    rest = select(rest == rest, rest, constant<Lanes<S>>(0));
+    Lanes<S> sum = t + rest;
+    *low = rest - (sum - t);
+    return sum;
+}
+// scale * top as the elements themselves are multiplied, so that the largest less the maximum is exactly 0.
+template <class S> INLINE double product_of_max(double top, double scale, double *low) {
+    typedef acc<S> A;
+    *low = 0;
+    if (scale == 1 || !std::isfinite(top)) return top;
+    A error, p = two_product((A)top, (A)scale, &error);
+    error = mad((A)top, (A)(scale - (double)(A)scale), error);
+    if (!(error == error)) error = 0;
+    if (sizeof(A) == 4) return (double)p + (double)error;
+    *low = error;
+    return p;
 }
 // An exponential e for the result, and the same value as q + r for the sum: q is e on a grid so coarse that eight of
 // them (in double all sixty-four of a tree) add without rounding, r what is left, e's own rounding error included.  Added in float as they are, one large
@@ -146,14 +164,14 @@ template <class S> struct Kept {
 };
 
 // A row's frame is one number for all lanes: kept so, it takes one register and not one for each native vector.
-template <class S> struct RowFrame { acc<S> low, magic, origin, scale, scale_low; bool scaled; };
+template <class S> struct RowFrame { acc<S> low, magic, origin, origin_low, scale, scale_low; bool scaled; };
 template <class S> INLINE RowFrame<S> frame_of_row(const S *, const State<double> *s, double scale) {
     typedef Exp<acc<S>> E;
     return {(acc<S>)((s->k + E::lowest) * LN2), (acc<S>)((E::magic + E::bias + E::headroom) - s->k), (acc<S>)s->origin,
-            (acc<S>)scale, (acc<S>)(scale - (double)(acc<S>)scale), scale != 1};
+            (acc<S>)(s->origin == 0 ? 0 : (s->origin - (double)(acc<S>)s->origin) + s->low), (acc<S>)scale, (acc<S>)(scale - (double)(acc<S>)scale), scale != 1};
 }
 template <class S> INLINE Frame<S> spread_frame(const RowFrame<S> &f) {
-    return {splat<S>(f.low), splat<S>(f.magic), splat<S>(f.origin), splat<S>(f.scale), splat<S>(f.scale_low), f.scaled};
+    return {splat<S>(f.low), splat<S>(f.magic), splat<S>(f.origin), splat<S>(f.origin_low), splat<S>(f.scale), splat<S>(f.scale_low), f.scaled};
 }
 // One tree of up to eight Lanes of exponentials, left in `kept` if that is asked for; `ahead` is what this thread
 // reads next, or x itself.
@@ -323,14 +341,14 @@ INLINE double exp_magic(double t, double magic) { return exp_scaled(constant<One
 
 // exp of the state's maximum in its own frame: about 2^headroom.
 template <class S, class D> INLINE D weight_of_max(const State<D> &s) {
-    return exp_magic(s.m - s.origin, constant<D>(Exp<double>::magic + Exp<double>::bias + Exp<acc<S>>::headroom) - s.k);
+    return exp_magic((s.m - s.origin), constant<D>(Exp<double>::magic + Exp<double>::bias + Exp<acc<S>>::headroom) - s.k);
 }
 // What takes a sum into a frame with a larger maximum: a power of two where both have one origin.  It may be below
 // the smallest double although the sum it scales, with its headroom, is not: hence two factors.
 template <class S, class D> INLINE void rescale(State<D> *s, const State<D> &to) {
     D zero = constant<D>(0), steps = s->k - to.k, unit = constant<D>(Exp<double>::magic + Exp<double>::bias);
     auto same = s->origin == to.origin;
-    D power = select(same, steps, zero), lost = select(same, zero, (s->origin - to.origin) + steps * constant<D>(LN2));
+    D power = select(same, steps, zero), lost = select(same, zero, ((s->origin - to.origin) + (s->low - to.low)) + steps * constant<D>(LN2));
     power = select(power < constant<D>(-2000), constant<D>(-2000), power);
     D some = select(power < constant<D>(-1000), constant<D>(-1000), power);
     D first = exp_magic(zero, unit + some), second = exp_magic(zero, unit + (power - some)) * exp_double(lost);
@@ -346,6 +364,7 @@ template <class S, class D> INLINE void merge(State<D> *a, State<D> b) {
     auto other = ((b.m > a->m) | (b.m != b.m)) & (a->m == a->m);
     State<D> to = *a;
     to.m = select(other, b.m, a->m);
+    to.low = select(other, b.low, a->low);
     to.origin = select(other, b.origin, a->origin);
     to.k = select(other, b.k, a->k);
     rescale<S>(a, to);
@@ -353,7 +372,7 @@ template <class S, class D> INLINE void merge(State<D> *a, State<D> b) {
     add<S>(&a->l, b.l.high);
     a->l.low = a->l.low + b.l.low;
     a->c = a->c + b.c;
-    a->m = to.m, a->origin = to.origin, a->k = to.k;
+    a->m = to.m, a->low = to.low, a->origin = to.origin, a->k = to.k;
 }
 // Merging into the empty state is most of the work of short rows.
 template <class S> INLINE void merge_row(State<double> *a, const State<double> &b) {
@@ -374,7 +393,14 @@ template <class S> INLINE Inverse<S> uniform(const Inverse<S> &r) {  // a row's 
     std::memcpy(&low, &r.low, sizeof low);
     return {splat<S>(high), splat<S>(low)};
 }
-template <class S> INLINE Lanes<S> times(Lanes<S> e, const Inverse<S> &r) { return mad(e, r.high, e * r.low); }
+template <class S> INLINE Lanes<S> times(Lanes<S> e, const Inverse<S> &r) {
+#if SOFTCORE_FMA
+    return mad(e, r.high, e * r.low);
+#else
+    Lanes<S> error, product = two_product(e, r.high, &error);
+    return product + (error + e * r.low);
+#endif
+}
 
 // log(c + u) for c >= 1 and u >= 0, or c = 0 and u > 0 not subnormal; right for the smallest u when c is 1.
 template <int N> INLINE Pack<double, N> log_of(Pack<double, N> c, Pack<double, N> u) {
@@ -397,9 +423,21 @@ template <class S, class D> INLINE D log_of_sum(const State<D> &s) { return log_
 
 // ---------------------------------------------------------------- what the kernels call
 
-template <class S> INLINE State<double> state_of_row_max(const S *, double m) { return state_of_max<S, double>(m); }
-template <class S> INLINE State<Doubles<S>> state_of_column_max(const S *, Lanes<S> m, double scale) {
-    return state_of_max<S>(doubles<S>(m) * constant<Doubles<S>>(scale));
+template <class S> INLINE State<double> state_of_row_max(const S *, double top, double scale) {
+    double low, m = product_of_max<S>(top, scale, &low);
+    return state_of_max<S, double>(m, low);
+}
+template <class S> INLINE State<Doubles<S>> state_of_column_max(const S *, Lanes<S> top, double scale) {
+    acc<S> x[lanes<S>()];
+    double m[lanes<S>()], low[lanes<S>()];
+    Doubles<S> zero = constant<Doubles<S>>(0);
+    if (scale == 1) return state_of_max<S>(doubles<S>(top), zero);
+    store_pack(x, top);
+    for (ptrdiff_t i = 0; i < lanes<S>(); i++) m[i] = product_of_max<S>((double)x[i], scale, low + i);
+    Doubles<S> ms, lows;
+    load_pack(m, &ms);
+    load_pack(low, &lows);
+    return state_of_max<S>(ms, lows);
 }
 template <class S> INLINE Frame<S> frame_of_columns(const S *, const State<Doubles<S>> *s, double scale) { return frame_of<S>(*s, scale); }
 
@@ -431,7 +469,7 @@ template <class S, class D> INLINE LogFrame<S> log_frame(const S *, const State<
     LogFrame<S> f;
     D high = rounded<S>(s->m);
     f.m = lanes_of<S>(high);
-    f.m_low = lanes_of<S>(s->m - high);
+    f.m_low = lanes_of<S>((s->m - high) + s->low);
     f.log = lanes_of<S>(log_of_sum<S>(*s) + (s->m - s->m));
     f.scale = lanes_of<S>(scale);
     f.scale_low = lanes_of<S>(scale - (double)(acc<S>)scale);
