@@ -330,8 +330,11 @@ template <class D> INLINE D rescaling(const State<D> &from, const State<D> &to) 
     D zero = constant<D>(0), steps = from.k - to.k;
     auto same = from.origin == to.origin;
     D power = select(same, steps, zero), lost = select(same, zero, (from.origin - to.origin) + steps * constant<D>(LN2));
-    power = select(power < constant<D>(-1022), constant<D>(-1022), power);
-    return exp_magic(zero, constant<D>(Exp<double>::magic + Exp<double>::bias) + power) * exp_double(lost);
+    // In two parts, for below 2^-1022 a sum that carries the headroom still counts, and one clamped there would count too much.
+    const D least = constant<D>(-1022), magic = constant<D>(Exp<double>::magic + Exp<double>::bias);
+    D first = select(power < least, least, power), rest = power - first;
+    rest = select(rest < least, least, rest);
+    return exp_magic(zero, magic + first) * exp_magic(zero, magic + rest) * exp_double(lost);
 }
 template <class S, class D> INLINE void rescale(State<D> *s, const State<D> &to) {
     D factor = rescaling(*s, to), zero = constant<D>(0);
