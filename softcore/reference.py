@@ -457,6 +457,7 @@ def _log_magnitude(x, axis=-1, *, b=None, where=None, keepdims=False):
 
 
 _selection = {"exact": True, "integers": "keep"}
+_close = {"ulp": {"float32": 2, "float64": 4}}
 
 OPS: Mapping[str, Op] = MappingProxyType(
     {
@@ -472,11 +473,11 @@ OPS: Mapping[str, Op] = MappingProxyType(
             _forward(relu, "max", "map", **_selection),
             _backward(relu_backward, "max", "map", relu, "x", exact=True),
             _forward(step, "max", "map", exact=True),
-            _forward(softmax, "softmax", "rows"),
+            _forward(softmax, "softmax", "rows", **_close),
             _backward(softmax_backward, "softmax", "rows", softmax, "y"),
-            _forward(log_softmax, "softmax", "rows"),
+            _forward(log_softmax, "softmax", "rows", **_close),
             _backward(log_softmax_backward, "softmax", "rows", log_softmax, "y"),
-            _forward(logsumexp, "softmax", "fold"),
+            _forward(logsumexp, "softmax", "fold", **_close),
             _backward(logsumexp_backward, "softmax", "rows", logsumexp, "xy", result=_log_magnitude),
             _forward(sigmoid, "softmax", "map"),
             _backward(sigmoid_backward, "softmax", "map", sigmoid, "y"),
