@@ -90,11 +90,11 @@ template <class S, class D> INLINE Frame<S> frame_of(const State<D> &s, double s
     return f;
 }
 
-// scale * x - origin in two parts, of which the second is small.  A NaN error is that of an infinite product.
+// scale * x - origin in two parts, of which the second is small.  Beside an infinite product there is no rest.
 template <class S> INLINE Lanes<S> scaled_part(Lanes<S> x, const Frame<S> &f, Lanes<S> *low) {
     Lanes<S> error, t = two_product(x, f.scale, &error) - f.origin;
     Lanes<S> rest = mad(x, f.scale_low, error) - f.origin_low;
-    rest = select(rest == rest, rest, constant<Lanes<S>>(0));
+    rest = select((t - t) == constant<Lanes<S>>(0), rest, constant<Lanes<S>>(0));
     Lanes<S> sum = t + rest;
     *low = rest - (sum - t);
     return sum;
@@ -482,7 +482,7 @@ template <class S> INLINE Lanes<S> log_softmax_of(Lanes<S> x, const LogFrame<S> 
     if (!f->scaled) return ((x - f->m) - f->m_low) - f->log;
     Lanes<S> error, t = two_product(x, f->scale, &error) - f->m;
     error = mad(x, f->scale_low, error) - f->m_low;
-    error = select(error == error, error, constant<Lanes<S>>(0));  // -inf times anything stays -inf
+    error = select((t - t) == constant<Lanes<S>>(0), error, constant<Lanes<S>>(0));  // -inf times anything stays -inf
     return (t + error) - f->log;
 }
 template <class S> INLINE double logsumexp_of_row(const S *, const State<double> *s) {
