@@ -394,7 +394,7 @@ class Op:
     forward: str | None = None  # of a backward: the op it belongs to
     exact: bool = False  # a selection: equal to the reference, not close to it (but for split ties, and sums over broadcast axes)
     integers: str = "promote"  # to float64 before any arithmetic; or "keep"
-    ulp: Mapping[str, float] = field(default_factory=lambda: {"float32": 4, "float64": 6})  # the promised bound
+    ulp: Mapping[str, float] = field(default_factory=lambda: {"float32": 4, "float64": 6})  # the bound tests hold an op to
     moved: Callable = once  # (arguments, results) -> bytes, for GB/s
 
     @property
