@@ -18,10 +18,10 @@ from setuptools.errors import SetupError
 
 KERNELS = Path("softcore/kernels")
 
-# Nothing here may let the compiler reorder sums, assume that NaN does not occur, or flush subnormals. The first flag takes back what
+# Nothing here may let the compiler reorder sums, assume that NaN does not occur, or flush subnormals; integers wrap around. The first flag takes back what
 # CFLAGS may have allowed. -g0 takes back the -g that Python was built with: it doubles the time to compile, and the modules are
 # eighteen times the size.
-FLAGS = ["-fno-fast-math", "-g0", "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden"]
+FLAGS = ["-fno-fast-math", "-g0", "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fwrapv", "-fvisibility=hidden"]
 
 # The levels of the x86-64 psABI; any other machine has the base module alone, for whatever its compiler takes as given.
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")

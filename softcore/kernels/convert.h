@@ -10,6 +10,10 @@ namespace {
 
 enum Code { HALF, BFLOAT16, FLOAT, DOUBLE, BOOL, INT8, UINT8, INT16, UINT16, INT32, UINT32, INT64, UINT64, SWAPPED = 32 };
 
+template <class S> INLINE int code_of_storage(const S *) {
+    return std::is_same<S, half>::value ? HALF : std::is_same<S, bfloat16>::value ? BFLOAT16 : std::is_same<S, float>::value ? FLOAT : DOUBLE;
+}
+
 template <class T> INLINE T fetch(const char *p, bool swapped) {
     char b[sizeof(T)];
     T value;

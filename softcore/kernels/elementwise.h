@@ -6,34 +6,94 @@
 namespace softcore {
 namespace {
 
-// y[j] = f(j): whole Lanes, past the cache where asked for and aligned, and what is left in part.
+// y[j] = f(j): whole Lanes, past the cache where asked for, and what is left at either end in part.
 template <class S, class F> INLINE void over_tile(S *y, ptrdiff_t n, bool streaming, F f) {
     const ptrdiff_t L = lanes<S>();
-    ptrdiff_t j = 0, head = streaming ? to_alignment(y) : -1;
+    ptrdiff_t j = 0, head = streaming ? to_alignment(y) : lead(y, n);
     if (head >= 0 && head < n) {
         if (head) store_part<S>(y, f(0, head), head);
-        for (j = head; j + L <= n; j += L) stream<S>(y + j, f(j, L));
+        j = head;
+        if (streaming) for (; j + L <= n; j += L) stream<S>(y + j, f(j, L));
     }
     for (; j + L <= n; j += L) store<S>(y + j, f(j, L));
     if (j < n) store_part<S>(y + j, f(j, n - j), n - j);
 }
 
-template <class S> void scale_kept(S *y, const acc<S> *kept, ptrdiff_t n, double factor, const Inverse<S> *inverse, bool streaming) {
-    const Inverse<S> r = uniform<S>(*inverse);
-    if (factor == 1) return over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {
-        return times<S>(m == lanes<S>() ? load<acc<S>>(kept + j) : load_part<acc<S>>(kept + j, m, 0), r); });
-    const Lanes<S> f = splat<S>((acc<S>)factor);
-    over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {
-        return times<S>(f * (m == lanes<S>() ? load<acc<S>>(kept + j) : load_part<acc<S>>(kept + j, m, 0)), r); });
+// Writes past the cache, for rows that follow each other in memory: a line that two rows share is put together here and
+// written once, since half a line would first have to be read.
+template <class S> struct Streamed {
+    alignas(64) S line[64 / sizeof(S)];
+    S *next = nullptr;   // where the row before ended, within a line
+    ptrdiff_t begun = 0; // elements of that line which are in `line`, from `first` on
+    ptrdiff_t first = 0;
+};
+template <class S> INLINE void finish_line(Streamed<S> *s) {
+    if (s->begun) std::memcpy(s->next - s->begun, s->line + s->first, s->begun * sizeof(S));
+    s->begun = 0;
 }
-template <class S> void softmax_tile(S *y, const S *x, ptrdiff_t n, const RowFrame<S> *frame, const Inverse<S> *inverse, bool streaming) {
+template <class S, class F> INLINE void stream_row(S *y, ptrdiff_t n, Streamed<S> *s, F f) {
+    const ptrdiff_t L = lanes<S>(), head = to_alignment(y);
+    ptrdiff_t j = 0;
+    if (head < 0 || head > n) {
+        finish_line(s);
+        return over_tile<S>(y, n, false, f);
+    }
+    if (head) {
+        Lanes<S> v = f(0, head);
+        if (s->begun && s->next == y && s->first == 0) {
+            store_part<S>(s->line + (L - head), v, head);
+            stream<S>(y - (L - head), load<S>(s->line));
+            s->begun = 0;
+        } else {
+            store_part<S>(y, v, head);
+        }
+        j = head;
+    }
+    finish_line(s);
+    for (; j + L <= n; j += L) stream<S>(y + j, f(j, L));
+    if (j < n) {
+        store_part<S>(s->line, f(j, n - j), n - j);
+        s->first = 0, s->begun = n - j, s->next = y + n;
+    }
+}
+// y = kept / l, for rows whose exponentials were kept.
+template <class S> __attribute__((noinline)) void scale_rows(S *const *y, S *const *x, acc<S> *kept, ptrdiff_t rows, ptrdiff_t n, const Inverse<S> *inverse, Streamed<S> *streamed) {
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        const Inverse<S> r = spread_inverse<S>(row_of<S>(inverse, i));
+        const acc<S> *e = kept_row<S>(kept, x[i], n, i);
+        auto f = [=](ptrdiff_t j, ptrdiff_t m) TERM { return times<S>(m >= lanes<S>() ? load<acc<S>>(e + j) : load_part<acc<S>>(e + j, m, 0), r); };
+        if (streamed) stream_row<S>(y[i], n, streamed, f); else over_tile<S>(y[i], n, false, f);
+    }
+}
+// The same for columns.
+template <class S> __attribute__((noinline)) void scale_columns(S *y, ptrdiff_t stride, const acc<S> *kept, ptrdiff_t n, ptrdiff_t width, const Inverse<S> *inverse, bool streaming) {
+    const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
+    streaming = streaming && to_alignment(y) == 0 && stride % 64 == 0;
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (ptrdiff_t g = 0; g < groups; g++) {
+            S *p = (S *)((char *)y + j * stride) + g * L;
+            Lanes<S> v = times<S>(load<acc<S>>(kept + (j * groups + g) * L), inverse[g]);
+            if (streaming && width - g * L >= L) stream<S>(p, v); else store_some<S>(p, v, width - g * L);
+        }
+}
+template <class S, int WAY> __attribute__((noinline)) void softmax_row_by_way(S *y, const S *x, ptrdiff_t n, const RowFrame<S> *frame, const RowInverse<S> *inverse, bool streaming, const S *ahead) {
     const Frame<S> f = spread_frame<S>(*frame);
-    const Inverse<S> r = uniform<S>(*inverse);
-    over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return times<S>(exp_of<S>(load_some<S>(x + j, m, 0), f), r); });
+    const Inverse<S> r = spread_inverse<S>(*inverse);
+    over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {
+        prefetch(ahead + j);
+        return times<S>(value(term_by_way<S, WAY>(load_some<S>(x + j, m, -INFINITY), f)), r); });
 }
-template <class S> void log_softmax_tile(S *y, const S *x, ptrdiff_t n, const LogFrame<S> *frame, bool streaming) {
-    const LogFrame<S> f = *frame;
-    over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return log_softmax_of<S>(load_some<S>(x + j, m, 0), &f); });
+// y = exp(scale x) / l, for a row whose exponentials were not.
+template <class S> INLINE void softmax_row(S *y, const S *x, ptrdiff_t n, const RowFrame<S> *frame, const RowInverse<S> *inverse, bool streaming, const S *ahead) {
+    if (!ahead) ahead = x;
+    if (frame->scale != 1 || frame->scale_low != 0) return softmax_row_by_way<S, SCALED>(y, x, n, frame, inverse, streaming, ahead);
+    if (frame->origin != 0) return softmax_row_by_way<S, FAR>(y, x, n, frame, inverse, streaming, ahead);
+    softmax_row_by_way<S, NEAR>(y, x, n, frame, inverse, streaming, ahead);
+}
+template <class S> __attribute__((noinline)) void log_softmax_row(S *y, const S *x, ptrdiff_t n, const RowLog<S> *frame, bool streaming) {
+    const LogFrame<S> f = spread_log<S>(*frame);
+    if (frame->scale == 1 && frame->scale_low == 0) return over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return log_softmax_by_way<S, false>(load_some<S>(x + j, m, 0), f); });
+    over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return log_softmax_by_way<S, true>(load_some<S>(x + j, m, 0), f); });
 }
 // scale * y * (dy - sum(dy * y)), and scale * (dy - exp(y) * sum(dy)).
 template <class S> INLINE Lanes<S> softmax_gradient(Lanes<S> dy, Lanes<S> y, Lanes<S> dot, Lanes<S> scale) { return (y * (dy - dot)) * scale; }
@@ -49,24 +109,22 @@ template <class S> void log_softmax_backward_tile(S *dx, const S *dy, const S *y
     over_tile<S>(dx, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return log_softmax_gradient<S>(load_some<S>(dy + j, m, 0), load_some<S>(y + j, m, 0), d, c); });
 }
 
-// exp(-|x|) times 2^headroom, so that its small values have all their bits, and plain.
-template <class S> struct Decay { Lanes<S> high, plain; };
-template <class S> INLINE Decay<S> decay(Lanes<S> x) {
+// exp(-|x|) times 2^headroom (times `tempered` if TEMPER), so that its small values have all their bits.
+template <class S, bool TEMPER> INLINE Lanes<S> decay(Lanes<S> x) {
     typedef Exp<acc<S>> E;
     typedef Lanes<S> P;
-    P zero = constant<P>(0), t = select(x < zero, x, zero - x);
-    P e = exp_scaled(greater(constant<P>(E::lowest * LN2), t), constant<P>(E::magic + E::bias + E::headroom));
-    return {e, e * constant<P>(std::ldexp(1.0, -E::headroom))};
+    P t = as<acc<S>>(as<bits_t<acc<S>>>(x) | constant<Integers<S>>(std::numeric_limits<bits_t<acc<S>>>::min()));  // -|x|
+    t = greater(constant<P>(E::lowest * LN2), t);
+    return value(exp_term<TEMPER, false>(t, t, constant<P>(E::magic + E::steps * (E::bias + E::headroom))));
 }
 template <class S> INLINE Lanes<S> sigmoid_of(Lanes<S> x) {
     typedef Lanes<S> P;
-    const double unit = std::ldexp(1.0, Exp<acc<S>>::headroom);
-    Decay<S> z = decay<S>(x);
-    P top = select(x < constant<P>(0), z.high, constant<P>(unit));
-    return top / (constant<P>(1) + z.plain) * constant<P>(1 / unit);
+    const double unit = std::ldexp(1.0, Exp<acc<S>>::headroom), one = tempered<P>();
+    P z = decay<S, true>(x), top = select(x < constant<P>(0), z, constant<P>(one * unit));
+    return top / mad(z, constant<P>(1 / unit), constant<P>(one)) * constant<P>(1 / unit);
 }
 template <class S> INLINE Lanes<S> log1p_decay(Lanes<S> x) {
-    Lanes<S> z = decay<S>(x).plain;
+    Lanes<S> z = decay<S, false>(x) * constant<Lanes<S>>(std::ldexp(1.0, -Exp<acc<S>>::headroom));
     return select(z < constant<Lanes<S>>(1e-30), z, log1p_unit<S>(z));
 }
 template <class S> INLINE Lanes<S> softplus_of(Lanes<S> x) {
@@ -79,7 +137,7 @@ template <class S> INLINE Lanes<S> log_sigmoid_of(Lanes<S> x) {
 template <class S> INLINE Lanes<S> logsumexp_gradient(Lanes<S> dy, Lanes<S> x, Lanes<S> y) {
     typedef Lanes<S> P;
     P zero = constant<P>(0), error, t = two_sum(x, zero - y, &error);
-    P e = exp(t, select(t > constant<P>(Exp<acc<S>>::smallest), error, zero));  // below, the error may be large itself
+    P e = exp(t, select(t > constant<P>(Exp<acc<S>>::lowest * LN2), error, zero));  // below, the error may be large itself
     return select(y == constant<P>(-INFINITY), zero, dy * e);
 }
 // The part of dy that goes to a: all of it where a is the maximum, half where both are.
@@ -193,13 +251,77 @@ template <class S> __attribute__((noinline)) acc<S> tile_max(const S *x, ptrdiff
     *nan = bad;
     return m;
 }
-// For softmax, where a NaN beside a finite maximum shows in the sum; beside an infinite one it is looked for.
+// For softmax: the largest of up to a frame, or NaN.  A NaN makes the sum of all elements NaN; so may infinities and an overflow,
+// and then it is looked for.
 template <class S> __attribute__((noinline)) double top_of_tile(const S *x, ptrdiff_t n) {
-    bool nan = false;
-    acc<S> m = largest_of_tile<S, false, false>(x, n, &nan);
-    if (std::isfinite(m)) return m;
-    m = largest_of_tile<S, false, true>(x, n, &nan);
-    return nan ? (double)NAN : (double)m;
+    typedef Lanes<S> P;
+    const ptrdiff_t L = lanes<S>();
+    P m[4], sum[2] = {constant<P>(0), constant<P>(0)};
+    for (int i = 0; i < 4; i++) m[i] = constant<P>(-INFINITY);
+    auto meet = [&](P v, int i) TERM {
+        m[i] = greater(v, m[i]);
+        sum[i & 1] = sum[i & 1] + v;
+    };
+    ptrdiff_t j = 0;
+    if (const ptrdiff_t head = lead(x, n)) {
+        meet(load<S>(x), 0);  // some of it is met twice
+        j = head;
+    }
+    for (; j + 4 * L <= n; j += 4 * L) {
+        meet(load<S>(x + j), 0);
+        meet(load<S>(x + j + L), 1);
+        meet(load<S>(x + j + 2 * L), 2);
+        meet(load<S>(x + j + 3 * L), 3);
+    }
+    for (; j + L <= n; j += L) meet(load<S>(x + j), 0);
+    if (j < n) n >= L ? meet(load<S>(x + n - L), 1) : meet(load_part<S>(x + j, n - j, -INFINITY), 1);
+    const P all = sum[0] + sum[1];
+    const double top = largest<S>(greater(greater(m[0], m[1]), greater(m[2], m[3])));
+    if (__builtin_expect(any(all != all), 0)) {
+        bool nan = false;
+        largest_of_tile<S, false, true>(x, n, &nan);
+        if (nan) return NAN;
+    }
+    return top;
+}
+template <class S> INLINE void top_of_rows(S *const *x, ptrdiff_t rows, ptrdiff_t n, Lanes<S> *top) {
+    alignas(64) acc<S> t[lanes<S>()] = {};
+    for (ptrdiff_t i = 0; i < rows; i++) t[i] = (acc<S>)top_of_tile<S>(x[i], n);
+    load_pack(t, top);
+}
+// The same of columns, which are copied to `kept` as accumulators if it is there; NaN in a lane is a NaN in its column.
+template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *top, acc<S> *kept) {
+    const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
+    Lanes<S> nan[16];
+    for (ptrdiff_t g = 0; g < groups; g++) {
+        top[g] = constant<Lanes<S>>(-INFINITY);
+        nan[g] = constant<Lanes<S>>(0);
+    }
+    for (ptrdiff_t j = 0; j < n; j += 8) {
+        const ptrdiff_t rows = n - j < 8 ? n - j : 8;
+        for (ptrdiff_t i = 0; i < rows; i++)  // the next rows lie in other pages, where no hardware looks ahead
+            for (ptrdiff_t g = 0; g < groups; g++) prefetch(row_at(x, stride, j + 8 + i) + g * L);
+        for (ptrdiff_t g = 0; g < groups; g++) {
+            Lanes<S> a = top[g], b = nan[g];
+            for (ptrdiff_t i = 0; i < rows; i++) {
+                Lanes<S> v = load_some<S>(row_at(x, stride, j + i) + g * L, width - g * L, 0);
+                if (kept) store_pack(kept + ((j + i) * groups + g) * L, v);
+                b = select(v != v, v, b);
+                a = greater(v, a);
+            }
+            top[g] = a;
+            nan[g] = b;
+        }
+    }
+    for (ptrdiff_t g = 0; g < groups; g++) top[g] = select(nan[g] != nan[g], nan[g], top[g]);
+}
+// A tile without its elements equal to `top`.
+template <class S> void hide_top(S *tile, const S *x, ptrdiff_t n, double top) {
+    const Lanes<S> t = splat<S>((acc<S>)top), low = constant<Lanes<S>>(-INFINITY);
+    over_tile<S>(tile, n, false, [=](ptrdiff_t j, ptrdiff_t m) TERM { Lanes<S> v = load_some<S>(x + j, m, 0); return select(v == t, low, v); });
+}
+template <class S> void as_doubles(double *y, const S *x, ptrdiff_t n) {
+    for (ptrdiff_t j = 0; j < n; j++) y[j] = (double)widen<S>(x[j]);
 }
 // Rows j0.. of columns: the running maximum m, and bad where a NaN was seen.  Eight rows at a time.
 template <class S, bool SIGNED> __attribute__((noinline)) void max_columns_of(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *m, Mask<S> *bad) {

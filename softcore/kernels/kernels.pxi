@@ -21,7 +21,8 @@ cnp.import_array()
 cdef enum:
     GROUPS = 4   # Lanes of columns that one slab is wide
     WIDE = 16    # the same where a column needs no more than its maximum
-    SHORT = 64   # the longest row that is turned into a column: at most a TREE of any storage
+    SHORT = 64   # the longest row that is turned into a column
+    KEPT = 1 << 18  # bytes of columns that are kept
 
 include "task.pxi"
 include "max.pxi"
@@ -68,6 +69,7 @@ cdef void max_kernels(const Task* t, int op, Kernel* k, element* _) noexcept nog
         k.fold = NULL
         k.map = <Map> choose_map[element]
     k.chunk = chunk_size(_)
+    k.lanes = lanes(_)
     k.known = True
 
 cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept nogil:
@@ -79,11 +81,15 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         if t.n > 1:  # the softmax of one element is 1, not a quotient
             k.rows = <Rows> softmax_rows[storage]
             k.columns = <Columns> softmax_columns[storage]
-            k.kept = kept_size(_)
+            k.longest = frame_size(_)
+            k.keeps = True
     elif op == LOG_SOFTMAX:
-        k.fold = <Fold> logsumexp_fold[storage]
+        k.fold = <Fold> softmax_fold[storage]
         k.merge = <Merge> softmax_merge[storage]
         k.map = <Map> log_softmax_map[storage]
+        k.rows = <Rows> log_softmax_rows[storage]
+        k.longest = frame_size(_)
+        k.keeps = True
         k.columns = <Columns> log_softmax_columns[storage]
     elif op == SOFTMAX_BACKWARD:
         k.fold = <Fold> softmax_backward_fold[storage]
@@ -101,9 +107,12 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.map = <Map> weighted_map[storage]
         k.reduces = True
     elif op == LOGSUMEXP:
-        k.fold = <Fold> logsumexp_fold[storage]
+        k.fold = <Fold> softmax_fold[storage]
         k.merge = <Merge> softmax_merge[storage]
-        k.map = <Map> (logsumexp_map[storage] if t.nargs == 2 else sign_map[storage])
+        k.map = <Map> logsumexp_map[storage]
+        k.rows = <Rows> logsumexp_rows[storage]
+        k.longest = frame_size(_)
+        k.keeps = True
         k.columns = <Columns> logsumexp_columns[storage] if t.nargs == 2 else NULL
         k.reduces = True
     elif op == LOGSUMEXP_BACKWARD:
@@ -126,6 +135,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
     else:
         max_kernels(t, op, k, _)
     k.chunk = chunk_size(_)
+    k.lanes = lanes(_)
 
 cdef void kernel_of(const Task* t, int op, int code, Kernel* k) noexcept nogil:
     k.fold = NULL
@@ -133,8 +143,8 @@ cdef void kernel_of(const Task* t, int op, int code, Kernel* k) noexcept nogil:
     k.map = NULL
     k.rows = NULL
     k.columns = NULL
-    k.reduces = k.whole = k.known = False
-    k.kept = 0
+    k.reduces = k.whole = k.known = k.keeps = False
+    k.longest = 0
     if code == FLOAT:
         softmax_kernels(t, op, k, <float*> NULL)
     elif code == DOUBLE:
@@ -168,7 +178,7 @@ cdef void whole_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_
     cdef Row row
     cdef Room room, chunk
     cdef Py_ssize_t r, j
-    if k.rows != NULL and t.n <= k.kept:
+    if k.rows != NULL and t.n <= k.longest:
         k.rows(t, first, last, NULL)
         return
     for r in range(first, last):
@@ -178,7 +188,7 @@ cdef void whole_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_
             j = k.chunk
             while j < t.n:
                 k.fold(t, &row, j, min(t.n, j + k.chunk), &chunk, NULL)
-                k.merge(&room, &chunk, NULL)
+                k.merge(t, &room, &chunk, NULL)
                 j += k.chunk
         k.map(t, &row, 0, t.n, &room, NULL)
 
@@ -205,7 +215,7 @@ cdef void run_split(const Task* t, const Kernel* k, int threads, Room* rooms) no
         for i in prange(threads, num_threads=threads, schedule="static"):
             fold_chunks(t, k, &row, rooms, chunks * i // threads, chunks * (i + 1) // threads)
         for c in range(1, chunks):
-            k.merge(&rooms[0], &rooms[c], NULL)
+            k.merge(t, &rooms[0], &rooms[c], NULL)
         if k.reduces:
             k.map(t, &row, 0, t.n, rooms, NULL)
             continue
@@ -237,7 +247,14 @@ cdef void slabs(const Task* t, const Kernel* k, Py_ssize_t wide, Py_ssize_t firs
     cdef Py_ssize_t inner = t.outer[t.nouter - 1], blocks = (inner + wide - 1) // wide, r
     cdef Slab slab
     cdef int i
+    cdef void* kept = NULL
     slab.n = t.n
+    slab.kept = NULL
+    if k.keeps and t.n <= k.longest:  # without room for it a slab is read again
+        kept = malloc(t.n * wide * 64 // k.lanes + 64)
+        slab.kept = <char*> ((<size_t> kept + 63) // 64 * 64)
+        if kept == NULL:
+            slab.kept = NULL
     while first < last:
         r = first // blocks * inner + first % blocks * wide
         slab.width = min(wide, inner - first % blocks * wide)
@@ -246,6 +263,7 @@ cdef void slabs(const Task* t, const Kernel* k, Py_ssize_t wide, Py_ssize_t firs
             slab.stride[i] = stride_of(t, &t.arg[i])
         k.columns(t, &slab, NULL)
         first += 1
+    free(kept)
 
 cdef void run_columns(const Task* t, const Kernel* k, int threads, Py_ssize_t wide) noexcept nogil:
     cdef Py_ssize_t inner = t.outer[t.nouter - 1], units = t.rows // inner * ((inner + wide - 1) // wide)
@@ -258,13 +276,14 @@ cdef void run_columns(const Task* t, const Kernel* k, int threads, Py_ssize_t wi
 
 cdef void short_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
     # A block of rows becomes a slab of the accumulator's type, is worked on as columns, and goes back.
-    cdef char room[4][SHORT * 64 + 64]
+    cdef char room[5][SHORT * 64 + 64]
     cdef long long index[64]
     cdef Slab slab
     cdef Py_ssize_t L = lanes(_), r, count, i
     cdef int a
     slab.n = t.n
     slab.width = L
+    slab.kept = room[4]
     while first < last:
         r = first * L
         count = min(L, t.rows - r)
@@ -480,7 +499,11 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         rooms = <Room*> malloc(((t.n + k.chunk - 1) // k.chunk) * sizeof(Room))
         if rooms == NULL:
             raise MemoryError()
-    wide_columns = (WIDE if op == MAX or op == ARGMAX or op == MAX_WITH_ARGMAX else GROUPS) * (8 if code == DOUBLE else 16)
+    # As many columns as lie well together, but no more than leave their slab in the cache where it is kept.
+    wide_columns = WIDE if op == MAX or op == ARGMAX or op == MAX_WITH_ARGMAX else GROUPS
+    if k.keeps:
+        wide_columns = max(1, min(wide_columns, KEPT // (64 * t.n)))
+    wide_columns *= k.lanes
     with nogil:
         if executor == 0:
             run_rows(t, &k, threads)

@@ -63,13 +63,10 @@ cdef void maximum_sum_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize
         for i in range(3):
             at[i] = take(t, row, <int> i, j, n, <storage*> scratch[i], NULL, 0)
         choose_tile(MAXIMUM_GRADIENT, <storage*> scratch[0], <const storage*> at[0], <const storage*> at[1], <const storage*> at[2], n, False)
-        i = 0
-        while i < n:
-            add_row(_, s, sum_tree(<const storage*> scratch[0] + i, n - i, 0))
-            i += tree_size(_)
+        add_row(_, s, sum_row(<const storage*> scratch[0], n, 0))
         j += n
 
-cdef void maximum_sum_merge(Room* a, const Room* b, storage* _) noexcept nogil:
+cdef void maximum_sum_merge(const Task* t, Room* a, const Room* b, storage* _) noexcept nogil:
     merge_sums(_, <Sum[double]*> a, <const Sum[double]*> b)
 
 cdef void sum_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:

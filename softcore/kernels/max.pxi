@@ -64,7 +64,7 @@ cdef void argmax_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t en
         s.m = value_at(x + i)
         s.index = best + i
 
-cdef void max_merge(Room* a, const Room* b, element* _) noexcept nogil:
+cdef void max_merge(const Task* t, Room* a, const Room* b, element* _) noexcept nogil:
     # b's elements come after a's.
     cdef Best[element]* s = <Best[element]*> a
     cdef const Best[element]* other = <const Best[element]*> b
@@ -75,13 +75,13 @@ cdef void max_merge(Room* a, const Room* b, element* _) noexcept nogil:
         s.m = larger_of(other.m, s)
         s.found = True
 
-cdef void argmax_merge(Room* a, const Room* b, element* _) noexcept nogil:
+cdef void argmax_merge(const Task* t, Room* a, const Room* b, element* _) noexcept nogil:
     cdef Best[element]* s = <Best[element]*> a
     cdef const Best[element]* other = <const Best[element]*> b
     if not s.nan and other.found and (other.nan or not s.found or other.m > s.m):
         s[0] = other[0]
 
-cdef void argmax_merge_last(Room* a, const Room* b, element* _) noexcept nogil:
+cdef void argmax_merge_last(const Task* t, Room* a, const Room* b, element* _) noexcept nogil:
     cdef Best[element]* s = <Best[element]*> a
     cdef const Best[element]* other = <const Best[element]*> b
     if not s.nan and other.found and (other.nan or not s.found or other.m >= s.m):

@@ -227,6 +227,42 @@ template <class A, int N> struct element<Pack<A, N>> { typedef A type; };
 template <class P> INLINE P constant(double a) { P p; spread((typename element<P>::type)a, &p); return p; }
 template <class S> INLINE Lanes<S> splat(acc<S> a) { Lanes<S> p; spread(a, &p); return p; }
 
+// One lane of many.
+template <class S> INLINE acc<S> lane(const Lanes<S> &x, ptrdiff_t i) { acc<S> a; std::memcpy(&a, (const char *)&x + i * sizeof a, sizeof a); return a; }
+
+// Integers: one in every lane; the sum of all lanes; to and from doubles; and 32 bits to 64, as signed or unsigned numbers.
+template <class S> INLINE Pack<bits_t<acc<S>>, 64 / SOFTCORE_VECTOR> whole(bits_t<acc<S>> a) { Pack<bits_t<acc<S>>, 64 / SOFTCORE_VECTOR> p; spread(a, &p); return p; }
+template <int N> INLINE Pack<double, N> number(Pack<int64_t, N> a) { return each<double>([](vec<int64_t> x) { return __builtin_convertvector(x, vec<double>); }, a); }
+template <int N> INLINE Pack<int64_t, N> whole_number(Pack<double, N> a) { return each<int64_t>([](vec<double> x) { return __builtin_convertvector(x, vec<int64_t>); }, a); }
+INLINE int64_t sum_integers(Pack<int64_t, 1> a) {
+    int64_t sum = 0;
+    for (unsigned i = 0; i < SOFTCORE_VECTOR / 8; i++) sum += a.v[i];
+    return sum;
+}
+template <int N> INLINE int64_t sum_integers(Pack<int64_t, N> a) { return sum_integers(a.lo + a.hi); }
+#if SOFTCORE_VECTOR == 64
+INLINE Pack<int64_t, 2> widen_signed(Pack<int32_t, 1> a) {
+    return {{(vec<int64_t>)_mm512_cvtepi32_epi64(_mm512_castsi512_si256((m_si)a.v))}, {(vec<int64_t>)_mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64((m_si)a.v, 1))}};
+}
+INLINE Pack<int64_t, 2> widen_unsigned(Pack<int32_t, 1> a) {
+    return {{(vec<int64_t>)_mm512_cvtepu32_epi64(_mm512_castsi512_si256((m_si)a.v))}, {(vec<int64_t>)_mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64((m_si)a.v, 1))}};
+}
+#elif SOFTCORE_VECTOR == 32
+INLINE Pack<int64_t, 2> widen_signed(Pack<int32_t, 1> a) {
+    return {{(vec<int64_t>)_mm256_cvtepi32_epi64(_mm256_castsi256_si128((m_si)a.v))}, {(vec<int64_t>)_mm256_cvtepi32_epi64(_mm256_extracti128_si256((m_si)a.v, 1))}};
+}
+INLINE Pack<int64_t, 2> widen_unsigned(Pack<int32_t, 1> a) {
+    return {{(vec<int64_t>)_mm256_cvtepu32_epi64(_mm256_castsi256_si128((m_si)a.v))}, {(vec<int64_t>)_mm256_cvtepu32_epi64(_mm256_extracti128_si256((m_si)a.v, 1))}};
+}
+#else
+INLINE Pack<int64_t, 2> widen_signed(Pack<int32_t, 1> a) { return {{vec<int64_t>{a.v[0], a.v[1]}}, {vec<int64_t>{a.v[2], a.v[3]}}}; }
+INLINE Pack<int64_t, 2> widen_unsigned(Pack<int32_t, 1> a) {
+    return {{vec<int64_t>{(uint32_t)a.v[0], (uint32_t)a.v[1]}}, {vec<int64_t>{(uint32_t)a.v[2], (uint32_t)a.v[3]}}};
+}
+#endif
+template <int N> INLINE Pack<int64_t, 2 * N> widen_signed(Pack<int32_t, N> a) { return {widen_signed(a.lo), widen_signed(a.hi)}; }
+template <int N> INLINE Pack<int64_t, 2 * N> widen_unsigned(Pack<int32_t, N> a) { return {widen_unsigned(a.lo), widen_unsigned(a.hi)}; }
+
 // Cython picks the storage from an argument, so what has none takes a pointer that is never followed.
 template <class S> INLINE Lanes<S> splat(const S *, double a) { return splat<S>((acc<S>)a); }
 template <class S> INLINE constexpr ptrdiff_t lanes(const S *) { return lanes<S>(); }
@@ -509,38 +545,20 @@ template <class P> INLINE P two_product(P a, P b, P *error) {
 
 // ---------------------------------------------------------------- exp
 
-// exp(t) = 2^n (1 + s): n = round(t log2 e), r = t - n ln 2 in two parts of which the first is exact, and
-// 1 + s = exp(r) by a minimax polynomial on |r| <= ln(2)/2.  n is read off the low bits of t log2 e + magic,
-// which a compiler allowed to reassociate would fold away.
+// exp(t) = 2^(i / steps) (1 + s): i = round(t steps log2 e), r = t - i ln 2 / steps in two parts of which the first is exact,
+// and 1 + s = exp(r) by a minimax polynomial.  i is read off the low bits of t steps log2 e + magic, which a compiler
+// allowed to reassociate would fold away.  Floats have eight steps to a power of two, looked up by three bits of i: s is
+// then so small that its rounding errors vanish beside that of the last addition, and the machine need not even fuse.
 template <class A> struct Exp;
 template <> struct Exp<float> {
-    static constexpr double magic = 12582912.0, ln2_high = 0.693115234375, ln2_low = 3.1946184945309417e-05;
+    static constexpr double magic = 12582912.0, ln2_high = 0x1.62ep-4, ln2_low = 0x1.0bfbe8e7bcd5ep-18, steps = 8;
     static constexpr int mantissa = 23, bias = 127, headroom = 64, lowest = -189;
-    static constexpr double near = 256, smallest = -105, largest = 89;
-    template <class P> static INLINE P tail(P r) {  // (exp(r) - 1 - r) / r^2
-        P q = constant<P>(0.00138144270064);
-        q = mad(q, r, constant<P>(0.00836878406547));
-        q = mad(q, r, constant<P>(0.0416683950427));
-        q = mad(q, r, constant<P>(0.166665200684));
-        return mad(q, r, constant<P>(0.499999934084));
-    }
+    static constexpr double near = 256;
 };
 template <> struct Exp<double> {
-    static constexpr double magic = 6755399441055744.0, ln2_high = 0x1.62e42fefap-1, ln2_low = 0x1.cf79abc9e3b3ap-40;
+    static constexpr double magic = 6755399441055744.0, ln2_high = 0x1.62e42fefap-1, ln2_low = 0x1.cf79abc9e3b3ap-40, steps = 1;
     static constexpr int mantissa = 52, bias = 1023, headroom = 300, lowest = -1320;
-    static constexpr double near = 2048, smallest = -746, largest = 710;
-    template <class P> static INLINE P tail(P r) {
-        P q = constant<P>(2.5000062078258757146e-8);
-        q = mad(q, r, constant<P>(2.7630387964068450876e-7));
-        q = mad(q, r, constant<P>(2.7557587085889520721e-6));
-        q = mad(q, r, constant<P>(0.000024801492734724736451));
-        q = mad(q, r, constant<P>(0.00019841269504974927246));
-        q = mad(q, r, constant<P>(0.00138888889439518383));
-        q = mad(q, r, constant<P>(0.0083333333334955798717));
-        q = mad(q, r, constant<P>(0.041666666666529068492));
-        q = mad(q, r, constant<P>(0.16666666666666410171));
-        return mad(q, r, constant<P>(0.50000000000000107362));
-    }
+    static constexpr double near = 2048;
 };
 static constexpr double LOG2E = 1.4426950408889634074, LN2 = 0.69314718055994530942;
 
@@ -549,41 +567,81 @@ template <class A, int N> INLINE Pack<A, N> power_of_two(Pack<A, N> magical) {
     return as<A>(shift_left(as<bits_t<A>>(magical), Exp<A>::mantissa));
 }
 
-// What is left of t without n ln 2: high is exact, and low is added last, so that exp is within 0.8 ulp.
-template <class P> struct Reduced { P high, low; };
-template <class P> INLINE Reduced<P> reduce(P t, P n) {
-    typedef Exp<typename element<P>::type> E;
-    return {mad(n, constant<P>(-E::ln2_high), t), n * constant<P>(-E::ln2_low)};
+// The bits of the eight powers 2^(j/8), less those of 1 and less j in the place where `i << 20` has it; and what each rounding
+// to float lost, relative to it.  `tempered` are those of TEMPERED 2^(j/8), a factor at which all eight lie within 0.1 units of
+// 2^-24 of a float, so that whoever divides by a sum of such exponentials, or can undo the factor, looks up once and not twice.
+// Each stands twice because a 64-byte vector looks up by four bits.
+static constexpr double TEMPERED = 0x1.691c8ap+0;
+struct Powers { int32_t tempered[16], plain[16]; float lost[16]; };
+#define EIGHT(a, b, c, d, e, f, g, h) {a, b, c, d, e, f, g, h, a, b, c, d, e, f, g, h}
+alignas(64) static const Powers POWERS = {
+    EIGHT(3444293, 3466686, 3586010, 3811038, 4151337, 3881534, 3658788, 3510786),
+    EIGHT(0, -289342, -509968, -655657, -719629, -694486, -572163, -343865),
+    EIGHT(0, -1.19921575e-08f, 3.19341815e-08f, -3.09907193e-08f, 1.71142709e-08f, 5.23333421e-09f, -1.47196051e-08f, -6.12825968e-09f),
+};
+#undef EIGHT
+#if SOFTCORE_VECTOR == 64
+INLINE Pack<int32_t, 1> look_up(const int32_t *table, Pack<int32_t, 1> i) { return {(vec<int32_t>)_mm512_permutexvar_epi32((__m512i)i.v, _mm512_load_si512(table))}; }
+#elif SOFTCORE_VECTOR == 32
+INLINE Pack<int32_t, 1> look_up(const int32_t *table, Pack<int32_t, 1> i) { return {(vec<int32_t>)_mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)table), (__m256i)i.v)}; }
+#else
+INLINE Pack<int32_t, 1> look_up(const int32_t *table, Pack<int32_t, 1> i) {
+    return {vec<int32_t>{table[i.v[0] & 7], table[i.v[1] & 7], table[i.v[2] & 7], table[i.v[3] & 7]}};
 }
-template <class P> INLINE P exp_minus_one(Reduced<P> x) {
-    P r = x.high + x.low;
-    return mad(r * r, Exp<typename element<P>::type>::tail(r), x.low) + x.high;
-}
-// exp(t + t_low) 2^(offset - bias), magic = Exp<A>::magic + offset.  The power of two must be a normal number.
-template <class P> INLINE P exp_scaled(P t, P magic) {
-    P q = mad(t, constant<P>(LOG2E), magic), two_n = power_of_two(q);
-    return mad(exp_minus_one(reduce(t, q - magic)), two_n, two_n);  // one rounding, and NaN stays NaN
-}
-template <class P> INLINE P exp_scaled(P t, P t_low, P magic) {
-    P q = mad(t, constant<P>(LOG2E), magic), two_n = power_of_two(q);
-    Reduced<P> r = reduce(t, q - magic);
-    r.low = r.low + t_low;
-    return mad(exp_minus_one(r), two_n, two_n);
-}
+#endif
+template <int N> INLINE Pack<int32_t, N> look_up(const int32_t *table, Pack<int32_t, N> i) { return {look_up(table, i.lo), look_up(table, i.hi)}; }
 
-// exp over its whole range, to subnormals and infinity: 2^n in two steps.
+// An exponential as power + a * b: not yet rounded.
+template <class P> struct Term { P power, a, b; };
+template <class P> INLINE P value(const Term<P> &x) { return mad(x.a, x.b, x.power); }
+
+// exp(t + t_low) 2^offset, where magic = Exp<A>::magic + steps (bias + offset); t_low is tiny.  The power of two must be a
+// normal number, of t or of t's clamp.  NaN stays NaN.
+template <bool TEMPER, bool LOW, int N> INLINE Term<Pack<float, N>> exp_term(Pack<float, N> t, Pack<float, N> t_low, Pack<float, N> magic) {
+    typedef Pack<float, N> P;
+    typedef Exp<float> E;
+    P q = mad(t, constant<P>(E::steps * LOG2E), magic), n = q - magic;
+    P r = mad(n, constant<P>(-E::ln2_low), mad(n, constant<P>(-E::ln2_high), t));
+    Pack<int32_t, N> i = as<int32_t>(q);
+    if (LOW) r = r + t_low;
+    if (!TEMPER) r = r + as<float>(look_up((const int32_t *)POWERS.lost, i));
+    P power = as<float>(shift_left(i, 20) + look_up(TEMPER ? POWERS.tempered : POWERS.plain, i));
+    P p = mad(constant<P>(0.041660407011416018), r, constant<P>(0.1666803131575967));
+    return {power, power * r, mad(mad(p, r, constant<P>(0.50000001285367041)), r, constant<P>(1))};
+}
+template <bool TEMPER, bool LOW, int N> INLINE Term<Pack<double, N>> exp_term(Pack<double, N> t, Pack<double, N> t_low, Pack<double, N> magic) {
+    typedef Pack<double, N> P;
+    typedef Exp<double> E;
+    P q = mad(t, constant<P>(LOG2E), magic), n = q - magic, power = power_of_two(q);
+    P high = mad(n, constant<P>(-E::ln2_high), t), low = n * constant<P>(-E::ln2_low);
+    if (LOW) low = low + t_low;
+    P r = high + low, g = constant<P>(2.5000062078258757146e-8);
+    g = mad(g, r, constant<P>(2.7630387964068450876e-7));
+    g = mad(g, r, constant<P>(2.7557587085889520721e-6));
+    g = mad(g, r, constant<P>(0.000024801492734724736451));
+    g = mad(g, r, constant<P>(0.00019841269504974927246));
+    g = mad(g, r, constant<P>(0.00138888889439518383));
+    g = mad(g, r, constant<P>(0.0083333333334955798717));
+    g = mad(g, r, constant<P>(0.041666666666529068492));
+    g = mad(g, r, constant<P>(0.16666666666666410171));
+    g = mad(g, r, constant<P>(0.50000000000000107362));
+    return {power, mad(r * r, g, low) + high, power};
+}
+template <class P> INLINE double tempered() { return sizeof(typename element<P>::type) == 4 ? TEMPERED : 1; }
+
+// exp over its whole range, to subnormals and infinity: the power of two is kept in the middle of the exponents and moved
+// by one exact step at the end.
 template <class A, int N> INLINE Pack<A, N> exp(Pack<A, N> x, Pack<A, N> x_low) {
     typedef Pack<A, N> P;
-    P t = greater(constant<P>(Exp<A>::smallest), x);                    // NaN stays: the second operand
-    t = select(t > constant<P>(Exp<A>::largest), constant<P>(Exp<A>::largest), t);
-    P q = mad(t, constant<P>(LOG2E), constant<P>(Exp<A>::magic)), n = q - constant<P>(Exp<A>::magic);
-    Reduced<P> r = reduce(t, n);
-    r.low = r.low + x_low;
-    P s = exp_minus_one(r);
-    P half_q = mad(n, constant<P>(0.5), constant<P>(Exp<A>::magic + Exp<A>::bias));
-    P half_n = half_q - constant<P>(Exp<A>::magic + Exp<A>::bias);
-    P a = power_of_two(half_q), b = power_of_two((n - half_n) + constant<P>(Exp<A>::magic + Exp<A>::bias));
-    return mad(s, a, a) * b;
+    typedef Exp<A> E;
+    const double far = E::bias / 2 + 1, edge = far * LN2, largest = 1.03 * 2 * edge;  // 2^far, and t beyond which to move
+    P t = greater(constant<P>(-1.2 * 2 * edge), x);                                   // NaN stays: the second operand
+    t = select(t > constant<P>(largest), constant<P>(largest), t);
+    Pack<bits_t<A>, N> up = t > constant<P>(edge), down = t < constant<P>(-edge);
+    P zero = constant<P>(0), step = constant<P>(E::steps * far), one = constant<P>(1);
+    P magic = constant<P>(E::magic + E::steps * E::bias) + (select(down, step, zero) - select(up, step, zero));
+    P back = select(down, constant<P>(std::ldexp(1.0, -(int)far)), select(up, constant<P>(std::ldexp(1.0, (int)far)), one));
+    return value(exp_term<false, true>(t, x_low, magic)) * back;
 }
 template <class S> INLINE Lanes<S> exponential(Lanes<S> x) { return exp(x, constant<Lanes<S>>(0)); }
 

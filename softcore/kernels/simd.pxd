@@ -47,76 +47,97 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     Py_ssize_t find[S](const S*, Py_ssize_t n, acc[S], bint last, const unsigned char* mask)
     void fence()
 
-    # the state of a row, in doubles, and of columns, in lanes
-    Py_ssize_t tree_size[S](const S*)
+    # the state of a row, in doubles, and of many rows or columns, in lanes of them
     Py_ssize_t tile_size[S](const S*)
     Py_ssize_t chunk_size[S](const S*)
-    Py_ssize_t kept_size[S](const S*)
+    Py_ssize_t frame_size[S](const S*)
+    Py_ssize_t block_of_rows[S](const S*, Py_ssize_t n)
     cdef cppclass Sum[D]:
         D high
         D low
     cdef cppclass State[D]:
         D m
         Sum[D] l
-        D c
     cdef cppclass Frame[S]:
-        pass
-    cdef cppclass LogFrame[S]:
         pass
     cdef cppclass Inverse[S]:
         pass
+    cdef cppclass LogFrame[S]:
+        pass
     cdef cppclass Kept[S]:
         acc[S]* e
-
-    State[double] empty_row()
-    State[double] state_of_row_max[S](const S*, double top, double scale)
     cdef cppclass RowFrame[S]:
         pass
-    RowFrame[S] frame_of_row[S](const S*, const State[double]*, double scale)
-    double top_of_tile[S](const S*, Py_ssize_t n)
-    double exp_tree[S](const S*, Py_ssize_t n, const RowFrame[S]*, acc[S]* kept, const S* ahead)
-    double exp_tree_below[S](const S*, Py_ssize_t n, const RowFrame[S]*, double top, double* count, Py_ssize_t ahead)
-    double sum_tree[S](const S*, Py_ssize_t n, Py_ssize_t ahead)
-    double dot_tree[S](const S*, const S*, Py_ssize_t n, Py_ssize_t ahead)
-    void add_row[S](const S*, Sum[double]*, double)
-    void merge_sums[S](const S*, Sum[double]*, const Sum[double]*)
-    void merge_rows[S](const S*, State[double]*, const State[double]*)
-    double carried[S](const S*, const State[double]* source, const State[double]* to)
-    Inverse[S] inverse_of_row[S](const S*, const State[double]*)
-    LogFrame[S] log_frame_of_row[S](const S*, const State[double]*, double scale)
-    double logsumexp_of_row[S](const S*, const State[double]*)
+    cdef cppclass RowInverse[S]:
+        pass
+    cdef cppclass RowLog[S]:
+        pass
 
-    State[Doubles[S]] state_of_column_max[S](const S*, Lanes[S] m, double scale)
-    Frame[S] frame_of_columns[S](const S*, const State[Doubles[S]]*, double scale)
-    void max_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint signed_zero, Lanes[S]*, Mask[S]*)
-    void argmax_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint last, Lanes[S]*, long long* index, Py_ssize_t base, bint first)
-    void exp_tree_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, Doubles[S]*)
-    void exp_tree_columns_kept[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, acc[S]* kept, Doubles[S]*)
-    Lanes[S] kept_times[S](const acc[S]*, const Inverse[S]*)
-    void exp_tree_columns_below[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, const Lanes[S]* top, Doubles[S]*, Lanes[S]* hits)
-    void sum_tree_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, Doubles[S]*)
-    void dot_tree_columns[S](const S*, Py_ssize_t, const S*, Py_ssize_t, Py_ssize_t n, Py_ssize_t width, Doubles[S]*)
-    void add_columns[S](const S*, Sum[Doubles[S]]*, const Doubles[S]*)
-    void add_tile_columns[S](const S*, State[Doubles[S]]*, const Doubles[S]*)
-    void close_columns[S](const S*, State[Doubles[S]]*, Lanes[S] hits)
-    void merge_columns[S](const S*, State[Doubles[S]]*, const State[Doubles[S]]*)
-    Sum[Doubles[S]] empty_sum_columns[S](const S*)
-    void merge_sum_columns[S](const S*, Sum[Doubles[S]]*, const Sum[Doubles[S]]*)
-    Lanes[S] lanes_of_sum_columns[S](const S*, const Sum[Doubles[S]]*)
-    Inverse[S] inverse_of_columns[S](const S*, const State[Doubles[S]]*)
-    LogFrame[S] log_frame_of_columns[S](const S*, const State[Doubles[S]]*, double scale)
-    Lanes[S] logsumexp_of_columns[S](const S*, const State[Doubles[S]]*)
-    Lanes[S] with_nan[S](Lanes[S], Mask[S])
-    Mask[S] no_mask[S](const S*)
-    Lanes[S] softmax_of[S](Lanes[S], const Frame[S]*, const Inverse[S]*)
-    Lanes[S] log_softmax_of[S](Lanes[S], const LogFrame[S]*)
+    State[double] empty_row()
+    bint is_spike(double)
+    double top_of_tile[S](const S*, Py_ssize_t n)
+    State[double] state_of_row_max[S](const S*, double top, double scale)
+    RowFrame[S] frame_of_row[S](const S*, const State[double]*, double scale)
+    Sum[double] exp_of_row[S](const S*, Py_ssize_t n, const State[double]*, double scale, Py_ssize_t ahead)
+    void merge_rows[S](const S*, State[double]*, const State[double]*, double scale)
+    double sum_of_state[S](const S*, const State[double]*, double scale)
+    RowInverse[S] inverse_of_row[S](const S*, const State[double]*)
+    RowLog[S] log_of_row[S](const S*, const State[double]*, const State[double]* rest, double scale)
+    double logsumexp_of_row[S](const S*, const State[double]*, const State[double]* rest)
+    bint cancelled(double m, double result)
+    double log_in_long_double(long double)
+    long double add_exponentials(long double, const double*, Py_ssize_t n)
+    void hide_top[S](S* tile, const S*, Py_ssize_t n, double top)
+    void as_doubles[S](double*, const S*, Py_ssize_t n)
+
+    State[Doubles[S]] states_of_max[S](const S*, Lanes[S], double scale)
+    Frame[S] frames_of[S](const S*, const State[Doubles[S]]*, double scale)
+    Inverse[S] inverses_of[S](const S*, const State[Doubles[S]]*)
+    LogFrame[S] logs_of[S](const S*, const State[Doubles[S]]*, const State[Doubles[S]]* rest, double scale)
+    Doubles[S] logsumexps_of[S](const S*, const State[Doubles[S]]*, const State[Doubles[S]]* rest)
+    State[Doubles[S]] empty_columns[S](const S*)
+    void close_columns[S](const S*, State[Doubles[S]]*)
+    void merge_columns[S](const S*, State[Doubles[S]]*, const State[Doubles[S]]*, double scale)
+    bint any_spike[S](const S*, const State[Doubles[S]]*, double scale)
+    bint any_cancelled[S](const S*, const State[Doubles[S]]*, const Doubles[S]* result)
+    double number_at[S](const S*, const Doubles[S]*, Py_ssize_t i)
+    void set_number[S](const S*, Doubles[S]*, Py_ssize_t i, double)
+    State[double] state_at[S](const S*, const State[Doubles[S]]*, Py_ssize_t i)
+    void set_state[S](const S*, State[Doubles[S]]*, Py_ssize_t i, State[double])
+    void set_sums[S](const S*, State[Doubles[S]]*, const Sum[double]*, Py_ssize_t n)
+    void top_of_rows[S](S** x, Py_ssize_t rows, Py_ssize_t n, Lanes[S]* top)
+    void exp_of_rows[S](S** x, Py_ssize_t rows, Py_ssize_t n, const Frame[S]*, double scale, acc[S]* kept, Py_ssize_t ahead, Sum[double]*)
+    RowLog[S] log_at[S](const S*, const LogFrame[S]*, Py_ssize_t i)
+    Lanes[S] lanes_of_doubles[S](const S*, const Doubles[S]*)
+    void top_of_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, Lanes[S]* top, acc[S]* kept)
+    void exp_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, double scale, acc[S]* kept, Py_ssize_t kept_step, Sum[Doubles[S]]*)
+    Lanes[S] softmax_of[S](Lanes[S], const Frame[S]*, const Inverse[S]*, double scale)
+    Lanes[S] load_kept[S](const S*, const acc[S]*)
+    void scale_columns[S](S* y, Py_ssize_t stride, const acc[S]*, Py_ssize_t n, Py_ssize_t width, const Inverse[S]*, bint streaming)
+    void exp_kept_columns[S](const S*, acc[S]* kept, Py_ssize_t step, Py_ssize_t n, const Frame[S]*, double scale, bint keep, Sum[Doubles[S]]*)
+    Lanes[S] log_softmax_of[S](Lanes[S], const LogFrame[S]*, double scale)
     Lanes[S] softmax_gradient[S](Lanes[S] dy, Lanes[S] y, Lanes[S] dot, Lanes[S] scale)
     Lanes[S] log_softmax_gradient[S](Lanes[S] dy, Lanes[S] y, Lanes[S] total, Lanes[S] scale)
 
+    # sums of backwards
+    double sum_row[S](const S*, Py_ssize_t n, Py_ssize_t ahead)
+    double dot_row[S](const S*, const S*, Py_ssize_t n, Py_ssize_t ahead)
+    void add_row[S](const S*, Sum[double]*, double)
+    void merge_sums[S](const S*, Sum[double]*, const Sum[double]*)
+    void sum_columns_of[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, Doubles[S]*)
+    void dot_columns_of[S](const S*, Py_ssize_t, const S*, Py_ssize_t, Py_ssize_t n, Py_ssize_t width, Doubles[S]*)
+    void add_columns[S](const S*, Sum[Doubles[S]]*, const Doubles[S]*)
+    Sum[Doubles[S]] empty_sum_columns[S](const S*)
+    void merge_sum_columns[S](const S*, Sum[Doubles[S]]*, const Sum[Doubles[S]]*)
+    Lanes[S] lanes_of_sum_columns[S](const S*, const Sum[Doubles[S]]*)
+
     # whole tiles
-    void scale_kept[S](S* y, const acc[S]* kept, Py_ssize_t n, double factor, const Inverse[S]*, bint streaming)
-    void softmax_tile[S](S* y, const S* x, Py_ssize_t n, const RowFrame[S]*, const Inverse[S]*, bint streaming)
-    void log_softmax_tile[S](S* y, const S* x, Py_ssize_t n, const LogFrame[S]*, bint streaming)
+    cdef cppclass Streamed[S]:
+        pass
+    void finish_line[S](Streamed[S]*)
+    void scale_rows[S](S** y, S** x, acc[S]* kept, Py_ssize_t rows, Py_ssize_t n, const Inverse[S]*, Streamed[S]*)
+    void softmax_row[S](S* y, const S* x, Py_ssize_t n, const RowFrame[S]*, const RowInverse[S]*, bint streaming, const S* ahead)
+    void log_softmax_row[S](S* y, const S* x, Py_ssize_t n, const RowLog[S]*, bint streaming)
     void softmax_backward_tile[S](S* dx, const S* dy, const S* y, Py_ssize_t n, const Sum[double]*, double scale, bint streaming)
     void log_softmax_backward_tile[S](S* dx, const S* dy, const S* y, Py_ssize_t n, const Sum[double]*, double scale, bint streaming)
     void logsumexp_backward_tile[S](S* dx, const S* dy, const S* x, const S* y, const S* b, Py_ssize_t n, bint streaming)
@@ -133,6 +154,10 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
         bint found
         bint nan
     acc[S] tile_max[S](const S*, Py_ssize_t n, bint* nan)
+    void max_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint signed_zero, Lanes[S]*, Mask[S]*)
+    void argmax_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint last, Lanes[S]*, long long* index, Py_ssize_t base, bint first)
+    Lanes[S] with_nan[S](Lanes[S], Mask[S])
+    Mask[S] no_mask[S](const S*)
     acc[S] larger_of[S](acc[S], const Best[S]*)
     acc[S] not_a_number[S](const S*)
     acc[S] value_at[S](const S*)
@@ -146,6 +171,7 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     void add_exact(Sum[double]*, double)
 
     # layout
+    int code_of_storage[S](const S*)
     cdef enum Code:
         HALF, BFLOAT16, FLOAT, DOUBLE, BOOL, INT8, UINT8, INT16, UINT16, INT32, UINT32, INT64, UINT64, SWAPPED
     void gather[S](S*, const char*, Py_ssize_t stride, Py_ssize_t n, int code)

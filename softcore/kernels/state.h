@@ -1,47 +1,48 @@
-// state.h: the (m, l) state of softmax and logsumexp, for one row or for lanes of columns.
+// state.h: the (m, l) state of softmax and logsumexp, for one row or for lanes of rows or columns.
 //
 //   empty    m = -inf, l = 0
-//   absorb   m = max of the tile; l = sum of the exponentials in the tile's frame
+//   absorb   m = max of some elements; l = sum of their exponentials in the frame of m
 //   merge    the frame of the larger m; the other l is rescaled into it
 //   finish   softmax: 1 / l;  logsumexp: m + log(l)
 //
-// A frame says in what unit the exponentials are summed: exp(x - origin) 2^(headroom - k).  Where |m| is small
-// the origin is 0 and k alone follows m, so x itself is reduced by multiples of ln 2 and no bit is lost in
-// forming x - m; and rescaling is by a power of two, which is exact.  Where |m| is large the origin is m and
-// x - m is exact by Sterbenz for every x that matters.  The headroom keeps the small terms normal numbers
-// until the last multiplication, whose rounding then is the only one, into the subnormals too.
+// A frame says in what unit the exponentials are summed: exp(scale (x - origin)) 2^(headroom - k).  Where |scale m| is
+// small the origin is 0 and k alone follows m, so x itself is reduced by multiples of ln 2 and no bit is lost in forming
+// x - m; and rescaling is by a power of two, which is exact.  Where |scale m| is large the origin is m, and x - m is exact
+// by Sterbenz for every x that matters.  The headroom keeps the small terms normal numbers until the last multiplication,
+// whose rounding then is the only one, into the subnormals too.
 //
-// For logsumexp and log_softmax the elements equal to m are counted in c and left out of l, because
-// log(c + l) of a row with one large element is log1p of something tiny.
+// Within a frame exponentials are added exactly, as integers on a fixed grid (Tally), so it does not matter which lane or
+// which loop an element went through: rows, columns and every instruction set come to the same sum.  Frames are merged in
+// order.
 //
-// D is double for a row and lanes of double for columns: the same text, hence the same bits.
+// D is double for a row and lanes of double for many rows or columns: the same text, hence the same bits.
 #pragma once
 #include "simd.h"
 
 namespace softcore {
 namespace {
 
+#define TERM __attribute__((always_inline))  // for lambdas
+
 // ---------------------------------------------------------------- sizes that decide the order of additions
 
-// TREE elements are added lane by lane in a tree of eight Lanes; TILE elements share a frame; CHUNK elements
-// are one thread's at least.  They depend on the storage alone.
-template <class S> INLINE constexpr ptrdiff_t TREE() { return 8 * lanes<S>(); }
+// TILE elements are walked at once, FRAME elements share a frame, CHUNK elements are one thread's at least.  They depend on
+// the storage alone.
 template <class S> INLINE constexpr ptrdiff_t TILE() { return 64 * lanes<S>(); }
+template <class S> INLINE constexpr ptrdiff_t FRAME() { return 4 * TILE<S>(); }
 template <class S> INLINE constexpr ptrdiff_t CHUNK() { return 16 * TILE<S>(); }
+// The Lanes of a frame: as many as a Tally can count.
+static constexpr ptrdiff_t COUNT = 256;
 
 template <class S, int N> INLINE Pack<double, 2 * N> doubles(Pack<float, N> x) { return to_double(x); }
 template <class S, int N> INLINE Pack<double, N> doubles(Pack<double, N> x) { return x; }
 template <class S> using Doubles = Pack<double, (sizeof(acc<S>) == 4 ? 128 : 64) / SOFTCORE_VECTOR>;
+template <class S> using Counts = Pack<int64_t, (sizeof(acc<S>) == 4 ? 128 : 64) / SOFTCORE_VECTOR>;
 
 INLINE Lanes<float> accumulators_of(float, Doubles<float> x) { return to_float<64 / SOFTCORE_VECTOR>(x); }
 INLINE Lanes<double> accumulators_of(double, Doubles<double> x) { return x; }
 
-// Eight exponentials, products or whatever of one lane, by the same tree everywhere.
-template <class P> INLINE P tree8(const P *e) {
-    return ((e[0] + e[1]) + (e[2] + e[3])) + ((e[4] + e[5]) + (e[6] + e[7]));
-}
-
-// A running sum of trees.  Doubles that add floats need no care; doubles that add doubles carry their error.
+// A sum in two doubles, of which the second is small.  Doubles that add floats need no second.
 template <class D> struct Sum { D high, low; };
 template <class S, class D> INLINE void add(Sum<D> *s, D x) {
     if (sizeof(acc<S>) == 4) { s->high = s->high + x; return; }
@@ -50,13 +51,62 @@ template <class S, class D> INLINE void add(Sum<D> *s, D x) {
     s->low = s->low + error;
 }
 
+// ---------------------------------------------------------------- exact sums of exponentials
+
+// Exponentials below 2^(headroom + 1), each in two integers: how many steps of 2^(headroom + 1 - mantissa) it has, read
+// off its sum with `grid`, and how many much smaller steps the rest has.  Integers add without rounding in any order.
+// The rest includes what the exponential lost when it was rounded itself.
+template <class S> using Integers = Pack<bits_t<acc<S>>, 64 / SOFTCORE_VECTOR>;
+template <class S> struct Tally { Integers<S> coarse, fine; };
+template <class S> struct Grid {
+    typedef Exp<acc<S>> E;
+    static constexpr int fine_bits = E::mantissa - 1;  // a coarse step in fine ones
+    static INLINE acc<S> coarse() { return (acc<S>)std::ldexp(1.0, E::headroom + 1); }
+    static INLINE acc<S> fine() { return (acc<S>)std::ldexp(1.5, E::headroom + 2 - E::mantissa); }
+    // The value of a fine step.
+    static INLINE double unit() { return std::ldexp(1.0, E::headroom + 2 - 2 * E::mantissa); }
+};
+template <class S> INLINE Tally<S> empty_tally() { return {constant<Integers<S>>(0), constant<Integers<S>>(0)}; }
+template <class S> INLINE Lanes<S> count(Tally<S> *t, const Term<Lanes<S>> &x) {
+    typedef bits_t<acc<S>> B;
+    const Lanes<S> coarse = splat<S>(Grid<S>::coarse()), fine = splat<S>(Grid<S>::fine());
+    Lanes<S> e = value(x), c = e + coarse, rest = mad(x.a, x.b, x.power - (c - coarse)) + fine;
+    t->coarse = t->coarse + as<B>(c);
+    t->fine = t->fine + as<B>(rest);
+    return e;
+}
+// The counts of a tally after n vectors, without the bits of the grids themselves.
+template <class S> INLINE Tally<S> counted(const Tally<S> &t, ptrdiff_t n) {
+    typedef typename std::conditional<sizeof(acc<S>) == 8, uint64_t, uint32_t>::type U;
+    const acc<S> coarse = Grid<S>::coarse(), fine = Grid<S>::fine();
+    U c, f;
+    std::memcpy(&c, &coarse, sizeof c);
+    std::memcpy(&f, &fine, sizeof f);
+    return {t.coarse - whole<S>((bits_t<acc<S>>)(c * (U)n)), t.fine - whole<S>((bits_t<acc<S>>)(f * (U)n))};
+}
+// In sixteen lanes, as doubles: the number of fine steps, which 64 bits hold for floats; for doubles two parts.
+INLINE Sum<Doubles<float>> sums_of(Counts<float> fine_steps) {
+    return {number(fine_steps) * constant<Doubles<float>>(Grid<float>::unit()), constant<Doubles<float>>(0)};
+}
+INLINE Counts<float> steps_of(const Tally<float> &t) { return shift_left(widen_unsigned(t.coarse), Grid<float>::fine_bits) + widen_signed(t.fine); }
+INLINE Sum<double> sum_of(int64_t coarse, int64_t fine, double) {
+    const double step = std::ldexp(Grid<double>::unit(), Grid<double>::fine_bits), high = (double)coarse;
+    return {high * step, ((double)(coarse - (int64_t)high) * step) + (double)fine * Grid<double>::unit()};
+}
+// The sum over all lanes, for a row, after n vectors.
+INLINE Sum<double> sum_of_row(const Tally<float> &t, ptrdiff_t n) {
+    return {(double)sum_integers(steps_of(counted(t, n))) * Grid<float>::unit(), 0};
+}
+INLINE Sum<double> sum_of_row(const Tally<double> &t, ptrdiff_t n) {
+    Tally<double> c = counted(t, n);
+    return sum_of(sum_integers(c.coarse), sum_integers(c.fine), 0.0);
+}
+INLINE Sum<double> sum_of_row(const Tally<half> &t, ptrdiff_t n) { return sum_of_row(Tally<float>{t.coarse, t.fine}, n); }
+INLINE Sum<double> sum_of_row(const Tally<bfloat16> &t, ptrdiff_t n) { return sum_of_row(Tally<float>{t.coarse, t.fine}, n); }
+
 // ---------------------------------------------------------------- frames
 
-// m is scale * (largest x), low what its rounding left.
-template <class D> struct State { D m, low, origin, k; Sum<D> l; D c; };
-
-// What exp_of needs of a frame, in the accumulator's type and spread over lanes.
-template <class S> struct Frame { Lanes<S> low, magic, origin, origin_low, scale, scale_low; bool scaled; };
+template <class D> struct State { D m, origin, k; Sum<D> l; };
 
 template <class S> INLINE double rounded(double x) { return (double)(acc<S>)x; }
 template <class S> INLINE Doubles<S> rounded(Doubles<S> x) { return doubles<S>(accumulators_of(acc<S>(), x)); }
@@ -65,334 +115,214 @@ template <class S> INLINE Lanes<S> lanes_of(Doubles<S> x) { return accumulators_
 
 template <class D> INLINE State<D> empty_state() {
     D zero = constant<D>(0);
-    return {constant<D>(-INFINITY), zero, zero, zero, {zero, zero}, zero};
+    return {constant<D>(-INFINITY), zero, zero, {zero, zero}};
 }
 // An infinite or NaN maximum has the frame of 0; the finish looks at m alone then.
-template <class S, class D> INLINE State<D> state_of_max(D m, D low) {
+template <class S, class D> INLINE State<D> state_of_max(D m, double scale) {
     const double round = 6755399441055744.0;
     D zero = constant<D>(0), size = select(m < zero, zero - m, m);
-    D small = select(size < constant<D>(Exp<acc<S>>::near), m, zero);
-    D large = select(size < constant<D>(INFINITY), m - small, zero);  // 0 or m
+    D scaled = m * constant<D>(scale), scaled_size = size * constant<D>(scale);
+    D small = select(scaled_size < constant<D>(Exp<acc<S>>::near), scaled, zero);
+    D origin = select((size < constant<D>(INFINITY)) & (scaled_size >= constant<D>(Exp<acc<S>>::near)), m, zero);
     D n = small * constant<D>(LOG2E) + constant<D>(round);
-    return {m, low, large, n - constant<D>(round), {zero, zero}, zero};
+    return {m, origin, n - constant<D>(round), {zero, zero}};
+}
+
+// What the exponentials of a row need of its frame, as numbers, and spread over lanes.  For columns each lane has its own.
+enum Way { NEAR, FAR, SCALED };  // x as it is, x less an origin, scale (x less an origin)
+template <class S> struct RowFrame { acc<S> low, magic, origin, scale, scale_low; };
+template <class S> struct Frame { Lanes<S> low, magic, origin, scale, scale_low; };
+template <class S> INLINE Frame<S> spread_frame(const RowFrame<S> &f) {
+    return {splat<S>(f.low), splat<S>(f.magic), splat<S>(f.origin), splat<S>(f.scale), splat<S>(f.scale_low)};
 }
 template <class S, class D> INLINE Frame<S> frame_of(const State<D> &s, double scale) {
     typedef Exp<acc<S>> E;
-    Frame<S> f;
-    f.low = lanes_of<S>((s.k + constant<D>(E::lowest)) * constant<D>(LN2));
-    f.magic = lanes_of<S>(constant<D>(E::magic + E::bias + E::headroom) - s.k);
-    D high = rounded<S>(s.origin);
-    f.origin = lanes_of<S>(high);
-    f.origin_low = lanes_of<S>(select(s.origin == constant<D>(0), constant<D>(0), (s.origin - high) + s.low));
-    f.scale = lanes_of<S>(scale);
-    f.scale_low = lanes_of<S>(scale - (double)(acc<S>)scale);
-    f.scaled = scale != 1;
-    return f;
+    return {lanes_of<S>((s.k + constant<D>(E::lowest)) * constant<D>(LN2)),
+            lanes_of<S>(constant<D>(E::magic + E::steps * (E::bias + E::headroom)) - s.k * constant<D>(E::steps)),
+            lanes_of<S>(s.origin), lanes_of<S>(scale), lanes_of<S>(scale - (double)(acc<S>)scale)};
+}
+template <class S> INLINE RowFrame<S> row_of(const Frame<S> *f, ptrdiff_t i) {
+    return {lane<S>(f->low, i), lane<S>(f->magic, i), lane<S>(f->origin, i), lane<S>(f->scale, i), lane<S>(f->scale_low, i)};
 }
 
-// scale * x - origin in two parts, of which the second is small.  Beside an infinite product there is no rest.
-template <class S> INLINE Lanes<S> scaled_part(Lanes<S> x, const Frame<S> &f, Lanes<S> *low) {
-    Lanes<S> error, t = two_product(x, f.scale, &error) - f.origin;
-    Lanes<S> rest = mad(x, f.scale_low, error) - f.origin_low;
-    rest = select((t - t) == constant<Lanes<S>>(0), rest, constant<Lanes<S>>(0));
-    Lanes<S> sum = t + rest;
-    *low = rest - (sum - t);
-    return sum;
-}
-// scale * top as the elements themselves are multiplied, so that the largest less the maximum is exactly 0.
-template <class S> INLINE double product_of_max(double top, double scale, double *low) {
-    typedef acc<S> A;
-    *low = 0;
-    if (scale == 1 || !std::isfinite(top)) return top;
-    A error, p = two_product((A)top, (A)scale, &error);
-    error = mad((A)top, (A)(scale - (double)(A)scale), error);
-    if (!(error == error)) error = 0;
-    if (sizeof(A) == 4) return (double)p + (double)error;
-    *low = error;
-    return p;
-}
-// An exponential e for the result, and the same value as q + r for the sum: q is e on a grid so coarse that eight of
-// them (in double all sixty-four of a tree) add without rounding, r what is left, e's own rounding error included.  Added in float as they are, one large
-// exponential and seven small ones would lose more than the 2 ulp that softmax promises.
-template <class S> struct Split { Lanes<S> e, q, r; };
-template <class S> INLINE Split<S> exp_split(Reduced<Lanes<S>> x, Lanes<S> sum) {
-    const Lanes<S> grid = constant<Lanes<S>>(1.5 * std::ldexp(1.0, Exp<acc<S>>::headroom + (sizeof(acc<S>) == 4 ? 3 : 6)));
-    Lanes<S> s = exp_minus_one(x), two_n = power_of_two(sum), e = mad(s, two_n, two_n), q = (e + grid) - grid;
-    return {e, q, mad(s, two_n, two_n - q)};
-}
-template <class S> INLINE Split<S> operator+(const Split<S> &a, const Split<S> &b) { return {a.e, a.q + b.q, a.r + b.r}; }
-template <class S> INLINE Split<S> nothing() { Lanes<S> zero = constant<Lanes<S>>(0); return {zero, zero, zero}; }
-template <class S> INLINE Doubles<S> doubles(const Split<S> &a) { return doubles<S>(a.q) + doubles<S>(a.r); }
-template <class S> INLINE double sum_lanes(const Split<S> &a) {
-    return sizeof(acc<S>) == 4 ? tree(doubles<S>(a)) : tree(doubles<S>(a.q)) + tree(doubles<S>(a.r));
-}
-
-// exp(scale * x) in the frame.  What lies too low for it, -inf too, comes out so small that it vanishes from
-// sums and results alike.
-// Three ways to the same bits: x as it is, x less an origin, scale * x less an origin.
-enum Way { NEAR, FAR, SCALED };
-template <class S, int WAY> INLINE Split<S> split_by_way(Lanes<S> x, const Frame<S> &f) {
+// exp(scale x) in the frame.  What lies too low for it, -inf too, comes out so small that it vanishes from sums and
+// results alike.
+template <class S, int WAY> INLINE Term<Lanes<S>> term_by_way(Lanes<S> x, const Frame<S> &f) {
     typedef Lanes<S> P;
-    P error, t = WAY == NEAR ? x : WAY == FAR ? x - f.origin : scaled_part<S>(x, f, &error);
-    if (WAY == SCALED) error = select(t > f.low, error, constant<P>(0));
-    t = greater(f.low, t);
-    P sum = mad(t, constant<P>(LOG2E), f.magic);
-    Reduced<P> r = reduce(t, sum - f.magic);
-    if (WAY == SCALED) r.low = r.low + error;
-    return exp_split<S>(r, sum);
+    if (WAY == NEAR) return exp_term<true, false>(greater(f.low, x), x, f.magic);
+    P t = x - f.origin;
+    if (WAY == FAR) return exp_term<true, false>(greater(f.low, t), t, f.magic);
+    P error, product = two_product(t, f.scale, &error);  // t is exact if it matters
+    error = select(product > f.low, mad(t, f.scale_low, error), constant<P>(0));
+    return exp_term<true, true>(greater(f.low, product), error, f.magic);
 }
-template <class S> INLINE Split<S> split_of(Lanes<S> x, const Frame<S> &f) {
-    return __builtin_expect(!f.scaled, 1) ? split_by_way<S, FAR>(x, f) : split_by_way<S, SCALED>(x, f);
-}
-template <class S> INLINE Lanes<S> exp_of(Lanes<S> x, const Frame<S> &f) { return split_of<S>(x, f).e; }
 
 // ---------------------------------------------------------------- absorb
 
-template <class S> INLINE double count_hits(Mask<S> hits) {
-    bits_t<acc<S>> h[lanes<S>()], sum = 0;
-    store_pack(h, hits);
-    for (ptrdiff_t i = 0; i < lanes<S>(); i++) sum += h[i];
-    return (double)sum;
+// How many elements of a long row are worth taking by themselves, so that the Lanes after them are aligned; 0 for the row of
+// a NumPy array that is aligned already, or too short to gain.
+template <class S> INLINE ptrdiff_t lead(const S *x, ptrdiff_t n) {
+    const ptrdiff_t past = (ptrdiff_t)((uintptr_t)x % (lanes<S>() * sizeof(S)));
+    return n < 96 * lanes<S>() || past % sizeof(S) ? 0 : past ? lanes<S>() - past / (ptrdiff_t)sizeof(S) : 0;
 }
-
-#define TERM __attribute__((always_inline))
-
-// Room for the exponentials of a row that is read once from memory: they are scaled, not computed again.
-template <class S> struct Kept {
-    static constexpr ptrdiff_t room = 4 * TILE<S>();
-    alignas(64) acc<S> e[room];
-};
-
-// A row's frame is one number for all lanes: kept so, it takes one register and not one for each native vector.
-template <class S> struct RowFrame { acc<S> low, magic, origin, origin_low, scale, scale_low; bool scaled; };
-template <class S> INLINE RowFrame<S> frame_of_row(const S *, const State<double> *s, double scale) {
-    typedef Exp<acc<S>> E;
-    return {(acc<S>)((s->k + E::lowest) * LN2), (acc<S>)((E::magic + E::bias + E::headroom) - s->k), (acc<S>)s->origin,
-            (acc<S>)(s->origin == 0 ? 0 : (s->origin - (double)(acc<S>)s->origin) + s->low), (acc<S>)scale, (acc<S>)(scale - (double)(acc<S>)scale), scale != 1};
+// Where the exponentials of a row are kept, one row of a block after the other: aligned as the row is.
+template <class S> INLINE ptrdiff_t kept_step(ptrdiff_t n) { return (n + 2 * lanes<S>() - 1) / lanes<S>() * lanes<S>(); }
+template <class S> INLINE acc<S> *kept_row(acc<S> *kept, const S *x, ptrdiff_t n, ptrdiff_t i) {
+    const ptrdiff_t head = lead(x, n);
+    return kept + i * kept_step<S>(n) + (head ? lanes<S>() - head : 0);
 }
-template <class S> INLINE Frame<S> spread_frame(const RowFrame<S> &f) {
-    return {splat<S>(f.low), splat<S>(f.magic), splat<S>(f.origin), splat<S>(f.origin_low), splat<S>(f.scale), splat<S>(f.scale_low), f.scaled};
-}
-// One tree of up to eight Lanes of exponentials, left in `kept` if that is asked for; `ahead` is what this thread
-// reads next, or x itself.
-template <class S, int WAY, bool KEEP> __attribute__((noinline)) double exp_tree_by_way(const S *x, ptrdiff_t n, const RowFrame<S> *frame, acc<S> *kept, const S *ahead) {
-    const Frame<S> f = spread_frame<S>(*frame);
+// The exponentials of rows of up to FRAME elements, kept in `kept` if that is there, and their sums.  `ahead` elements on
+// lies what this thread reads next.
+template <class S, int WAY, bool KEEP>
+__attribute__((noinline)) void exp_rows_by_way(const S *const *x, ptrdiff_t rows, ptrdiff_t n, const Frame<S> *frames, acc<S> *kept, ptrdiff_t ahead, Sum<double> *sum) {
     const ptrdiff_t L = lanes<S>();
-    auto term = [&](int i) TERM {
-        prefetch(ahead + i * L);
-        Split<S> e = split_by_way<S, WAY>(load<S>(x + i * L), f);
-        if (KEEP) store_pack(kept + i * L, e.e);
-        return e;
-    };
-    if (__builtin_expect(n >= TREE<S>(), 1)) {
-        Split<S> a = term(0) + term(1);
-        a = a + (term(2) + term(3));
-        Split<S> b = term(4) + term(5);
-        return sum_lanes<S>(a + (b + (term(6) + term(7))));
-    }
-    Split<S> e[8];
-    for (int i = 0; i < 8; i++) e[i] = nothing<S>();
-    int i = 0;
-    for (; i < n / L; i++) e[i] = term(i);
-    if (n % L) {
-        const Mask<S> here = first<S>(n % L);
-        const Split<S> last = split_by_way<S, WAY>(load_part<S>(x + i * L, n % L, 0), f);
-        e[i] = {last.e, select(here, last.q, e[i].q), select(here, last.r, e[i].r)};
-        if (KEEP) store_pack(kept + i * L, last.e);
-    }
-    return sum_lanes<S>(tree8(e));
-}
-template <class S, bool KEEP> INLINE double exp_tree_kept(const S *x, ptrdiff_t n, const RowFrame<S> *frame, acc<S> *kept, const S *ahead) {
-    if (frame->scaled) return exp_tree_by_way<S, SCALED, KEEP>(x, n, frame, kept, ahead);
-    if (frame->origin != 0) return exp_tree_by_way<S, FAR, KEEP>(x, n, frame, kept, ahead);
-    return exp_tree_by_way<S, NEAR, KEEP>(x, n, frame, kept, ahead);
-}
-template <class S> INLINE double exp_tree(const S *x, ptrdiff_t n, const RowFrame<S> *frame, acc<S> *kept, const S *ahead) {
-    if (!ahead) ahead = x;
-    return kept ? exp_tree_kept<S, true>(x, n, frame, kept, ahead) : exp_tree_kept<S, false>(x, n, frame, kept, ahead);
-}
-// The same without the elements equal to `top`, which are counted.
-template <class S, int WAY> __attribute__((noinline)) double exp_tree_below_by_way(const S *x, ptrdiff_t n, const RowFrame<S> *frame, double top, double *count, ptrdiff_t ahead) {
-    const Frame<S> f = spread_frame<S>(*frame);
-    const ptrdiff_t L = lanes<S>();
-    const Lanes<S> zero = constant<Lanes<S>>(0), tops = lanes_of<S>(top);
-    Mask<S> hits = constant<Mask<S>>(0);  // a hit is -1
-    auto meet = [&](Lanes<S> v) TERM {
-        Mask<S> hit = v == tops;
-        hits = hits + hit;
-        return select(hit, zero, split_by_way<S, WAY>(v, f).e);
-    };
-    auto term = [&](int i) TERM { prefetch(x + ahead + i * L); return meet(load<S>(x + i * L)); };
-    double total;
-    if (__builtin_expect(n >= TREE<S>(), 1)) {
-        Lanes<S> a = term(0) + term(1);
-        a = a + (term(2) + term(3));
-        Lanes<S> b = term(4) + term(5);
-        total = sum_lanes<S>(a + (b + (term(6) + term(7))));
-    } else {
-        Lanes<S> e[8];
-        for (int i = 0; i < 8; i++) e[i] = zero;
-        int i = 0;
-        for (; i < n / L; i++) e[i] = term(i);
-        if (n % L) e[i] = select(first<S>(n % L), meet(load_part<S>(x + i * L, n % L, -INFINITY)), zero);
-        total = sum_lanes<S>(tree8(e));
-    }
-    *count -= count_hits<S>(hits);
-    return total;
-}
-template <class S> INLINE double exp_tree_below(const S *x, ptrdiff_t n, const RowFrame<S> *frame, double top, double *count, ptrdiff_t ahead) {
-    if (frame->scaled) return exp_tree_below_by_way<S, SCALED>(x, n, frame, top, count, ahead);
-    if (frame->origin != 0) return exp_tree_below_by_way<S, FAR>(x, n, frame, top, count, ahead);
-    return exp_tree_below_by_way<S, NEAR>(x, n, frame, top, count, ahead);
-}
-
-// Columns: up to TREE rows, `stride` bytes apart, of a Lanes of columns.  Row j goes to residue j mod lanes, whose
-// eight rows are one tree8, and the residues are added as sum_lanes adds lanes.
-template <class S> INLINE Doubles<S> sum_residues(Doubles<S> *t, ptrdiff_t n) {
-    for (ptrdiff_t w = lanes<S>() / 2; w; w /= 2)
-        for (ptrdiff_t i = 0; i < w && i + w < n; i++) t[i] = t[i] + t[i + w];
-    return t[0];
-}
-template <class S> INLINE void keep_parts(Lanes<S> a, Doubles<S> *t, Doubles<S> *) { *t = doubles<S>(a); }
-template <class S> INLINE void keep_parts(const Split<S> &a, Doubles<S> *t, Doubles<S> *u) {
-    *t = sizeof(acc<S>) == 4 ? doubles<S>(a) : doubles<S>(a.q);
-    *u = doubles<S>(a.r);
-}
-template <class S, class T, class F> INLINE Doubles<S> tree_of_columns(ptrdiff_t n, T zero, F term) {
-    const ptrdiff_t L = lanes<S>();
-    Doubles<S> t[lanes<S>()], u[lanes<S>()];
-    for (ptrdiff_t i = 0; i < L && i < n; i++) {
-        if (n == TREE<S>()) {
-            T a = term(i) + term(i + L);
-            a = a + (term(i + 2 * L) + term(i + 3 * L));
-            T b = term(i + 4 * L) + term(i + 5 * L);
-            keep_parts<S>(a + (b + (term(i + 6 * L) + term(i + 7 * L))), t + i, u + i);
-            continue;
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        const Frame<S> f = spread_frame<S>(row_of<S>(frames, i));
+        const S *p = x[i];
+        acc<S> *e = KEEP ? kept_row<S>(kept, p, n, i) : nullptr;
+        Tally<S> tally = empty_tally<S>();
+        ptrdiff_t j = 0, vectors = 0;
+        auto some = [&](ptrdiff_t m) TERM {
+            prefetch(p + ahead + j);
+            Lanes<S> v = count<S>(&tally, term_by_way<S, WAY>(load_part<S>(p + j, m, -INFINITY), f));
+            if (KEEP) store_pack(e + j, v);
+            vectors++;
+            j += m;
+        };
+        if (const ptrdiff_t head = lead(p, n)) some(head);
+        vectors += (n - j) / L;
+        for (; j + L <= n; j += L) {
+            prefetch(p + ahead + j);
+            Lanes<S> v = count<S>(&tally, term_by_way<S, WAY>(load<S>(p + j), f));
+            if (KEEP) store_pack(e + j, v);
         }
-        if (n <= L) { keep_parts<S>(term(i), t + i, u + i); continue; }
-        T e[8];
-        for (int b = 0; b < 8; b++) e[b] = i + b * L < n ? term(i + b * L) : zero;
-        keep_parts<S>(tree8(e), t + i, u + i);
+        if (j < n) some(n - j);
+        sum[i] = sum_of_row(tally, vectors);
     }
-    if (sizeof(T) == sizeof(Lanes<S>) || sizeof(acc<S>) == 4) return sum_residues<S>(t, n);
-    return sum_residues<S>(t, n) + sum_residues<S>(u, n);
 }
+template <class S, int WAY> INLINE void exp_rows_kept(const S *const *x, ptrdiff_t rows, ptrdiff_t n, const Frame<S> *frames, acc<S> *kept, ptrdiff_t ahead, Sum<double> *sum) {
+    if (kept) exp_rows_by_way<S, WAY, true>(x, rows, n, frames, kept, ahead, sum);
+    else exp_rows_by_way<S, WAY, false>(x, rows, n, frames, kept, ahead, sum);
+}
+template <class S> INLINE void exp_of_rows(S *const *x, ptrdiff_t rows, ptrdiff_t n, const Frame<S> *frames, double scale, acc<S> *kept, ptrdiff_t ahead, Sum<double> *sum) {
+    const S *const *p = x;
+    if (scale != 1) exp_rows_kept<S, SCALED>(p, rows, n, frames, kept, ahead, sum);
+    else if (any(frames->origin != constant<Lanes<S>>(0))) exp_rows_kept<S, FAR>(p, rows, n, frames, kept, ahead, sum);
+    else exp_rows_kept<S, NEAR>(p, rows, n, frames, kept, ahead, sum);
+}
+
+// Columns: up to FRAME rows, `stride` bytes apart, of a Lanes of columns; the exponentials are kept, `kept_step` elements
+// apart, if there is room for them.
 template <class S> INLINE const S *row_at(const S *x, ptrdiff_t stride, ptrdiff_t j) { return (const S *)((const char *)x + stride * j); }
-template <class S> __attribute__((noinline)) void exp_tree_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, Doubles<S> *sum) {
-    const Frame<S> f = *frame;
-    *sum = tree_of_columns<S>(n, nothing<S>(), [&](ptrdiff_t j) TERM { return split_of<S>(load_some<S>(row_at(x, stride, j), width, 0), f); });
-}
-// The same with the exponentials left in `kept`, rows of which are kept_stride bytes apart.
-template <class S> __attribute__((noinline)) void exp_tree_columns_kept(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, acc<S> *kept, Doubles<S> *sum) {
-    const Frame<S> f = *frame;
-    *sum = tree_of_columns<S>(n, nothing<S>(), [&](ptrdiff_t j) TERM {
-        Split<S> e = split_of<S>(load_some<S>(row_at(x, stride, j), width, 0), f);
-        store_pack(kept + j * lanes<S>(), e.e);
-        return e;
-    });
-}
-template <class S> __attribute__((noinline)) void exp_tree_columns_below(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, const Lanes<S> *top, Doubles<S> *sum, Lanes<S> *hits) {
-    const Frame<S> f = *frame;
-    const Lanes<S> zero = constant<Lanes<S>>(0), one = constant<Lanes<S>>(1), tops = *top;
-    Lanes<S> count = *hits;
-    *sum = tree_of_columns<S>(n, constant<Lanes<S>>(0), [&](ptrdiff_t j) TERM {
-        Lanes<S> v = load_some<S>(row_at(x, stride, j), width, 0);
-        Mask<S> hit = v == tops;
-        count = count + select(hit, one, zero);
-        return select(hit, zero, exp_of<S>(v, f));
-    });
-    *hits = count;
-}
-
-// The sum of a tree of a, of a times b, or of columns of them; `ahead` elements on lies what is read next.
-template <class S, class F> INLINE double tree_of_row(ptrdiff_t n, F term) {  // term(j, count)
-    const ptrdiff_t L = lanes<S>();
-    if (n >= TREE<S>()) {
-        Lanes<S> a = term(0, L) + term(L, L);
-        a = a + (term(2 * L, L) + term(3 * L, L));
-        Lanes<S> b = term(4 * L, L) + term(5 * L, L);
-        return sum_lanes<S>(a + (b + (term(6 * L, L) + term(7 * L, L))));
+template <class S> struct Columns {  // the sums of columns, a block of COUNT rows at a time
+    Counts<float> steps = constant<Counts<float>>(0);
+    INLINE void take(const Tally<S> &t, ptrdiff_t n) {
+        Tally<S> c = counted<S>(t, n);
+        steps = steps + steps_of(Tally<float>{c.coarse, c.fine});
     }
-    Lanes<S> e[8];
-    for (int i = 0; i < 8; i++) e[i] = i * L < n ? term(i * L, n - i * L) : constant<Lanes<S>>(0);
-    return sum_lanes<S>(tree8(e));
+    INLINE Sum<Doubles<float>> sums() const { return sums_of(steps); }
+};
+template <> struct Columns<double> {
+    Tally<double> total = empty_tally<double>();
+    INLINE void take(const Tally<double> &t, ptrdiff_t n) {
+        Tally<double> c = counted<double>(t, n);
+        total.coarse = total.coarse + c.coarse;
+        total.fine = total.fine + c.fine;
+    }
+    INLINE Sum<Doubles<double>> sums() const {
+        const Doubles<double> step = constant<Doubles<double>>(std::ldexp(Grid<double>::unit(), Grid<double>::fine_bits)), high = number(total.coarse);
+        return {high * step, number(total.coarse - whole_number(high)) * step + number(total.fine) * constant<Doubles<double>>(Grid<double>::unit())};
+    }
+};
+template <class S, int WAY> __attribute__((noinline)) void exp_columns_by_way(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, acc<S> *kept, ptrdiff_t kept_step, Sum<Doubles<S>> *sum) {
+    const Frame<S> f = *frame;
+    Columns<S> columns;
+    for (ptrdiff_t start = 0; start < n; start += COUNT) {
+        const ptrdiff_t rows = n - start < COUNT ? n - start : COUNT;
+        Tally<S> tally = empty_tally<S>();
+        for (ptrdiff_t j = start; j < start + rows; j++) {
+            Lanes<S> e = count<S>(&tally, term_by_way<S, WAY>(load_some<S>(row_at(x, stride, j), width, 0), f));
+            if (kept) store_pack(kept + j * kept_step, e);
+        }
+        columns.take(tally, rows);
+    }
+    *sum = columns.sums();
 }
-template <class S> __attribute__((noinline)) double sum_tree(const S *a, ptrdiff_t n, ptrdiff_t ahead) {
-    return tree_of_row<S>(n, [=](ptrdiff_t j, ptrdiff_t m) TERM { prefetch(a + ahead + j); return load_some<S>(a + j, m, 0); });
+template <class S> INLINE void exp_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, double scale, acc<S> *kept, ptrdiff_t kept_step, Sum<Doubles<S>> *sum) {
+    if (scale != 1) return exp_columns_by_way<S, SCALED>(x, stride, n, width, frame, kept, kept_step, sum);
+    if (any(frame->origin != constant<Lanes<S>>(0))) return exp_columns_by_way<S, FAR>(x, stride, n, width, frame, kept, kept_step, sum);
+    exp_columns_by_way<S, NEAR>(x, stride, n, width, frame, kept, kept_step, sum);
 }
-template <class S> __attribute__((noinline)) double dot_tree(const S *a, const S *b, ptrdiff_t n, ptrdiff_t ahead) {
-    return tree_of_row<S>(n, [=](ptrdiff_t j, ptrdiff_t m) TERM { prefetch(a + ahead + j); prefetch(b + ahead + j); return load_some<S>(a + j, m, 0) * load_some<S>(b + j, m, 0); });
+// The same of columns that were copied as accumulators, and stay so unless their exponentials take their place.
+template <class S> INLINE void exp_kept_columns(const S *, acc<S> *kept, ptrdiff_t step, ptrdiff_t n, const Frame<S> *frame, double scale, bool keep, Sum<Doubles<S>> *sum) {
+    const Frame<acc<S>> f = {frame->low, frame->magic, frame->origin, frame->scale, frame->scale_low};
+    exp_columns<acc<S>>(kept, step * (ptrdiff_t)sizeof(acc<S>), n, lanes<S>(), &f, scale, keep ? kept : nullptr, step, sum);
 }
-template <class S> __attribute__((noinline)) void sum_tree_columns(const S *a, ptrdiff_t as, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
-    *sum = tree_of_columns<S>(n, constant<Lanes<S>>(0), [=](ptrdiff_t j) TERM { return load_some<S>(row_at(a, as, j), width, 0); });
-}
-template <class S> __attribute__((noinline)) void dot_tree_columns(const S *a, ptrdiff_t as, const S *b, ptrdiff_t bs, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
-    *sum = tree_of_columns<S>(n, constant<Lanes<S>>(0), [=](ptrdiff_t j) TERM { return load_some<S>(row_at(a, as, j), width, 0) * load_some<S>(row_at(b, bs, j), width, 0); });
+// Room for the exponentials of a frame, in one row or several.
+template <class S> struct Kept { alignas(64) acc<S> e[FRAME<S>() + 2 * lanes<S>()]; };
+template <class S> INLINE ptrdiff_t block_of_rows(const S *, ptrdiff_t n) {
+    const ptrdiff_t fit = FRAME<S>() / kept_step<S>(n);
+    return fit < 1 ? 1 : fit < lanes<S>() ? fit : lanes<S>();
 }
 
-// ---------------------------------------------------------------- merge and finish
+// ---------------------------------------------------------------- merge
 
 // The way of a plain double through code for lanes.
 typedef Pack<double, 1> One;
-template <int N> INLINE Pack<double, N> exp_double(Pack<double, N> x) { return exp(x, constant<Pack<double, N>>(0)); }
-INLINE double exp_double(double x) { return exp_double(constant<One>(x)).v[0]; }
-template <int N> INLINE Pack<double, N> exp_magic(Pack<double, N> t, Pack<double, N> magic) { return exp_scaled(t, magic); }
-INLINE double exp_magic(double t, double magic) { return exp_scaled(constant<One>(t), constant<One>(magic)).v[0]; }
+template <int N> INLINE Pack<double, N> exp_double(Pack<double, N> x, Pack<double, N> low) { return exp(x, low); }
+INLINE double exp_double(double x, double low) { return exp(constant<One>(x), constant<One>(low)).v[0]; }
+template <int N> INLINE Pack<double, N> exp_magic(Pack<double, N> t, Pack<double, N> low, Pack<double, N> magic) { return value(exp_term<false, true>(t, low, magic)); }
+INLINE double exp_magic(double t, double low, double magic) { return exp_magic(constant<One>(t), constant<One>(low), constant<One>(magic)).v[0]; }
 
-// exp of the state's maximum in its own frame: about 2^headroom.
-template <class S, class D> INLINE D weight_of_max(const State<D> &s) {
-    return exp_magic((s.m - s.origin), constant<D>(Exp<double>::magic + Exp<double>::bias + Exp<acc<S>>::headroom) - s.k);
+// scale (a - b), as product + low.
+template <class D> INLINE D scaled_difference(D a, D b, double scale, D *low) {
+    D rest, error, d = two_sum(a, constant<D>(0) - b, &rest), p = two_product(d, constant<D>(scale), &error);
+    *low = mad(rest, constant<D>(scale), error);
+    return p;
 }
 // What takes a sum into a frame with a larger maximum: a power of two where both have one origin.  It may be below
 // the smallest double although the sum it scales, with its headroom, is not: hence two factors.
-template <class S, class D> INLINE void rescale(State<D> *s, const State<D> &to) {
-    D zero = constant<D>(0), steps = s->k - to.k, unit = constant<D>(Exp<double>::magic + Exp<double>::bias);
+template <class D> INLINE void rescale(State<D> *s, const State<D> &to, double scale) {
+    D zero = constant<D>(0), steps = s->k - to.k, unit = constant<D>(Exp<double>::magic + Exp<double>::bias), low;
     auto same = s->origin == to.origin;
-    D power = select(same, steps, zero), lost = select(same, zero, ((s->origin - to.origin) + (s->low - to.low)) + steps * constant<D>(LN2));
+    D power = select(same, steps, zero);
+    D apart = scaled_difference(s->origin, to.origin, scale, &low) + steps * constant<D>(Exp<double>::ln2_high);
+    D lost = select(same, zero, apart), lost_low = select(same, zero, mad(steps, constant<D>(Exp<double>::ln2_low), low));
+    lost_low = select(lost > constant<D>(-2000), lost_low, zero);  // below, the error may be large itself, or no number
     power = select(power < constant<D>(-2000), constant<D>(-2000), power);
     D some = select(power < constant<D>(-1000), constant<D>(-1000), power);
-    D first = exp_magic(zero, unit + some), second = exp_magic(zero, unit + (power - some)) * exp_double(lost);
-    auto lower = s->m < to.m;
-    D joining = select(lower, s->c * weight_of_max<S>(*s), zero);
+    D first = exp_magic(zero, zero, unit + some), second = exp_magic(zero, zero, unit + (power - some)) * exp_double(lost, lost_low);
     auto empty = s->m == constant<D>(-INFINITY);
-    s->l.high = select(empty, zero, (s->l.high + joining) * first * second);
+    s->l.high = select(empty, zero, s->l.high * first * second);
     s->l.low = select(empty, zero, s->l.low * first * second);
-    s->c = select(lower, zero, s->c);
 }
 // a then b, in the order of the reduction.  A NaN stays.
-template <class S, class D> INLINE void merge(State<D> *a, State<D> b) {
+template <class S, class D> INLINE void merge(State<D> *a, State<D> b, double scale) {
     auto other = ((b.m > a->m) | (b.m != b.m)) & (a->m == a->m);
     State<D> to = *a;
     to.m = select(other, b.m, a->m);
-    to.low = select(other, b.low, a->low);
     to.origin = select(other, b.origin, a->origin);
     to.k = select(other, b.k, a->k);
-    rescale<S>(a, to);
-    rescale<S>(&b, to);
+    rescale(a, to, scale);
+    rescale(&b, to, scale);
     add<S>(&a->l, b.l.high);
     a->l.low = a->l.low + b.l.low;
-    a->c = a->c + b.c;
-    a->m = to.m, a->low = to.low, a->origin = to.origin, a->k = to.k;
-}
-// Merging into the empty state is most of the work of short rows.
-template <class S> INLINE void merge_row(State<double> *a, const State<double> &b) {
-    if (a->m == -INFINITY) *a = b; else if (b.m != -INFINITY) merge<S>(a, b);
+    a->m = to.m, a->origin = to.origin, a->k = to.k;
 }
 
-// 1 / l as high + low, so that the product with an exponential is rounded once.
+// ---------------------------------------------------------------- finish
+
+// 1 / l as high + low, so that the product with an exponential is rounded once.  Of a row that has no softmax it is NaN.
+template <class S> struct RowInverse { acc<S> high, low; };
 template <class S> struct Inverse { Lanes<S> high, low; };
-template <class S, class D> INLINE Inverse<S> inverse_of(const Sum<D> &l) {
-    D one = constant<D>(1), r = one / (l.high + l.low), error;
-    D product = two_product(r, l.high, &error);
-    D rest = r * (((one - product) - error) - r * l.low), high = rounded<S>(r);
-    return {lanes_of<S>(high), lanes_of<S>((r - high) + rest)};
+template <class S, class D> INLINE Inverse<S> inverse_of(const State<D> &s) {
+    D one = constant<D>(1), r = one / (s.l.high + s.l.low), error;
+    D product = two_product(r, s.l.high, &error);
+    D rest = r * (((one - product) - error) - r * s.l.low), high = rounded<S>(r);
+    return {lanes_of<S>(high + (s.m - s.m)), lanes_of<S>((r - high) + rest)};
 }
-template <class S> INLINE Inverse<S> uniform(const Inverse<S> &r) {  // a row's is one number, as its frame is
-    acc<S> high, low;
-    std::memcpy(&high, &r.high, sizeof high);
-    std::memcpy(&low, &r.low, sizeof low);
-    return {splat<S>(high), splat<S>(low)};
-}
+template <class S> INLINE RowInverse<S> row_of(const Inverse<S> *r, ptrdiff_t i) { return {lane<S>(r->high, i), lane<S>(r->low, i)}; }
+template <class S> INLINE Inverse<S> spread_inverse(const RowInverse<S> &r) { return {splat<S>(r.high), splat<S>(r.low)}; }
 template <class S> INLINE Lanes<S> times(Lanes<S> e, const Inverse<S> &r) {
 #if SOFTCORE_FMA
     return mad(e, r.high, e * r.low);
@@ -402,7 +332,7 @@ template <class S> INLINE Lanes<S> times(Lanes<S> e, const Inverse<S> &r) {
 #endif
 }
 
-// log(c + u) for c >= 1 and u >= 0, or c = 0 and u > 0 not subnormal; right for the smallest u when c is 1.
+// log(c + u) for c = 1 and u >= 0, or c = 0 and u > 0 not subnormal; right for the smallest u when c is 1.
 template <int N> INLINE Pack<double, N> log_of(Pack<double, N> c, Pack<double, N> u) {
     typedef Pack<double, N> P;
     typedef Pack<int64_t, N> I;
@@ -418,101 +348,182 @@ template <int N> INLINE Pack<double, N> log_of(Pack<double, N> c, Pack<double, N
 }
 INLINE double log_of(double c, double u) { return log_of(constant<One>(c), constant<One>(u)).v[0]; }
 
-// log of (sum / exp(m)).  Both fields of l are below 2^headroom times the length.
-template <class S, class D> INLINE D log_of_sum(const State<D> &s) { return log_of(s.c, (s.l.high + s.l.low) / weight_of_max<S>(s)); }
+// The sum of exp(scale (x - m)) over the row: 1 or more.
+template <class S, class D> INLINE D sum_over_max(const State<D> &s, double scale) {
+    D low, t = scaled_difference(s.m, s.origin, scale, &low);
+    t = select(s.m == s.origin, constant<D>(0), t);  // inf - inf
+    low = select((s.m == s.origin) | (low != low), constant<D>(0), low);
+    D top = exp_magic(t, low, constant<D>(Exp<double>::magic + Exp<double>::bias + Exp<acc<S>>::headroom) - s.k);
+    return (s.l.high + s.l.low) / (top * constant<D>(tempered<Lanes<S>>()));
+}
+// Whether its largest element is so much of the sum that its logarithm is log1p of the rest, which is then summed alone.
+static constexpr double SPIKE = 1.5;
+// log of the sum over the maximum, where `rest` is the state without the maximum if that is a spike, and empty otherwise.
+template <class S, class D> INLINE D log_of_sum(const State<D> &s, const State<D> &rest, double scale) {
+    D one = constant<D>(1), zero = constant<D>(0), bottom = constant<D>(-2000), sum = sum_over_max<S>(s, scale);
+    D low, t = scaled_difference(rest.m, s.m, scale, &low);
+    auto some = t > bottom, spike = sum < constant<D>(SPIKE);
+    D u = sum_over_max<S>(rest, scale) * exp_double(select(some, t, bottom), select(some, low, zero));
+    return log_of(select(spike, one, zero), select(spike, select(some, u, zero), sum));
+}
+
+// log_softmax is scale (x - m) - log(sum of exp(scale (x - m))).
+template <class S> struct RowLog { acc<S> m, log, scale, scale_low; };
+template <class S> struct LogFrame { Lanes<S> m, log, scale, scale_low; };
+template <class S, class D> INLINE LogFrame<S> log_frame_of(const State<D> &s, const State<D> &rest, double scale) {
+    return {lanes_of<S>(s.m), lanes_of<S>(log_of_sum<S>(s, rest, scale) + (s.m - s.m)), lanes_of<S>(scale), lanes_of<S>(scale - (double)(acc<S>)scale)};
+}
+template <class S> INLINE RowLog<S> row_of(const LogFrame<S> *f, ptrdiff_t i) {
+    return {lane<S>(f->m, i), lane<S>(f->log, i), lane<S>(f->scale, i), lane<S>(f->scale_low, i)};
+}
+template <class S> INLINE LogFrame<S> spread_log(const RowLog<S> &f) { return {splat<S>(f.m), splat<S>(f.log), splat<S>(f.scale), splat<S>(f.scale_low)}; }
+template <class S, bool SCALE> INLINE Lanes<S> log_softmax_by_way(Lanes<S> x, const LogFrame<S> &f) {
+    typedef Lanes<S> P;
+    if (!SCALE) return (x - f.m) - f.log;
+    P zero = constant<P>(0), rest, error, t = two_sum(x, zero - f.m, &rest), p = two_product(t, f.scale, &error);
+    error = mad(t, f.scale_low, mad(rest, f.scale, error));
+    return (p - f.log) + select((p - p) == zero, error, zero);  // -inf times anything stays -inf
+}
+
+// logsumexp.  Where the maximum and the logarithm cancel, little is left of what either is good for: the row is then
+// summed again in wider arithmetic.
+template <class D> INLINE auto cancels(D m, D log) {
+    D sum = m + log, size = select(sum < constant<D>(0), constant<D>(0) - sum, sum);
+    return size < log * constant<D>(0.25);
+}
+template <class S, class D> INLINE D logsumexp_of(const State<D> &s, const State<D> &rest) {
+    D zero = constant<D>(0);
+    return select((s.m - s.m) == zero, s.m + log_of_sum<S>(s, rest, 1), s.m);
+}
+// The logarithm of a sum of exponentials that is about 1.
+INLINE double log_in_long_double(long double sum) { return (double)std::log1p(sum - 1); }
+INLINE long double add_exponentials(long double sum, const double *x, ptrdiff_t n) {
+    for (ptrdiff_t j = 0; j < n; j++) sum += std::exp((long double)x[j]);
+    return sum;
+}
+
+// ---------------------------------------------------------------- sums of anything
+
+// The sums of backwards: TILE elements are added in the lanes of four accumulators, whose lanes then become doubles.
+// Columns keep the order: row j goes to lane j mod lanes.
+template <class P> INLINE P tree4(const P *e) { return (e[0] + e[1]) + (e[2] + e[3]); }
+template <class S, class F> INLINE double sum_tile(ptrdiff_t n, F term) {  // term(j, count, sum): sum + the element
+    const ptrdiff_t L = lanes<S>();
+    Lanes<S> e[4];
+    for (int i = 0; i < 4; i++) e[i] = constant<Lanes<S>>(0);
+    ptrdiff_t j = 0;
+    for (; j + 4 * L <= n; j += 4 * L)
+        for (int i = 0; i < 4; i++) e[i] = term(j + i * L, L, e[i]);
+    for (int i = 0; j < n; i++, j += L) e[i] = term(j, n - j, e[i]);
+    return sum_lanes<S>(tree4(e));
+}
+template <class S, class F> INLINE Doubles<S> sum_tile_columns(ptrdiff_t n, F term) {  // term(j, sum)
+    const ptrdiff_t L = lanes<S>();
+    Doubles<S> t[lanes<S>()];
+    for (ptrdiff_t i = 0; i < L && i < n; i++) {
+        Lanes<S> e[4];
+        for (int b = 0; b < 4; b++) e[b] = constant<Lanes<S>>(0);
+        for (ptrdiff_t j = i; j < n; j += 4 * L)
+            for (int b = 0; b < 4; b++) if (j + b * L < n) e[b] = term(j + b * L, e[b]);
+        t[i] = doubles<S>(tree4(e));
+    }
+    for (ptrdiff_t w = L / 2; w; w /= 2)
+        for (ptrdiff_t i = 0; i < w && i + w < n; i++) t[i] = t[i] + t[i + w];
+    return t[0];
+}
+template <class S> __attribute__((noinline)) double sum_row(const S *a, ptrdiff_t n, ptrdiff_t ahead) {
+    return sum_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM { prefetch(a + ahead + j); return sum + load_some<S>(a + j, m, 0); });
+}
+template <class S> __attribute__((noinline)) double dot_row(const S *a, const S *b, ptrdiff_t n, ptrdiff_t ahead) {
+    return sum_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM {
+        prefetch(a + ahead + j);
+        prefetch(b + ahead + j);
+        return mad(load_some<S>(a + j, m, 0), load_some<S>(b + j, m, 0), sum);
+    });
+}
+template <class S> __attribute__((noinline)) void sum_columns_of(const S *a, ptrdiff_t as, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
+    *sum = sum_tile_columns<S>(n, [=](ptrdiff_t j, Lanes<S> s) TERM { return s + load_some<S>(row_at(a, as, j), width, 0); });
+}
+template <class S> __attribute__((noinline)) void dot_columns_of(const S *a, ptrdiff_t as, const S *b, ptrdiff_t bs, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
+    *sum = sum_tile_columns<S>(n, [=](ptrdiff_t j, Lanes<S> s) TERM { return mad(load_some<S>(row_at(a, as, j), width, 0), load_some<S>(row_at(b, bs, j), width, 0), s); });
+}
 
 // ---------------------------------------------------------------- what the kernels call
 
-template <class S> INLINE State<double> state_of_row_max(const S *, double top, double scale) {
-    double low, m = product_of_max<S>(top, scale, &low);
-    return state_of_max<S, double>(m, low);
-}
-template <class S> INLINE State<Doubles<S>> state_of_column_max(const S *, Lanes<S> top, double scale) {
-    acc<S> x[lanes<S>()];
-    double m[lanes<S>()], low[lanes<S>()];
-    Doubles<S> zero = constant<Doubles<S>>(0);
-    if (scale == 1) return state_of_max<S>(doubles<S>(top), zero);
-    store_pack(x, top);
-    for (ptrdiff_t i = 0; i < lanes<S>(); i++) m[i] = product_of_max<S>((double)x[i], scale, low + i);
-    Doubles<S> ms, lows;
-    load_pack(m, &ms);
-    load_pack(low, &lows);
-    return state_of_max<S>(ms, lows);
-}
-template <class S> INLINE Frame<S> frame_of_columns(const S *, const State<Doubles<S>> *s, double scale) { return frame_of<S>(*s, scale); }
+template <class S> INLINE ptrdiff_t tile_size(const S *) { return TILE<S>(); }
+template <class S> INLINE ptrdiff_t chunk_size(const S *) { return CHUNK<S>(); }
+template <class S> INLINE ptrdiff_t frame_size(const S *) { return FRAME<S>(); }
+INLINE State<double> empty_row() { return empty_state<double>(); }
+INLINE bool is_spike(double sum) { return sum < SPIKE; }
 
+// One row.
+template <class S> INLINE State<double> state_of_row_max(const S *, double top, double scale) { return state_of_max<S, double>(top, scale); }
+template <class S> INLINE RowFrame<S> frame_of_row(const S *, const State<double> *s, double scale) { Frame<S> f = frame_of<S>(*s, scale); return row_of<S>(&f, 0); }
+template <class S> INLINE Sum<double> exp_of_row(const S *x, ptrdiff_t n, const State<double> *s, double scale, ptrdiff_t ahead) {
+    const Frame<S> f = frame_of<S>(*s, scale);
+    Sum<double> sum;
+    S *p = (S *)x;
+    exp_of_rows<S>(&p, 1, n, &f, scale, nullptr, ahead, &sum);
+    return sum;
+}
+template <class S> INLINE void merge_rows(const S *, State<double> *a, const State<double> *b, double scale) {
+    if (a->m == -INFINITY) *a = *b; else if (b->m != -INFINITY) merge<S>(a, *b, scale);
+}
+template <class S> INLINE RowInverse<S> inverse_of_row(const S *, const State<double> *s) { Inverse<S> r = inverse_of<S>(*s); return row_of<S>(&r, 0); }
+template <class S> INLINE double sum_of_state(const S *, const State<double> *s, double scale) { return sum_over_max<S>(*s, scale); }
+template <class S> INLINE RowLog<S> log_of_row(const S *, const State<double> *s, const State<double> *rest, double scale) { LogFrame<S> f = log_frame_of<S>(*s, *rest, scale); return row_of<S>(&f, 0); }
+template <class S> INLINE double logsumexp_of_row(const S *, const State<double> *s, const State<double> *rest) { return logsumexp_of<S>(*s, *rest); }
+INLINE bool cancelled(double m, double result) { return cancels(m, result - m); }
 template <class S> INLINE void add_row(const S *, Sum<double> *s, double x) { add<S>(s, x); }
-template <class S> INLINE void add_columns(const S *, Sum<Doubles<S>> *s, const Doubles<S> *x) { add<S>(s, *x); }
 template <class S> INLINE void merge_sums(const S *, Sum<double> *a, const Sum<double> *b) { add<S>(a, b->high); a->low += b->low; }
-template <class S> INLINE void merge_sum_columns(const S *, Sum<Doubles<S>> *a, const Sum<Doubles<S>> *b) {
-    add<S>(a, b->high);
-    a->low = a->low + b->low;
-}
-template <class S> INLINE void merge_rows(const S *, State<double> *a, const State<double> *b) { merge_row<S>(a, *b); }
-template <class S> INLINE void merge_columns(const S *, State<Doubles<S>> *a, const State<Doubles<S>> *b) { merge<S>(a, *b); }
-// How many exponentials of a state's frame are in one of `to`: 1 or less, and 0 if they must be computed again.
-template <class S> INLINE double carried(const S *, const State<double> *from, const State<double> *to) {
-    double steps = from->k - to->k;
-    if (from->origin != to->origin || steps < 2 - Exp<acc<S>>::bias) return 0;
-    return steps == 0 ? 1 : std::ldexp(1.0, (int)steps);
-}
-template <class S> INLINE Inverse<S> inverse_of_row(const S *, const State<double> *s) { return inverse_of<S>(s->l); }
-template <class S> INLINE Inverse<S> inverse_of_columns(const S *, const State<Doubles<S>> *s) {
-    Inverse<S> r = inverse_of<S>(s->l);
-    Doubles<S> zero = s->m - s->m;  // NaN where m is not finite, and then the whole column is
-    r.high = r.high + lanes_of<S>(zero);
-    return r;
-}
-// log_softmax is (scale x - m) - log(sum of exp(scale x - m)); m and the logarithm in two parts.
-template <class S> struct LogFrame { Lanes<S> m, m_low, log, scale, scale_low; bool scaled; };
-template <class S, class D> INLINE LogFrame<S> log_frame(const S *, const State<D> *s, double scale) {
-    LogFrame<S> f;
-    D high = rounded<S>(s->m);
-    f.m = lanes_of<S>(high);
-    f.m_low = lanes_of<S>((s->m - high) + s->low);
-    f.log = lanes_of<S>(log_of_sum<S>(*s) + (s->m - s->m));
-    f.scale = lanes_of<S>(scale);
-    f.scale_low = lanes_of<S>(scale - (double)(acc<S>)scale);
-    f.scaled = scale != 1;
-    return f;
-}
-template <class S> INLINE LogFrame<S> log_frame_of_row(const S *tag, const State<double> *s, double scale) { return log_frame(tag, s, scale); }
-template <class S> INLINE LogFrame<S> log_frame_of_columns(const S *tag, const State<Doubles<S>> *s, double scale) { return log_frame(tag, s, scale); }
-template <class S> INLINE Lanes<S> log_softmax_of(Lanes<S> x, const LogFrame<S> *f) {
-    if (!f->scaled) return ((x - f->m) - f->m_low) - f->log;
-    Lanes<S> error, t = two_product(x, f->scale, &error) - f->m;
-    error = mad(x, f->scale_low, error) - f->m_low;
-    error = select((t - t) == constant<Lanes<S>>(0), error, constant<Lanes<S>>(0));  // -inf times anything stays -inf
-    return (t + error) - f->log;
-}
-template <class S> INLINE double logsumexp_of_row(const S *, const State<double> *s) {
-    return std::isfinite(s->m) ? s->m + log_of_sum<S>(*s) : s->m;
-}
-template <class S> INLINE Lanes<S> logsumexp_of_columns(const S *, const State<Doubles<S>> *s) {
-    Doubles<S> zero = constant<Doubles<S>>(0);
-    auto finite = (s->m - s->m) == zero;
-    return lanes_of<S>(select(finite, s->m + log_of_sum<S>(*s), s->m));
-}
-template <class S> INLINE Lanes<S> lanes_of_sum(const S *, const Sum<double> *s) { return lanes_of<S>(s->high + s->low); }
-template <class S> INLINE Lanes<S> lanes_of_sum_columns(const S *, const Sum<Doubles<S>> *s) { return lanes_of<S>(s->high + s->low); }
-template <class S> INLINE Lanes<S> with_nan(Lanes<S> x, Mask<S> nan) { return select(nan, constant<Lanes<S>>(NAN), x); }
-// The state of a tile of columns whose maxima are m, before its exponentials are added.
-template <class S> INLINE void add_tile_columns(const S *, State<Doubles<S>> *s, const Doubles<S> *x) { add<S>(&s->l, *x); }
-template <class S> INLINE void close_columns(const S *, State<Doubles<S>> *s, Lanes<S> hits) {
+
+// Lanes of rows or columns.  `get` and `put` reach one of them.
+template <class S> INLINE State<Doubles<S>> states_of_max(const S *, Lanes<S> top, double scale) { return state_of_max<S>(doubles<S>(top), scale); }
+template <class S> INLINE Frame<S> frames_of(const S *, const State<Doubles<S>> *s, double scale) { return frame_of<S>(*s, scale); }
+template <class S> INLINE Inverse<S> inverses_of(const S *, const State<Doubles<S>> *s) { return inverse_of<S>(*s); }
+template <class S> INLINE LogFrame<S> logs_of(const S *, const State<Doubles<S>> *s, const State<Doubles<S>> *rest, double scale) { return log_frame_of<S>(*s, *rest, scale); }
+template <class S> INLINE Doubles<S> logsumexps_of(const S *, const State<Doubles<S>> *s, const State<Doubles<S>> *rest) { return logsumexp_of<S>(*s, *rest); }
+template <class S> INLINE void merge_columns(const S *, State<Doubles<S>> *a, const State<Doubles<S>> *b, double scale) { merge<S>(a, *b, scale); }
+template <class S> INLINE State<Doubles<S>> empty_columns(const S *) { return empty_state<Doubles<S>>(); }
+// Merging into the empty state, or it into another, changes nothing, and is most of the work of short rows.
+template <class S> INLINE void close_columns(const S *, State<Doubles<S>> *s) {
     Doubles<S> zero = constant<Doubles<S>>(0);
     auto empty = s->m == constant<Doubles<S>>(-INFINITY);
-    s->c = select(empty, zero, doubles<S>(hits));
     s->l.high = select(empty, zero, s->l.high);
     s->l.low = select(empty, zero, s->l.low);
 }
+template <class S> INLINE bool any_spike(const S *, const State<Doubles<S>> *s, double scale) { return any(sum_over_max<S>(*s, scale) < constant<Doubles<S>>(SPIKE)); }
+template <class S> INLINE bool any_cancelled(const S *, const State<Doubles<S>> *s, const Doubles<S> *result) { return any(cancels(s->m, *result - s->m)); }
+template <class S> INLINE double number_at(const S *, const Doubles<S> *d, ptrdiff_t i) { double v; std::memcpy(&v, (const char *)d + i * sizeof v, sizeof v); return v; }
+template <class S> INLINE void set_number(const S *, Doubles<S> *d, ptrdiff_t i, double v) { std::memcpy((char *)d + i * sizeof v, &v, sizeof v); }
+template <class S> INLINE State<double> state_at(const S *t, const State<Doubles<S>> *s, ptrdiff_t i) {
+    return {number_at(t, &s->m, i), number_at(t, &s->origin, i), number_at(t, &s->k, i), {number_at(t, &s->l.high, i), number_at(t, &s->l.low, i)}};
+}
+template <class S> INLINE void set_state(const S *t, State<Doubles<S>> *s, ptrdiff_t i, State<double> v) {
+    set_number(t, &s->m, i, v.m), set_number(t, &s->origin, i, v.origin), set_number(t, &s->k, i, v.k);
+    set_number(t, &s->l.high, i, v.l.high), set_number(t, &s->l.low, i, v.l.low);
+}
+template <class S> INLINE void set_sums(const S *, State<Doubles<S>> *s, const Sum<double> *sum, ptrdiff_t n) {
+    double high[lanes<S>()] = {}, low[lanes<S>()] = {};
+    for (ptrdiff_t i = 0; i < n; i++) high[i] = sum[i].high, low[i] = sum[i].low;
+    load_pack(high, &s->l.high);
+    load_pack(low, &s->l.low);
+}
+template <class S> INLINE RowLog<S> log_at(const S *, const LogFrame<S> *f, ptrdiff_t i) { return row_of<S>(f, i); }
+template <class S> INLINE Lanes<S> lanes_of_doubles(const S *, const Doubles<S> *d) { return lanes_of<S>(*d); }
+template <class S> INLINE Lanes<S> load_kept(const S *, const acc<S> *kept) { return load<acc<S>>(kept); }
+template <class S> INLINE Lanes<S> softmax_of(Lanes<S> x, const Frame<S> *f, const Inverse<S> *r, double scale) {
+    if (scale != 1) return times<S>(value(term_by_way<S, SCALED>(x, *f)), *r);
+    return times<S>(value(term_by_way<S, FAR>(x, *f)), *r);
+}
+template <class S> INLINE Lanes<S> log_softmax_of(Lanes<S> x, const LogFrame<S> *f, double scale) {
+    return scale == 1 ? log_softmax_by_way<S, false>(x, *f) : log_softmax_by_way<S, true>(x, *f);
+}
+template <class S> INLINE void add_columns(const S *, Sum<Doubles<S>> *s, const Doubles<S> *x) { add<S>(s, *x); }
+template <class S> INLINE void merge_sum_columns(const S *, Sum<Doubles<S>> *a, const Sum<Doubles<S>> *b) { add<S>(a, b->high); a->low = a->low + b->low; }
 template <class S> INLINE Sum<Doubles<S>> empty_sum_columns(const S *) { return {constant<Doubles<S>>(0), constant<Doubles<S>>(0)}; }
-INLINE State<double> empty_row() { return empty_state<double>(); }
-template <class S> INLINE ptrdiff_t tree_size(const S *) { return TREE<S>(); }
-template <class S> INLINE ptrdiff_t tile_size(const S *) { return TILE<S>(); }
-template <class S> INLINE ptrdiff_t chunk_size(const S *) { return CHUNK<S>(); }
-template <class S> INLINE ptrdiff_t kept_size(const S *) { return Kept<S>::room; }
-template <class S> INLINE Lanes<S> kept_times(const acc<S> *kept, const Inverse<S> *r) { return times<S>(load<acc<S>>(kept), *r); }
-template <class S> INLINE Lanes<S> softmax_of(Lanes<S> x, const Frame<S> *f, const Inverse<S> *r) { return times<S>(exp_of<S>(x, *f), *r); }
+template <class S> INLINE Lanes<S> lanes_of_sum_columns(const S *, const Sum<Doubles<S>> *s) { return lanes_of<S>(s->high + s->low); }
+template <class S> INLINE Lanes<S> with_nan(Lanes<S> x, Mask<S> nan) { return select(nan, constant<Lanes<S>>(NAN), x); }
 
 }  // namespace
 }  // namespace softcore

@@ -8,6 +8,9 @@ cdef enum:
     DIMS = 64
     OPERANDS = 6
     SCRATCH = 4096  # bytes of a tile, whatever its storage
+    SCRATCH_DOUBLES = 1024  # a tile of floats, widened
+    FRAME_SCRATCH = 16384   # bytes of a frame
+    BLOCK_ROWS = 16  # rows that go through the steps of softmax together
 
 cdef struct Operand:
     char* data
@@ -120,12 +123,13 @@ cdef struct Slab:
     char* at[OPERANDS]
     Py_ssize_t stride[OPERANDS]
     Py_ssize_t n, width
+    char* kept             # room for its elements as accumulators, or NULL
 
 ctypedef struct Room:  # a state of any kind
     double bytes[12]
 
 ctypedef void (*Fold)(const Task*, const Row*, Py_ssize_t, Py_ssize_t, Room*, void*) noexcept nogil
-ctypedef void (*Merge)(Room*, const Room*, void*) noexcept nogil
+ctypedef void (*Merge)(const Task*, Room*, const Room*, void*) noexcept nogil
 ctypedef void (*Map)(const Task*, const Row*, Py_ssize_t, Py_ssize_t, const Room*, void*) noexcept nogil
 ctypedef void (*Rows)(const Task*, Py_ssize_t, Py_ssize_t, void*) noexcept nogil
 ctypedef void (*Columns)(const Task*, const Slab*, void*) noexcept nogil
@@ -142,4 +146,6 @@ cdef struct Kernel:
     bint whole             # a row's map must see all of it
     bint known             # there is such a kernel
     Py_ssize_t chunk       # elements a state may be cut at
-    Py_ssize_t kept        # the longest row for `rows`
+    Py_ssize_t lanes       # columns that are worked on together
+    Py_ssize_t longest     # the longest row for `rows`
+    bint keeps             # columns are better off with room for a frame of them
