@@ -175,6 +175,7 @@ def _torch(torch, axis):
 
 
 def _jax(jax, axis):
+    jax.config.update("jax_enable_x64", True)  # float64 would quietly become float32
     jnp, nn = jax.numpy, jax.nn
     ops = {
         "max": lambda x: jnp.max(x, axis),
@@ -237,7 +238,9 @@ def _tensor(array):
 
 
 def _jax_array(array):
-    return importlib.import_module("jax").numpy.asarray(array)
+    jax = importlib.import_module("jax")
+    jax.config.update("jax_enable_x64", True)
+    return jax.numpy.asarray(array)
 
 
 # name: (module, how it spells the ops, how it takes a NumPy array)

@@ -67,15 +67,14 @@ def choose(op, rows, length, inner, itemsize, operands, contiguous, columns, sho
         limit = threads.get_num_threads()
     work = rows * length
     moved = work * itemsize * operands
-    # Rows end within a cache line; short ones would write too many lines in halves.
-    streaming = writes and moved >= LAST_LEVEL and length * itemsize >= 4096
+    streaming = writes and moved >= LAST_LEVEL
     ahead = moved > L2
     if elementwise:
         return 2, threads_for(work, rows * -(-length // GRAIN), limit), streaming, False
     if short:
         return 4, threads_for(work, -(-rows // 16), limit), False, False
     if columns and not contiguous and inner > 1:
-        return 3, threads_for(work, rows // inner * -(-inner // 64), limit), False, False
+        return 3, threads_for(work, rows // inner * -(-inner // 64), limit), streaming, ahead
     threads = threads_for(work, rows, limit)
     if threads < threads_for(work, work, limit) and length >= LONG and not whole:
         return 1, threads_for(work, work, limit), streaming, ahead

@@ -16,8 +16,8 @@ REDUCING = [op for op in OPS.values() if op.kind != "map"]
 ELEMENTWISE = [op for op in OPS.values() if op.kind == "map"]
 ISAS = kernels.available()
 SERIAL = kernels.core.openmp_runtime().startswith("none")
-# Lengths inside a vector, inside a tile, past a tile, past a chunk of every dtype.
-LENGTHS = [5, 40, 200, 1100, 17000]
+# Lengths inside a vector, inside a tile, past a tile, past a frame, past a chunk of every dtype.
+LENGTHS = [5, 40, 200, 1100, 4200, 17000]
 
 
 def named(op):

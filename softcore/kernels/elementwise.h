@@ -90,23 +90,62 @@ template <class S> INLINE void softmax_row(S *y, const S *x, ptrdiff_t n, const 
     if (frame->origin != 0) return softmax_row_by_way<S, FAR>(y, x, n, frame, inverse, streaming, ahead);
     softmax_row_by_way<S, NEAR>(y, x, n, frame, inverse, streaming, ahead);
 }
-template <class S> __attribute__((noinline)) void log_softmax_row(S *y, const S *x, ptrdiff_t n, const RowLog<S> *frame, bool streaming) {
-    const LogFrame<S> f = spread_log<S>(*frame);
-    if (frame->scale == 1 && frame->scale_low == 0) return over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return log_softmax_by_way<S, false>(load_some<S>(x + j, m, 0), f); });
-    over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return log_softmax_by_way<S, true>(load_some<S>(x + j, m, 0), f); });
+template <class S, bool SCALE> INLINE void log_softmax_rows_by_way(S *const *y, S *const *x, ptrdiff_t rows, ptrdiff_t n, const LogFrame<S> *frames, Streamed<S> *streamed) {
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        const LogFrame<S> f = spread_log<S>(row_of<S>(frames, i));
+        const S *p = x[i];
+        auto put = [=](ptrdiff_t j, ptrdiff_t m) TERM { return log_softmax_by_way<S, SCALE>(load_some<S>(p + j, m, 0), f); };
+        if (streamed) stream_row<S>(y[i], n, streamed, put); else over_tile<S>(y[i], n, false, put);
+    }
 }
-// scale * y * (dy - sum(dy * y)), and scale * (dy - exp(y) * sum(dy)).
-template <class S> INLINE Lanes<S> softmax_gradient(Lanes<S> dy, Lanes<S> y, Lanes<S> dot, Lanes<S> scale) { return (y * (dy - dot)) * scale; }
-template <class S> INLINE Lanes<S> log_softmax_gradient(Lanes<S> dy, Lanes<S> y, Lanes<S> sum, Lanes<S> scale) {
-    return (dy - exponential<S>(y) * sum) * scale;
+template <class S> __attribute__((noinline)) void log_softmax_of_rows(S *const *y, S *const *x, ptrdiff_t rows, ptrdiff_t n, const LogFrame<S> *frames, double scale, Streamed<S> *streamed) {
+    if (scale == 1) log_softmax_rows_by_way<S, false>(y, x, rows, n, frames, streamed);
+    else log_softmax_rows_by_way<S, true>(y, x, rows, n, frames, streamed);
 }
-template <class S> void softmax_backward_tile(S *dx, const S *dy, const S *y, ptrdiff_t n, const Sum<double> *dot, double scale, bool streaming) {
-    const Lanes<S> d = lanes_of<S>(dot->high + dot->low), c = lanes_of<S>(scale);
-    over_tile<S>(dx, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return softmax_gradient<S>(load_some<S>(dy + j, m, 0), load_some<S>(y + j, m, 0), d, c); });
+// The gradients of softmax and of log_softmax, LOG: scale y (dy - sum(y dy)) and scale (dy - exp(y) sum(dy)).
+template <class S> struct Gradient { Lanes<S> total, total_below, scale; };
+template <class S> INLINE Gradient<S> gradient_of(Lanes<S> total, double scale) {
+    return {total, total * splat<S>((acc<S>)std::ldexp(1.0, -Exp<acc<S>>::headroom)), splat<S>((acc<S>)scale)};
 }
-template <class S> void log_softmax_backward_tile(S *dx, const S *dy, const S *y, ptrdiff_t n, const Sum<double> *sum, double scale, bool streaming) {
-    const Lanes<S> d = lanes_of<S>(sum->high + sum->low), c = lanes_of<S>(scale);
-    over_tile<S>(dx, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return log_softmax_gradient<S>(load_some<S>(dy + j, m, 0), load_some<S>(y + j, m, 0), d, c); });
+template <class S, bool LOG> INLINE Lanes<S> gradient(Lanes<S> dy, Lanes<S> y, const Gradient<S> &g) {
+    typedef Exp<acc<S>> E;
+    typedef Lanes<S> P;
+    if (!LOG) return (y * (dy - g.total)) * g.scale;
+    // A logarithm of a share is not above 0: its exponential keeps its bits in the headroom.  Whatever else y may be:
+    P zero = constant<P>(0), t = greater(constant<P>(E::lowest * LN2), y);
+    P product = value(exp_term<false, false>(t, t, constant<P>(E::magic + E::steps * (E::bias + E::headroom)))) * g.total_below;
+    Mask<S> high = y > constant<P>(E::headroom / 2);
+    if (__builtin_expect(any(high), 0)) product = select(high, exp(y, zero) * g.total, product);
+    return (dy - product) * g.scale;
+}
+template <class S, bool LOG> INLINE double total_of_row(const S *dy, const S *y, ptrdiff_t n) {  // up to a chunk
+    Sum<double> sum = {0, 0};
+    for (ptrdiff_t j = 0; j < n; j += TILE<S>()) {
+        const ptrdiff_t m = n - j < TILE<S>() ? n - j : TILE<S>();
+        add<S>(&sum, LOG ? sum_row<S>(dy + j, m) : dot_row<S>(dy + j, y + j, m));
+    }
+    return sum.high + sum.low;
+}
+template <class S, bool LOG> INLINE void gradient_row_by_way(S *dx, const S *dy, const S *y, ptrdiff_t n, double total, double scale, Streamed<S> *streamed) {
+    const Gradient<S> g = gradient_of<S>(lanes_of<S>(total), scale);
+    auto f = [=](ptrdiff_t j, ptrdiff_t m) TERM { return gradient<S, LOG>(load_some<S>(dy + j, m, 0), load_some<S>(y + j, m, 0), g); };
+    if (streamed) stream_row<S>(dx, n, streamed, f); else over_tile<S>(dx, n, false, f);
+}
+template <class S> __attribute__((noinline)) void gradient_row(bool log, S *dx, const S *dy, const S *y, ptrdiff_t n, const Sum<double> *total, double scale, Streamed<S> *streamed) {
+    if (log) gradient_row_by_way<S, true>(dx, dy, y, n, total->high + total->low, scale, streamed);
+    else gradient_row_by_way<S, false>(dx, dy, y, n, total->high + total->low, scale, streamed);
+}
+template <class S> INLINE double total_of_tile(const S *dy, const S *y, ptrdiff_t n, bool log) {
+    return log ? sum_row<S>(dy, n) : dot_row<S>(dy, y, n);
+}
+// Whole rows of up to a chunk, one after the other: each is still in the cache when it is read again.  The hardware sees three
+// streams coming; asking for the next rows as well made this slower.
+template <class S> void gradient_of_row(bool log, S *dx, const S *dy, const S *y, ptrdiff_t n, double scale, Streamed<S> *streamed) {
+    if (log) gradient_row_by_way<S, true>(dx, dy, y, n, total_of_row<S, true>(dy, y, n), scale, streamed);
+    else gradient_row_by_way<S, false>(dx, dy, y, n, total_of_row<S, false>(dy, y, n), scale, streamed);
+}
+template <class S> INLINE Lanes<S> gradient_of_columns(bool log, Lanes<S> dy, Lanes<S> y, const Gradient<S> *g) {
+    return log ? gradient<S, true>(dy, y, *g) : gradient<S, false>(dy, y, *g);
 }
 
 // exp(-|x|) times 2^headroom (times `tempered` if TEMPER), so that its small values have all their bits.
@@ -289,8 +328,8 @@ template <class S> INLINE void top_of_rows(S *const *x, ptrdiff_t rows, ptrdiff_
     for (ptrdiff_t i = 0; i < rows; i++) t[i] = (acc<S>)top_of_tile<S>(x[i], n);
     load_pack(t, top);
 }
-// The same of columns, which are copied to `kept` as accumulators if it is there; NaN in a lane is a NaN in its column.
-template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *top, acc<S> *kept) {
+// The same of columns, which are copied to `kept` as accumulators if it is there; `hidden` elements, if any, take no part.
+template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *top, const Lanes<S> *hidden, acc<S> *kept) {
     const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
     Lanes<S> nan[16];
     for (ptrdiff_t g = 0; g < groups; g++) {
@@ -306,6 +345,7 @@ template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptr
             for (ptrdiff_t i = 0; i < rows; i++) {
                 Lanes<S> v = load_some<S>(row_at(x, stride, j + i) + g * L, width - g * L, 0);
                 if (kept) store_pack(kept + ((j + i) * groups + g) * L, v);
+                if (hidden) v = select(v == hidden[g], constant<Lanes<S>>(-INFINITY), v);
                 b = select(v != v, v, b);
                 a = greater(v, a);
             }

@@ -22,7 +22,7 @@ cdef enum:
     GROUPS = 4   # Lanes of columns that one slab is wide
     WIDE = 16    # the same where a column needs no more than its maximum
     SHORT = 64   # the longest row that is turned into a column
-    KEPT = 1 << 18  # bytes of columns that are kept
+    KEPT = 1 << 20  # bytes of columns that are kept
 
 include "task.pxi"
 include "max.pxi"
@@ -91,16 +91,14 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.longest = frame_size(_)
         k.keeps = True
         k.columns = <Columns> log_softmax_columns[storage]
-    elif op == SOFTMAX_BACKWARD:
-        k.fold = <Fold> softmax_backward_fold[storage]
+    elif op == SOFTMAX_BACKWARD or op == LOG_SOFTMAX_BACKWARD:
+        k.fold = <Fold> gradient_fold[storage]
         k.merge = <Merge> sum_merge[storage]
-        k.map = <Map> softmax_backward_map[storage]
-        k.columns = <Columns> softmax_backward_columns[storage]
-    elif op == LOG_SOFTMAX_BACKWARD:
-        k.fold = <Fold> log_softmax_backward_fold[storage]
-        k.merge = <Merge> sum_merge[storage]
-        k.map = <Map> log_softmax_backward_map[storage]
-        k.columns = <Columns> log_softmax_backward_columns[storage]
+        k.map = <Map> gradient_map[storage]
+        k.columns = <Columns> gradient_columns[storage]
+        if row_contiguous(t, k):
+            k.rows = <Rows> gradient_rows[storage]
+            k.longest = chunk_size(_)
     elif op == LOGSUMEXP and t.ninputs == 2:
         k.fold = <Fold> weighted_fold[storage]
         k.merge = <Merge> weighted_merge[storage]
@@ -243,8 +241,19 @@ cdef void run_map(const Task* t, const Kernel* k, int threads) noexcept nogil:
     for i in prange(threads, num_threads=threads, schedule="static"):
         map_units(t, k, units * i // threads, units * (i + 1) // threads)
 
+# Rows that lie side by side make slabs of columns, `wide` of them or less: the first is cut where the last output reaches a
+# cache line, so that the others neither read nor write a line twice.
+cdef Py_ssize_t first_slab(const Task* t, const Kernel* k, Py_ssize_t wide) noexcept nogil:
+    cdef const Operand* y = &t.arg[t.nargs - 1]
+    cdef size_t past = <size_t> y.data % 64
+    return wide if k.reduces or past == 0 or past % y.itemsize else (64 - past) // y.itemsize
+
+cdef Py_ssize_t count_slabs(const Task* t, const Kernel* k, Py_ssize_t wide) noexcept nogil:
+    cdef Py_ssize_t inner = t.outer[t.nouter - 1], head = min(inner, first_slab(t, k, wide))
+    return 1 + (inner - head + wide - 1) // wide
+
 cdef void slabs(const Task* t, const Kernel* k, Py_ssize_t wide, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    cdef Py_ssize_t inner = t.outer[t.nouter - 1], blocks = (inner + wide - 1) // wide, r
+    cdef Py_ssize_t inner = t.outer[t.nouter - 1], blocks = count_slabs(t, k, wide), head = first_slab(t, k, wide), r, start
     cdef Slab slab
     cdef int i
     cdef void* kept = NULL
@@ -252,21 +261,23 @@ cdef void slabs(const Task* t, const Kernel* k, Py_ssize_t wide, Py_ssize_t firs
     slab.kept = NULL
     if k.keeps and t.n <= k.longest:  # without room for it a slab is read again
         kept = malloc(t.n * wide * 64 // k.lanes + 64)
-        slab.kept = <char*> ((<size_t> kept + 63) // 64 * 64)
-        if kept == NULL:
-            slab.kept = NULL
+        if kept != NULL:
+            slab.kept = <char*> ((<size_t> kept + 63) // 64 * 64)
+    for i in range(t.nargs):
+        slab.stride[i] = stride_of(t, &t.arg[i])
     while first < last:
-        r = first // blocks * inner + first % blocks * wide
-        slab.width = min(wide, inner - first % blocks * wide)
+        start = head + (first % blocks - 1) * wide if first % blocks else 0
+        slab.width = min(wide if first % blocks else head, inner - start)
+        r = first // blocks * inner + start
         for i in range(t.nargs):
             slab.at[i] = row_start(t, &t.arg[i], r)
-            slab.stride[i] = stride_of(t, &t.arg[i])
+        slab.next = row_start(t, &t.arg[0], r + slab.width) if t.ahead and first + 1 < last else NULL
         k.columns(t, &slab, NULL)
         first += 1
     free(kept)
 
 cdef void run_columns(const Task* t, const Kernel* k, int threads, Py_ssize_t wide) noexcept nogil:
-    cdef Py_ssize_t inner = t.outer[t.nouter - 1], units = t.rows // inner * ((inner + wide - 1) // wide)
+    cdef Py_ssize_t units = t.rows // t.outer[t.nouter - 1] * count_slabs(t, k, wide)
     cdef int i
     if threads == 1:
         slabs(t, k, wide, 0, units)
@@ -284,6 +295,7 @@ cdef void short_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_
     slab.n = t.n
     slab.width = L
     slab.kept = room[4]
+    slab.next = NULL
     while first < last:
         r = first * L
         count = min(L, t.rows - r)
@@ -475,6 +487,7 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
     cdef int threads = 1, executor
     cdef bint rows, columns
     cdef Py_ssize_t wide_columns
+    t.log = op == LOG_SOFTMAX_BACKWARD
     kernel_of(t, op, code, &k)
     if not k.known:
         raise TypeError(f"no kernel of {name} for this storage")

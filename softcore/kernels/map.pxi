@@ -63,7 +63,7 @@ cdef void maximum_sum_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize
         for i in range(3):
             at[i] = take(t, row, <int> i, j, n, <storage*> scratch[i], NULL, 0)
         choose_tile(MAXIMUM_GRADIENT, <storage*> scratch[0], <const storage*> at[0], <const storage*> at[1], <const storage*> at[2], n, False)
-        add_row(_, s, sum_row(<const storage*> scratch[0], n, 0))
+        add_row(_, s, sum_row(<const storage*> scratch[0], n))
         j += n
 
 cdef void maximum_sum_merge(const Task* t, Room* a, const Room* b, storage* _) noexcept nogil:

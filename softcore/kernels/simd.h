@@ -234,6 +234,8 @@ template <class S> INLINE acc<S> lane(const Lanes<S> &x, ptrdiff_t i) { acc<S> a
 template <class S> INLINE Pack<bits_t<acc<S>>, 64 / SOFTCORE_VECTOR> whole(bits_t<acc<S>> a) { Pack<bits_t<acc<S>>, 64 / SOFTCORE_VECTOR> p; spread(a, &p); return p; }
 template <int N> INLINE Pack<double, N> number(Pack<int64_t, N> a) { return each<double>([](vec<int64_t> x) { return __builtin_convertvector(x, vec<double>); }, a); }
 template <int N> INLINE Pack<int64_t, N> whole_number(Pack<double, N> a) { return each<int64_t>([](vec<double> x) { return __builtin_convertvector(x, vec<int64_t>); }, a); }
+INLINE double number(int64_t a) { return (double)a; }
+INLINE int64_t whole_number(double a) { return (int64_t)a; }
 INLINE int64_t sum_integers(Pack<int64_t, 1> a) {
     int64_t sum = 0;
     for (unsigned i = 0; i < SOFTCORE_VECTOR / 8; i++) sum += a.v[i];

@@ -58,6 +58,10 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     cdef cppclass State[D]:
         D m
         Sum[D] l
+    cdef cppclass Mass[D]:
+        D sum
+        D rest
+        D rest_low
     cdef cppclass Frame[S]:
         pass
     cdef cppclass Inverse[S]:
@@ -70,21 +74,20 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
         pass
     cdef cppclass RowInverse[S]:
         pass
-    cdef cppclass RowLog[S]:
-        pass
 
     State[double] empty_row()
-    bint is_spike(double)
     double top_of_tile[S](const S*, Py_ssize_t n)
     State[double] state_of_row_max[S](const S*, double top, double scale)
     RowFrame[S] frame_of_row[S](const S*, const State[double]*, double scale)
     Sum[double] exp_of_row[S](const S*, Py_ssize_t n, const State[double]*, double scale, Py_ssize_t ahead)
     void merge_rows[S](const S*, State[double]*, const State[double]*, double scale)
-    double sum_of_state[S](const S*, const State[double]*, double scale)
+    Mass[double] mass_of_row[S](const S*, const State[double]*, double scale)
+    bint is_thin[S](const S*, const Mass[double]*, Py_ssize_t n)
+    double rest_from_row[S](const S*, const State[double]* rest, double m, double scale)
     RowInverse[S] inverse_of_row[S](const S*, const State[double]*)
-    RowLog[S] log_of_row[S](const S*, const State[double]*, const State[double]* rest, double scale)
-    double logsumexp_of_row[S](const S*, const State[double]*, const State[double]* rest)
-    bint cancelled(double m, double result)
+    LogFrame[S] log_of_row[S](const S*, const State[double]*, const Mass[double]*, double scale)
+    double logsumexp_of_row[S](const S*, const State[double]*, const Mass[double]*)
+    bint cancelled[S](const S*, double m, double result)
     double log_in_long_double(long double)
     long double add_exponentials(long double, const double*, Py_ssize_t n)
     void hide_top[S](S* tile, const S*, Py_ssize_t n, double top)
@@ -93,35 +96,31 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     State[Doubles[S]] states_of_max[S](const S*, Lanes[S], double scale)
     Frame[S] frames_of[S](const S*, const State[Doubles[S]]*, double scale)
     Inverse[S] inverses_of[S](const S*, const State[Doubles[S]]*)
-    LogFrame[S] logs_of[S](const S*, const State[Doubles[S]]*, const State[Doubles[S]]* rest, double scale)
-    Doubles[S] logsumexps_of[S](const S*, const State[Doubles[S]]*, const State[Doubles[S]]* rest)
+    Mass[Doubles[S]] masses_of[S](const S*, const State[Doubles[S]]*, double scale)
+    bint any_thin[S](const S*, const Mass[Doubles[S]]*, Py_ssize_t n)
+    void set_thin[S](const S*, Mass[Doubles[S]]*, Py_ssize_t n, const State[Doubles[S]]* rest, const State[Doubles[S]]*, double scale)
+    LogFrame[S] logs_of[S](const S*, const State[Doubles[S]]*, const Mass[Doubles[S]]*, double scale)
+    Doubles[S] logsumexps_of[S](const S*, const State[Doubles[S]]*, const Mass[Doubles[S]]*)
     State[Doubles[S]] empty_columns[S](const S*)
     void close_columns[S](const S*, State[Doubles[S]]*)
     void merge_columns[S](const S*, State[Doubles[S]]*, const State[Doubles[S]]*, double scale)
-    bint any_spike[S](const S*, const State[Doubles[S]]*, double scale)
     bint any_cancelled[S](const S*, const State[Doubles[S]]*, const Doubles[S]* result)
     double number_at[S](const S*, const Doubles[S]*, Py_ssize_t i)
     void set_number[S](const S*, Doubles[S]*, Py_ssize_t i, double)
-    State[double] state_at[S](const S*, const State[Doubles[S]]*, Py_ssize_t i)
-    void set_state[S](const S*, State[Doubles[S]]*, Py_ssize_t i, State[double])
     void set_sums[S](const S*, State[Doubles[S]]*, const Sum[double]*, Py_ssize_t n)
     void top_of_rows[S](S** x, Py_ssize_t rows, Py_ssize_t n, Lanes[S]* top)
     void exp_of_rows[S](S** x, Py_ssize_t rows, Py_ssize_t n, const Frame[S]*, double scale, acc[S]* kept, Py_ssize_t ahead, Sum[double]*)
-    RowLog[S] log_at[S](const S*, const LogFrame[S]*, Py_ssize_t i)
     Lanes[S] lanes_of_doubles[S](const S*, const Doubles[S]*)
-    void top_of_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, Lanes[S]* top, acc[S]* kept)
-    void exp_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, double scale, acc[S]* kept, Py_ssize_t kept_step, Sum[Doubles[S]]*)
+    void top_of_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, Lanes[S]* top, const Lanes[S]* hidden, acc[S]* kept)
+    void exp_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, double scale, const Lanes[S]* hidden, Sum[Doubles[S]]*)
     Lanes[S] softmax_of[S](Lanes[S], const Frame[S]*, const Inverse[S]*, double scale)
     Lanes[S] load_kept[S](const S*, const acc[S]*)
     void scale_columns[S](S* y, Py_ssize_t stride, const acc[S]*, Py_ssize_t n, Py_ssize_t width, const Inverse[S]*, bint streaming)
-    void exp_kept_columns[S](const S*, acc[S]* kept, Py_ssize_t step, Py_ssize_t n, const Frame[S]*, double scale, bint keep, Sum[Doubles[S]]*)
+    void exp_kept_columns[S](const S*, acc[S]* kept, Py_ssize_t step, Py_ssize_t n, const Frame[S]*, double scale, bint keep, const char* ahead, Py_ssize_t ahead_stride, Sum[Doubles[S]]*)
     Lanes[S] log_softmax_of[S](Lanes[S], const LogFrame[S]*, double scale)
-    Lanes[S] softmax_gradient[S](Lanes[S] dy, Lanes[S] y, Lanes[S] dot, Lanes[S] scale)
-    Lanes[S] log_softmax_gradient[S](Lanes[S] dy, Lanes[S] y, Lanes[S] total, Lanes[S] scale)
 
     # sums of backwards
-    double sum_row[S](const S*, Py_ssize_t n, Py_ssize_t ahead)
-    double dot_row[S](const S*, const S*, Py_ssize_t n, Py_ssize_t ahead)
+    double sum_row[S](const S*, Py_ssize_t n)
     void add_row[S](const S*, Sum[double]*, double)
     void merge_sums[S](const S*, Sum[double]*, const Sum[double]*)
     void sum_columns_of[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, Doubles[S]*)
@@ -137,9 +136,14 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     void finish_line[S](Streamed[S]*)
     void scale_rows[S](S** y, S** x, acc[S]* kept, Py_ssize_t rows, Py_ssize_t n, const Inverse[S]*, Streamed[S]*)
     void softmax_row[S](S* y, const S* x, Py_ssize_t n, const RowFrame[S]*, const RowInverse[S]*, bint streaming, const S* ahead)
-    void log_softmax_row[S](S* y, const S* x, Py_ssize_t n, const RowLog[S]*, bint streaming)
-    void softmax_backward_tile[S](S* dx, const S* dy, const S* y, Py_ssize_t n, const Sum[double]*, double scale, bint streaming)
-    void log_softmax_backward_tile[S](S* dx, const S* dy, const S* y, Py_ssize_t n, const Sum[double]*, double scale, bint streaming)
+    void log_softmax_of_rows[S](S** y, S** x, Py_ssize_t rows, Py_ssize_t n, const LogFrame[S]*, double scale, Streamed[S]*)
+    cdef cppclass Gradient[S]:
+        pass
+    Gradient[S] gradient_of[S](Lanes[S] total, double scale)
+    double total_of_tile[S](const S* dy, const S* y, Py_ssize_t n, bint log)
+    void gradient_row[S](bint log, S* dx, const S* dy, const S* y, Py_ssize_t n, const Sum[double]*, double scale, Streamed[S]*)
+    void gradient_of_row[S](bint log, S* dx, const S* dy, const S* y, Py_ssize_t n, double scale, Streamed[S]*)
+    Lanes[S] gradient_of_columns[S](bint log, Lanes[S] dy, Lanes[S] y, const Gradient[S]*)
     void logsumexp_backward_tile[S](S* dx, const S* dy, const S* x, const S* y, const S* b, Py_ssize_t n, bint streaming)
     void choose_tile[S](int op, S* y, const S* a, const S* b, const S* c, Py_ssize_t n, bint streaming)
     void map_tile[S](int op, S* y, const S* a, const S* b, Py_ssize_t n, bint streaming)

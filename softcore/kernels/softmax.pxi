@@ -47,8 +47,8 @@ cdef storage* take_again(const Source* from_, Py_ssize_t j, Py_ssize_t n, storag
     gather(room, from_.column + j * from_.stride, from_.stride, n, from_.code)
     return room
 
-cdef State[double] without_top(const Source* from_, Py_ssize_t length, double top, double scale, storage* _) noexcept nogil:
-    # The state of a row without its largest element.
+cdef double rest_again(const Source* from_, Py_ssize_t length, double top, double scale, storage* _) noexcept nogil:
+    # What the exponentials of a row without its maximum come to, beside that of the maximum.
     cdef char scratch[FRAME_SCRATCH]
     cdef unsigned char masks[FRAME_SCRATCH]
     cdef State[double] s = empty_row(), frame
@@ -59,14 +59,15 @@ cdef State[double] without_top(const Source* from_, Py_ssize_t length, double to
         frame = absorb(<const storage*> scratch, n, scale, 0)
         merge_rows(_, &s, &frame, scale)
         j += n
-    return s
+    return rest_from_row(_, &s, top, scale)
 
 cdef double logsumexp_again(const Source* from_, Py_ssize_t length, storage* _) noexcept nogil:
     # The logsumexp of a row whose maximum and logarithm cancel: of floats in double, of doubles in long double.
     cdef char scratch[FRAME_SCRATCH]
     cdef unsigned char masks[FRAME_SCRATCH]
     cdef double wide[SCRATCH_DOUBLES]
-    cdef State[double] s = empty_row(), frame, rest
+    cdef State[double] s = empty_row(), frame
+    cdef Mass[double] mass
     cdef long double total = 0
     cdef Py_ssize_t j = 0, n
     while j < length:
@@ -80,14 +81,15 @@ cdef double logsumexp_again(const Source* from_, Py_ssize_t length, storage* _) 
         j += n
     if storage is double:
         return log_in_long_double(total)
-    rest = empty_row()
-    return logsumexp_of_row(<const double*> NULL, &s, &rest)
+    mass = mass_of_row(<const double*> NULL, &s, 1)
+    return logsumexp_of_row(<const double*> NULL, &s, &mass)
 
-cdef State[double] rest_of(const Source* from_, Py_ssize_t length, const State[double]* s, double scale, storage* _) noexcept nogil:
-    # What log_of_sum needs beside a state: the state without the maximum, where that is a spike.
-    if isfinite(s.m) and is_spike(sum_of_state(_, s, scale)):
-        return without_top(from_, length, s.m, scale, _)
-    return empty_row()
+cdef Mass[double] mass_of(const Source* from_, Py_ssize_t length, const State[double]* s, double scale, storage* _) noexcept nogil:
+    cdef Mass[double] mass = mass_of_row(_, s, scale)
+    if isfinite(s.m) and is_thin(_, &mass, length):
+        mass.rest = rest_again(from_, length, s.m, scale, _)
+        mass.rest_low = 0
+    return mass
 
 # ------------------------------------------------------------------------------------------------ rows of up to a frame
 
@@ -104,16 +106,15 @@ cdef void framed_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int afte
     cdef Sum[double] sum[BLOCK_ROWS]
     cdef Streamed[storage] streamed
     cdef Source from_
-    cdef State[Doubles[storage]] s, rest
-    cdef State[double] one
+    cdef State[Doubles[storage]] s
+    cdef Mass[Doubles[storage]] mass
+    cdef Mass[double] one
     cdef Frame[storage] frame
     cdef Inverse[storage] inverse
     cdef LogFrame[storage] log
-    cdef RowLog[storage] row_log
     cdef Doubles[storage] result
     cdef Lanes[storage] top
     cdef Py_ssize_t block = block_of_rows(_, t.n), i, count, ahead
-    cdef bint spikes
     from_.task = t
     while first < last:
         count = min(block, last - first)
@@ -130,43 +131,42 @@ cdef void framed_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int afte
         set_sums(_, &s, sum, count)
         if after == TO_SOFTMAX:
             inverse = inverses_of(_, &s)
-            for i in range(count):
-                y[i] = open_tile(t, &row[i], 1, 0, <storage*> scratch + i * t.n)
-            scale_rows(y, x, room.e, count, t.n, &inverse, &streamed if t.streaming else NULL)
-            if t.masked or not t.arg[1].direct:
+        else:
+            mass = masses_of(_, &s, t.scale)
+            if any_thin(_, &mass, t.n):
                 for i in range(count):
-                    close_tile(t, &row[i], 1, 0, t.n, y[i], take_mask(t, &row[i], 0, t.n, masks), 0)
+                    one.sum = number_at(_, &mass.sum, i)
+                    one.rest = number_at(_, &mass.rest, i)
+                    from_.row = &row[i]
+                    if is_thin(_, &one, t.n):
+                        set_number(_, &mass.rest, i, rest_again(&from_, t.n, number_at(_, &s.m, i), t.scale, _))
+                        set_number(_, &mass.rest_low, i, 0)
+        if after == TO_LOGSUMEXP:
+            result = logsumexps_of(_, &s, &mass)
+            for i in range(count):
+                from_.row = &row[i]
+                finish_logsumexp(t, &row[i], &from_, number_at(_, &s.m, i), number_at(_, &result, i), _)
             first += count
             continue
-        rest = empty_columns(_)
-        spikes = any_spike(_, &s, t.scale)
-        for i in range(count if spikes else 0):
-            one = state_at(_, &s, i)
-            from_.row = &row[i]
-            set_state(_, &rest, i, rest_of(&from_, t.n, &one, t.scale, _))
-        if after == TO_LOG_SOFTMAX:
-            log = logs_of(_, &s, &rest, t.scale)
-        else:
-            result = logsumexps_of(_, &s, &rest)
         for i in range(count):
-            if after == TO_LOGSUMEXP:
-                from_.row = &row[i]
-                one = state_at(_, &s, i)
-                finish_logsumexp(t, &row[i], &from_, &one, number_at(_, &result, i), _)
-                continue
-            row_log = log_at(_, &log, i)
             y[i] = open_tile(t, &row[i], 1, 0, <storage*> scratch + i * t.n)
-            log_softmax_row(y[i], <const storage*> x[i], t.n, &row_log, t.streaming)
-            close_tile(t, &row[i], 1, 0, t.n, y[i], take_mask(t, &row[i], 0, t.n, masks), -INFINITY)
+        if after == TO_SOFTMAX:
+            scale_rows(y, x, room.e, count, t.n, &inverse, &streamed if t.streaming else NULL)
+        else:
+            log = logs_of(_, &s, &mass, t.scale)
+            log_softmax_of_rows(y, x, count, t.n, &log, t.scale, &streamed if t.streaming else NULL)
+        if t.masked or not t.arg[1].direct:
+            for i in range(count):
+                close_tile(t, &row[i], 1, 0, t.n, y[i], take_mask(t, &row[i], 0, t.n, masks), 0 if after == TO_SOFTMAX else -INFINITY)
         first += count
     finish_line(&streamed)
 
-cdef void finish_logsumexp(const Task* t, const Row* row, const Source* from_, const State[double]* s, double result, storage* _) noexcept nogil:
-    if cancelled(s.m, result):
+cdef void finish_logsumexp(const Task* t, const Row* row, const Source* from_, double m, double result, storage* _) noexcept nogil:
+    if cancelled(_, m, result):
         result = logsumexp_again(from_, t.n, _)
     put_double(_, row.at[1], result)
     if t.nargs == 3:  # return_sign without weights: the sum is positive, or 0 where everything is -inf
-        put_double(_, row.at[2], s.m if s.m != s.m else s.m > -INFINITY)
+        put_double(_, row.at[2], m if m != m else m > -INFINITY)
 
 cdef void softmax_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
     framed_rows(t, first, last, TO_SOFTMAX, _)
@@ -207,37 +207,40 @@ cdef void log_softmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_
     cdef unsigned char* mask
     cdef const State[double]* s = <const State[double]*> room
     cdef Source from_
-    cdef State[double] rest
-    cdef RowLog[storage] frame
+    cdef Mass[double] mass
+    cdef LogFrame[storage] frame
+    cdef Streamed[storage] streamed
     cdef storage* x
     cdef storage* y
     cdef Py_ssize_t n
     from_.task = t
     from_.row = row
-    rest = rest_of(&from_, t.n, s, t.scale, _)
-    frame = log_of_row(_, s, &rest, t.scale)
+    mass = mass_of(&from_, t.n, s, t.scale, _)
+    frame = log_of_row(_, s, &mass, t.scale)
     while j < end:
         n = min(end - j, frame_size(_))
         mask = take_mask(t, row, j, n, masks)
         x = take(t, row, 0, j, n, <storage*> scratch, mask, -INFINITY)
         y = open_tile(t, row, 1, j, <storage*> scratch)
-        log_softmax_row(y, <const storage*> x, n, &frame, t.streaming)
+        log_softmax_of_rows(&y, &x, 1, n, &frame, t.scale, &streamed if t.streaming else NULL)
         close_tile(t, row, 1, j, n, y, mask, -INFINITY)
         j += n
+    finish_line(&streamed)
 
 cdef void logsumexp_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:
     cdef const State[double]* s = <const State[double]*> room
     cdef Source from_
-    cdef State[double] rest
+    cdef Mass[double] mass
     from_.task = t
     from_.row = row
-    rest = rest_of(&from_, t.n, s, 1, _)
-    finish_logsumexp(t, row, &from_, s, logsumexp_of_row(_, s, &rest), _)
+    mass = mass_of(&from_, t.n, s, 1, _)
+    finish_logsumexp(t, row, &from_, s.m, logsumexp_of_row(_, s, &mass), _)
 
 # ------------------------------------------------------------------------------------------------ columns
 
-cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, State[Doubles[storage]]* total, storage* _) noexcept nogil:
-    # The states of a slab.  True if slab.kept then holds its exponentials, or if not asked for those its elements.
+cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const Lanes[storage]* hidden, State[Doubles[storage]]* total, storage* _) noexcept nogil:
+    # The states of a slab without the hidden elements, if any.  True if slab.kept then holds its exponentials, or if not asked
+    # for those its elements.
     cdef State[Doubles[storage]] chunk[GROUPS]
     cdef State[Doubles[storage]] s
     cdef Frame[storage] frame
@@ -248,14 +251,14 @@ cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, State[
     while j < slab.n:
         rows = min(slab.n - j, frame_size(_))
         x = <const storage*> (slab.at[0] + j * slab.stride[0])
-        top_of_columns(x, slab.stride[0], rows, slab.width, top, kept)
+        top_of_columns(x, slab.stride[0], rows, slab.width, top, hidden, kept)
         for g in range(groups):
             s = states_of_max(_, top[g], scale)
             frame = frames_of(_, &s, scale)
-            if kept != NULL:
-                exp_kept_columns(_, kept + g * L, groups * L, rows, &frame, scale, exponentials, &s.l)
+            if kept != NULL and hidden == NULL:
+                exp_kept_columns(_, kept + g * L, groups * L, rows, &frame, scale, exponentials, slab.next + g * L * sizeof(storage) if slab.next else NULL, slab.stride[0], &s.l)
             else:
-                exp_columns(x + g * L, slab.stride[0], rows, slab.width - g * L, &frame, scale, <acc[storage]*> NULL, 0, &s.l)
+                exp_columns(x + g * L, slab.stride[0], rows, slab.width - g * L, &frame, scale, hidden + g if hidden else NULL, &s.l)
             close_columns(_, &s)
             if j % chunk_size(_):
                 merge_columns(_, &chunk[g], &s, scale)
@@ -277,7 +280,7 @@ cdef void softmax_columns(const Task* t, const Slab* slab, storage* _) noexcept 
     cdef const storage* x = <const storage*> slab.at[0]
     cdef storage* y = <storage*> slab.at[1]
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, j
-    cdef bint kept = fold_columns(slab, t.scale, True, s, _)
+    cdef bint kept = fold_columns(slab, t.scale, True, <const Lanes[storage]*> NULL, s, _)
     for g in range(groups):
         frame[g] = frames_of(_, &s[g], t.scale)
         inverse[g] = inverses_of(_, &s[g])
@@ -290,34 +293,33 @@ cdef void softmax_columns(const Task* t, const Slab* slab, storage* _) noexcept 
         x = <const storage*> (<const char*> x + slab.stride[0])
         y = <storage*> (<char*> y + slab.stride[1])
 
-cdef void rest_of_columns(const Slab* slab, double scale, const State[Doubles[storage]]* s, State[Doubles[storage]]* rest, storage* _) noexcept nogil:
-    cdef Py_ssize_t L = lanes(_), g, i
-    cdef State[double] one
-    cdef Source from_
-    from_.row = NULL
-    from_.stride = slab.stride[0]
-    from_.code = code_of_storage(_)
-    for g in range((slab.width + L - 1) // L):
-        rest[g] = empty_columns(_)
-        if any_spike(_, &s[g], scale):
-            for i in range(min(L, slab.width - g * L)):
-                one = state_at(_, &s[g], i)
-                from_.column = slab.at[0] + (g * L + i) * sizeof(storage)
-                set_state(_, &rest[g], i, rest_of(&from_, slab.n, &one, scale, _))
+cdef void masses_of_columns(const Slab* slab, double scale, const State[Doubles[storage]]* s, Mass[Doubles[storage]]* mass, storage* _) noexcept nogil:
+    cdef State[Doubles[storage]] rest[GROUPS]
+    cdef Lanes[storage] top[GROUPS]
+    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
+    cdef bint some = False
+    for g in range(groups):
+        mass[g] = masses_of(_, &s[g], scale)
+        some = some or any_thin(_, &mass[g], slab.n)
+        top[g] = lanes_of_doubles(_, &s[g].m)
+    if some:
+        fold_columns(slab, scale, False, <const Lanes[storage]*> top, rest, _)
+        for g in range(groups):
+            set_thin(_, &mass[g], slab.n, &rest[g], &s[g], scale)
 
 cdef void log_softmax_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
     cdef State[Doubles[storage]] s[GROUPS]
-    cdef State[Doubles[storage]] rest[GROUPS]
+    cdef Mass[Doubles[storage]] mass[GROUPS]
     cdef LogFrame[storage] frame[GROUPS]
     cdef const storage* x = <const storage*> slab.at[0]
     cdef const acc[storage]* kept = <const acc[storage]*> slab.kept
     cdef storage* y = <storage*> slab.at[1]
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, j
-    cdef bint copied = fold_columns(slab, t.scale, False, s, _)
+    cdef bint copied = fold_columns(slab, t.scale, False, <const Lanes[storage]*> NULL, s, _)
     cdef Lanes[storage] v
-    rest_of_columns(slab, t.scale, s, rest, _)
+    masses_of_columns(slab, t.scale, s, mass, _)
     for g in range(groups):
-        frame[g] = logs_of(_, &s[g], &rest[g], t.scale)
+        frame[g] = logs_of(_, &s[g], &mass[g], t.scale)
     for j in range(slab.n):
         for g in range(groups):
             v = load_kept(_, kept + (j * groups + g) * L) if copied else load_some(x + g * L, slab.width - g * L, 0)
@@ -327,29 +329,31 @@ cdef void log_softmax_columns(const Task* t, const Slab* slab, storage* _) noexc
 
 cdef void logsumexp_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
     cdef State[Doubles[storage]] s[GROUPS]
-    cdef State[Doubles[storage]] rest[GROUPS]
+    cdef Mass[Doubles[storage]] mass[GROUPS]
     cdef Doubles[storage] result
     cdef Source from_
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, i
     cdef double m
-    fold_columns(slab, 1, False, s, _)
-    rest_of_columns(slab, 1, s, rest, _)
+    fold_columns(slab, 1, False, <const Lanes[storage]*> NULL, s, _)
+    masses_of_columns(slab, 1, s, mass, _)
     from_.row = NULL
     from_.stride = slab.stride[0]
     from_.code = code_of_storage(_)
     for g in range(groups):
-        result = logsumexps_of(_, &s[g], &rest[g])
+        result = logsumexps_of(_, &s[g], &mass[g])
         if any_cancelled(_, &s[g], &result):
             for i in range(min(L, slab.width - g * L)):
                 m = number_at(_, &s[g].m, i)
-                if cancelled(m, number_at(_, &result, i)):
+                if cancelled(_, m, number_at(_, &result, i)):
                     from_.column = slab.at[0] + (g * L + i) * sizeof(storage)
                     set_number(_, &result, i, logsumexp_again(&from_, slab.n, _))
         store_some(<storage*> slab.at[1] + g * L, lanes_of_doubles(_, &result), slab.width - g * L)
 
 # ------------------------------------------------------------------------------------------------ backwards
 
-cdef void softmax_backward_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, storage* _) noexcept nogil:
+# arg: dy, y, dx; t.log says whose backward it is.
+
+cdef void gradient_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, storage* _) noexcept nogil:
     cdef char scratch[2][SCRATCH]
     cdef unsigned char masks[SCRATCH]
     cdef unsigned char* mask
@@ -362,17 +366,18 @@ cdef void softmax_backward_fold(const Task* t, const Row* row, Py_ssize_t j, Py_
         n = min(end - j, tile_size(_))
         mask = take_mask(t, row, j, n, masks)
         dy = take(t, row, 0, j, n, <storage*> scratch[0], mask, 0)
-        y = take(t, row, 1, j, n, <storage*> scratch[1], mask, 0)
-        add_row(_, s, dot_row(dy, y, n, t.n if t.ahead else 0))
+        y = dy if t.log else take(t, row, 1, j, n, <storage*> scratch[1], mask, 0)
+        add_row(_, s, total_of_tile(dy, y, n, t.log))
         j += n
 
 cdef void sum_merge(const Task* t, Room* a, const Room* b, storage* _) noexcept nogil:
     merge_sums(_, <Sum[double]*> a, <const Sum[double]*> b)
 
-cdef void softmax_backward_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:
+cdef void gradient_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:
     cdef char scratch[2][SCRATCH]
     cdef unsigned char masks[SCRATCH]
     cdef unsigned char* mask
+    cdef Streamed[storage] streamed
     cdef storage* dy
     cdef storage* y
     cdef storage* dx
@@ -383,24 +388,35 @@ cdef void softmax_backward_map(const Task* t, const Row* row, Py_ssize_t j, Py_s
         dy = take(t, row, 0, j, n, <storage*> scratch[0], mask, 0)
         y = take(t, row, 1, j, n, <storage*> scratch[1], mask, 0)
         dx = open_tile(t, row, 2, j, <storage*> scratch[0])
-        softmax_backward_tile(dx, <const storage*> dy, <const storage*> y, n, <const Sum[double]*> room, t.scale, t.streaming)
+        gradient_row(t.log, dx, <const storage*> dy, <const storage*> y, n, <const Sum[double]*> room, t.scale, &streamed if t.streaming else NULL)
         close_tile(t, row, 2, j, n, dx, mask, 0)
         j += n
+    finish_line(&streamed)
 
-cdef void softmax_backward_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef Sum[Doubles[storage]] total[GROUPS]
-    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, j, w
+cdef void gradient_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
+    # Plain rows, unmasked and of up to a chunk.
+    cdef Streamed[storage] streamed
+    cdef Row row
+    cdef Py_ssize_t r
+    for r in range(first, last):
+        enter(t, r, &row)
+        gradient_of_row(t.log, <storage*> row.at[2], <const storage*> row.at[0], <const storage*> row.at[1], t.n, t.scale, &streamed if t.streaming else NULL)
+    finish_line(&streamed)
+
+cdef void gradient_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
+    cdef Sum[Doubles[storage]] total
+    cdef Gradient[storage] g[GROUPS]
+    cdef Py_ssize_t L = lanes(_), i, groups = (slab.width + L - 1) // L, j, w
     cdef const storage* dy = <const storage*> slab.at[0]
     cdef const storage* y = <const storage*> slab.at[1]
     cdef storage* dx = <storage*> slab.at[2]
-    cdef Lanes[storage] dot[GROUPS]
-    for g in range(groups):
-        sum_columns(dy + g * L, slab.stride[0], y + g * L, slab.stride[1], slab.n, slab.width - g * L, &total[g])
-        dot[g] = lanes_of_sum_columns(_, &total[g])
+    for i in range(groups):
+        sum_columns(dy + i * L, slab.stride[0], <const storage*> NULL if t.log else y + i * L, slab.stride[1], slab.n, slab.width - i * L, &total)
+        g[i] = gradient_of(lanes_of_sum_columns(_, &total), t.scale)
     for j in range(slab.n):
-        for g in range(groups):
-            w = slab.width - g * L
-            store_some(dx + g * L, softmax_gradient(load_some(dy + g * L, w, 0), load_some(y + g * L, w, 0), dot[g], splat(_, t.scale)), w)
+        for i in range(groups):
+            w = slab.width - i * L
+            store_some(dx + i * L, gradient_of_columns(t.log, load_some(dy + i * L, w, 0), load_some(y + i * L, w, 0), &g[i]), w)
         dy = <const storage*> (<const char*> dy + slab.stride[0])
         y = <const storage*> (<const char*> y + slab.stride[1])
         dx = <storage*> (<char*> dx + slab.stride[2])
@@ -424,57 +440,6 @@ cdef void sum_columns(const storage* a, Py_ssize_t a_stride, const storage* b, P
         if j % chunk_size(a) == 0 or j == n:
             merge_sum_columns(a, total, &chunk)
             chunk = empty_sum_columns(a)
-
-cdef void log_softmax_backward_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, storage* _) noexcept nogil:
-    cdef char scratch[SCRATCH]
-    cdef unsigned char masks[SCRATCH]
-    cdef unsigned char* mask
-    cdef Sum[double]* s = <Sum[double]*> room
-    cdef const storage* dy
-    cdef Py_ssize_t n
-    s.high = s.low = 0
-    while j < end:
-        n = min(end - j, tile_size(_))
-        mask = take_mask(t, row, j, n, masks)
-        dy = take(t, row, 0, j, n, <storage*> scratch, mask, 0)
-        add_row(_, s, sum_row(dy, n, t.n if t.ahead else 0))
-        j += n
-
-cdef void log_softmax_backward_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:
-    cdef char scratch[2][SCRATCH]
-    cdef unsigned char masks[SCRATCH]
-    cdef unsigned char* mask
-    cdef storage* dy
-    cdef storage* y
-    cdef storage* dx
-    cdef Py_ssize_t n
-    while j < end:
-        n = min(end - j, tile_size(_))
-        mask = take_mask(t, row, j, n, masks)
-        dy = take(t, row, 0, j, n, <storage*> scratch[0], mask, 0)
-        y = take(t, row, 1, j, n, <storage*> scratch[1], mask, 0)
-        dx = open_tile(t, row, 2, j, <storage*> scratch[0])
-        log_softmax_backward_tile(dx, <const storage*> dy, <const storage*> y, n, <const Sum[double]*> room, t.scale, t.streaming)
-        close_tile(t, row, 2, j, n, dx, mask, 0)
-        j += n
-
-cdef void log_softmax_backward_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef Sum[Doubles[storage]] total[GROUPS]
-    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, j, w
-    cdef const storage* dy = <const storage*> slab.at[0]
-    cdef const storage* y = <const storage*> slab.at[1]
-    cdef storage* dx = <storage*> slab.at[2]
-    cdef Lanes[storage] whole[GROUPS]
-    for g in range(groups):
-        sum_columns(dy + g * L, slab.stride[0], <const storage*> NULL, 0, slab.n, slab.width - g * L, &total[g])
-        whole[g] = lanes_of_sum_columns(_, &total[g])
-    for j in range(slab.n):
-        for g in range(groups):
-            w = slab.width - g * L
-            store_some(dx + g * L, log_softmax_gradient(load_some(dy + g * L, w, 0), load_some(y + g * L, w, 0), whole[g], splat(_, t.scale)), w)
-        dy = <const storage*> (<const char*> dy + slab.stride[0])
-        y = <const storage*> (<const char*> y + slab.stride[1])
-        dx = <storage*> (<char*> dx + slab.stride[2])
 
 # ------------------------------------------------------------------------------------------------ logsumexp with weights
 

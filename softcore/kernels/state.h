@@ -89,9 +89,13 @@ INLINE Sum<Doubles<float>> sums_of(Counts<float> fine_steps) {
     return {number(fine_steps) * constant<Doubles<float>>(Grid<float>::unit()), constant<Doubles<float>>(0)};
 }
 INLINE Counts<float> steps_of(const Tally<float> &t) { return shift_left(widen_unsigned(t.coarse), Grid<float>::fine_bits) + widen_signed(t.fine); }
-INLINE Sum<double> sum_of(int64_t coarse, int64_t fine, double) {
-    const double step = std::ldexp(Grid<double>::unit(), Grid<double>::fine_bits), high = (double)coarse;
-    return {high * step, ((double)(coarse - (int64_t)high) * step) + (double)fine * Grid<double>::unit()};
+template <class D> INLINE Sum<D> normal(D high, D low) {  // |high| >= |low|
+    D sum = high + low;
+    return {sum, low - (sum - high)};
+}
+template <class D, class I> INLINE Sum<D> sum_of_doubles(I coarse, I fine) {
+    const D unit = constant<D>(Grid<double>::unit()), step = constant<D>(std::ldexp(Grid<double>::unit(), Grid<double>::fine_bits)), high = number(coarse);
+    return normal(high * step, number(coarse - whole_number(high)) * step + number(fine) * unit);
 }
 // The sum over all lanes, for a row, after n vectors.
 INLINE Sum<double> sum_of_row(const Tally<float> &t, ptrdiff_t n) {
@@ -99,7 +103,7 @@ INLINE Sum<double> sum_of_row(const Tally<float> &t, ptrdiff_t n) {
 }
 INLINE Sum<double> sum_of_row(const Tally<double> &t, ptrdiff_t n) {
     Tally<double> c = counted(t, n);
-    return sum_of(sum_integers(c.coarse), sum_integers(c.fine), 0.0);
+    return sum_of_doubles<double>(sum_integers(c.coarse), sum_integers(c.fine));
 }
 INLINE Sum<double> sum_of_row(const Tally<half> &t, ptrdiff_t n) { return sum_of_row(Tally<float>{t.coarse, t.fine}, n); }
 INLINE Sum<double> sum_of_row(const Tally<bfloat16> &t, ptrdiff_t n) { return sum_of_row(Tally<float>{t.coarse, t.fine}, n); }
@@ -230,33 +234,41 @@ template <> struct Columns<double> {
         total.fine = total.fine + c.fine;
     }
     INLINE Sum<Doubles<double>> sums() const {
-        const Doubles<double> step = constant<Doubles<double>>(std::ldexp(Grid<double>::unit(), Grid<double>::fine_bits)), high = number(total.coarse);
-        return {high * step, number(total.coarse - whole_number(high)) * step + number(total.fine) * constant<Doubles<double>>(Grid<double>::unit())};
+        return sum_of_doubles<Doubles<double>>(total.coarse, total.fine);
     }
 };
-template <class S, int WAY> __attribute__((noinline)) void exp_columns_by_way(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, acc<S> *kept, ptrdiff_t kept_step, Sum<Doubles<S>> *sum) {
+template <class S, int WAY, bool HIDE> __attribute__((noinline)) void exp_columns_by_way(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, const Lanes<S> *hidden, acc<S> *kept, ptrdiff_t kept_step, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<S>> *sum) {
     const Frame<S> f = *frame;
     Columns<S> columns;
     for (ptrdiff_t start = 0; start < n; start += COUNT) {
         const ptrdiff_t rows = n - start < COUNT ? n - start : COUNT;
         Tally<S> tally = empty_tally<S>();
         for (ptrdiff_t j = start; j < start + rows; j++) {
-            Lanes<S> e = count<S>(&tally, term_by_way<S, WAY>(load_some<S>(row_at(x, stride, j), width, 0), f));
+            prefetch(ahead + j * ahead_stride);
+            Lanes<S> v = load_some<S>(row_at(x, stride, j), width, 0);
+            if (HIDE) v = select(v == *hidden, constant<Lanes<S>>(-INFINITY), v);
+            Lanes<S> e = count<S>(&tally, term_by_way<S, WAY>(v, f));
             if (kept) store_pack(kept + j * kept_step, e);
         }
         columns.take(tally, rows);
     }
     *sum = columns.sums();
 }
-template <class S> INLINE void exp_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, double scale, acc<S> *kept, ptrdiff_t kept_step, Sum<Doubles<S>> *sum) {
-    if (scale != 1) return exp_columns_by_way<S, SCALED>(x, stride, n, width, frame, kept, kept_step, sum);
-    if (any(frame->origin != constant<Lanes<S>>(0))) return exp_columns_by_way<S, FAR>(x, stride, n, width, frame, kept, kept_step, sum);
-    exp_columns_by_way<S, NEAR>(x, stride, n, width, frame, kept, kept_step, sum);
+// `hidden` elements, where given, take no part; `ahead`, where given, is asked for meanwhile, line by line.
+template <class S, bool HIDE> INLINE void exp_columns_hiding(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, double scale, const Lanes<S> *hidden, acc<S> *kept, ptrdiff_t kept_step, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<S>> *sum) {
+    if (!ahead) ahead = (const char *)x, ahead_stride = 0;
+    if (scale != 1) return exp_columns_by_way<S, SCALED, HIDE>(x, stride, n, width, frame, hidden, kept, kept_step, ahead, ahead_stride, sum);
+    if (any(frame->origin != constant<Lanes<S>>(0))) return exp_columns_by_way<S, FAR, HIDE>(x, stride, n, width, frame, hidden, kept, kept_step, ahead, ahead_stride, sum);
+    exp_columns_by_way<S, NEAR, HIDE>(x, stride, n, width, frame, hidden, kept, kept_step, ahead, ahead_stride, sum);
+}
+template <class S> INLINE void exp_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, double scale, const Lanes<S> *hidden, Sum<Doubles<S>> *sum) {
+    if (hidden) exp_columns_hiding<S, true>(x, stride, n, width, frame, scale, hidden, nullptr, 0, nullptr, 0, sum);
+    else exp_columns_hiding<S, false>(x, stride, n, width, frame, scale, hidden, nullptr, 0, nullptr, 0, sum);
 }
 // The same of columns that were copied as accumulators, and stay so unless their exponentials take their place.
-template <class S> INLINE void exp_kept_columns(const S *, acc<S> *kept, ptrdiff_t step, ptrdiff_t n, const Frame<S> *frame, double scale, bool keep, Sum<Doubles<S>> *sum) {
+template <class S> INLINE void exp_kept_columns(const S *, acc<S> *kept, ptrdiff_t step, ptrdiff_t n, const Frame<S> *frame, double scale, bool keep, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<S>> *sum) {
     const Frame<acc<S>> f = {frame->low, frame->magic, frame->origin, frame->scale, frame->scale_low};
-    exp_columns<acc<S>>(kept, step * (ptrdiff_t)sizeof(acc<S>), n, lanes<S>(), &f, scale, keep ? kept : nullptr, step, sum);
+    exp_columns_hiding<acc<S>, false>(kept, step * (ptrdiff_t)sizeof(acc<S>), n, lanes<S>(), &f, scale, nullptr, keep ? kept : nullptr, step, ahead, ahead_stride, sum);
 }
 // Room for the exponentials of a frame, in one row or several.
 template <class S> struct Kept { alignas(64) acc<S> e[FRAME<S>() + 2 * lanes<S>()]; };
@@ -271,8 +283,18 @@ template <class S> INLINE ptrdiff_t block_of_rows(const S *, ptrdiff_t n) {
 typedef Pack<double, 1> One;
 template <int N> INLINE Pack<double, N> exp_double(Pack<double, N> x, Pack<double, N> low) { return exp(x, low); }
 INLINE double exp_double(double x, double low) { return exp(constant<One>(x), constant<One>(low)).v[0]; }
-template <int N> INLINE Pack<double, N> exp_magic(Pack<double, N> t, Pack<double, N> low, Pack<double, N> magic) { return value(exp_term<false, true>(t, low, magic)); }
-INLINE double exp_magic(double t, double low, double magic) { return exp_magic(constant<One>(t), constant<One>(low), constant<One>(magic)).v[0]; }
+template <int N> INLINE Pack<double, N> exp_magic(Pack<double, N> t, Pack<double, N> low, Pack<double, N> magic, Pack<double, N> *rest) {
+    const Term<Pack<double, N>> x = exp_term<false, true>(t, low, magic);
+    Pack<double, N> e = value(x);
+    *rest = mad(x.a, x.b, x.power - e);
+    return e;
+}
+INLINE double exp_magic(double t, double low, double magic, double *rest) {
+    One r, e = exp_magic(constant<One>(t), constant<One>(low), constant<One>(magic), &r);
+    *rest = r.v[0];
+    return e.v[0];
+}
+template <class D> INLINE D exp_magic(D magic) { D rest; return exp_magic(constant<D>(0), constant<D>(0), magic, &rest); }
 
 // scale (a - b), as product + low.
 template <class D> INLINE D scaled_difference(D a, D b, double scale, D *low) {
@@ -291,7 +313,7 @@ template <class D> INLINE void rescale(State<D> *s, const State<D> &to, double s
     lost_low = select(lost > constant<D>(-2000), lost_low, zero);  // below, the error may be large itself, or no number
     power = select(power < constant<D>(-2000), constant<D>(-2000), power);
     D some = select(power < constant<D>(-1000), constant<D>(-1000), power);
-    D first = exp_magic(zero, zero, unit + some), second = exp_magic(zero, zero, unit + (power - some)) * exp_double(lost, lost_low);
+    D first = exp_magic(unit + some), second = exp_magic(unit + (power - some)) * exp_double(lost, lost_low);
     auto empty = s->m == constant<D>(-INFINITY);
     s->l.high = select(empty, zero, s->l.high * first * second);
     s->l.low = select(empty, zero, s->l.low * first * second);
@@ -332,46 +354,85 @@ template <class S> INLINE Lanes<S> times(Lanes<S> e, const Inverse<S> &r) {
 #endif
 }
 
-// log(c + u) for c = 1 and u >= 0, or c = 0 and u > 0 not subnormal; right for the smallest u when c is 1.
-template <int N> INLINE Pack<double, N> log_of(Pack<double, N> c, Pack<double, N> u) {
+// log(c + (u + low)) for c = 1 and u >= 0, or c = 0 and u > 0 not subnormal; right for the smallest u when c is 1.  After
+// fdlibm (Sun Microsystems, 1993): what is added to w, which is exact, is small beside it.
+template <bool LOW, int N> INLINE Pack<double, N> log_of(Pack<double, N> c, Pack<double, N> u, Pack<double, N> low) {
     typedef Pack<double, N> P;
     typedef Pack<int64_t, N> I;
-    P v = c + u, zero = constant<P>(0);
+    P v = c + u, one = constant<P>(1);
     I above = as<int64_t>(v) - as<int64_t>(constant<P>(0.70710678118654752440));
     I e = shift_right(above, 52);
     P n = as<double>(e + as<int64_t>(constant<P>(6755399441055744.0))) - constant<P>(6755399441055744.0);
     P f = as<double>(as<int64_t>(v) - shift_left(e, 52));
-    P w = select(n == zero, (c - constant<P>(1)) + u, f - constant<P>(1));
-    P s = w / (constant<P>(2) + w), z = s * s, d = s + s;
-    P tail = mad(d * z, atanh_tail_short(z), n * constant<P>(1.9082149292705877e-10));
-    return mad(n, constant<P>(0.69314718036912381649), d + tail);
+    P w = select(n == constant<P>(0), (c - one) + u, f - one);
+    P s = w / (constant<P>(2) + w), z = s * s, half_square = constant<P>(0.5) * w * w;
+    P odd = constant<P>(2) * z * atanh_tail_short(z);
+    P rest = n * constant<P>(1.9082149292705877e-10), small = mad(s, half_square + odd, LOW ? rest + low / v : rest);
+    return mad(n, constant<P>(0.69314718036912381649), w - (half_square - small));
 }
-INLINE double log_of(double c, double u) { return log_of(constant<One>(c), constant<One>(u)).v[0]; }
 
-// The sum of exp(scale (x - m)) over the row: 1 or more.
-template <class S, class D> INLINE D sum_over_max(const State<D> &s, double scale) {
-    D low, t = scaled_difference(s.m, s.origin, scale, &low);
-    t = select(s.m == s.origin, constant<D>(0), t);  // inf - inf
-    low = select((s.m == s.origin) | (low != low), constant<D>(0), low);
-    D top = exp_magic(t, low, constant<D>(Exp<double>::magic + Exp<double>::bias + Exp<acc<S>>::headroom) - s.k);
-    return (s.l.high + s.l.low) / (top * constant<D>(tempered<Lanes<S>>()));
+template <bool LOW> INLINE double log_of(double c, double u, double low) { return log_of<LOW>(constant<One>(c), constant<One>(u), constant<One>(low)).v[0]; }
+
+// exp(scale (m - origin)) in the frame, the largest element's: high + low.
+template <class S, class D> INLINE Sum<D> weight_of_max(const State<D> &s, double scale) {
+    D low, zero = constant<D>(0), t = scaled_difference(s.m, s.origin, scale, &low);
+    auto same = s.m == s.origin;  // inf - inf
+    t = select(same, zero, t);
+    low = select(same | (low != low), zero, low);
+    D rest, error, e = exp_magic(t, low, constant<D>(Exp<double>::magic + Exp<double>::bias + Exp<acc<S>>::headroom) - s.k, &rest);
+    const D temper = constant<D>(tempered<Lanes<S>>());
+    e = two_product(e, temper, &error);
+    return {e, mad(rest, temper, error)};
 }
-// Whether its largest element is so much of the sum that its logarithm is log1p of the rest, which is then summed alone.
+// (a.high + a.low) / (b.high + b.low).
+template <class D> INLINE Sum<D> quotient(const Sum<D> &a, const Sum<D> &b) {
+    D error, q = a.high / b.high, p = two_product(q, b.high, &error);
+    return {q, (((a.high - p) - error) + (a.low - q * b.low)) / b.high};
+}
+// The sum of exp(scale (x - m)) over a row, 1 or more, and over the row without one maximum.  A row with a spike has a sum
+// so near to 1 that the logarithm is log1p of the rest.
+template <class D> struct Mass { D sum, sum_low, rest, rest_low; };
 static constexpr double SPIKE = 1.5;
-// log of the sum over the maximum, where `rest` is the state without the maximum if that is a spike, and empty otherwise.
-template <class S, class D> INLINE D log_of_sum(const State<D> &s, const State<D> &rest, double scale) {
-    D one = constant<D>(1), zero = constant<D>(0), bottom = constant<D>(-2000), sum = sum_over_max<S>(s, scale);
-    D low, t = scaled_difference(rest.m, s.m, scale, &low);
-    auto some = t > bottom, spike = sum < constant<D>(SPIKE);
-    D u = sum_over_max<S>(rest, scale) * exp_double(select(some, t, bottom), select(some, low, zero));
-    return log_of(select(spike, one, zero), select(spike, select(some, u, zero), sum));
+// The rest is the sum less what the maximum was counted as, which is exact.  The steps that were counted are a 2^-45th of the
+// maximum for floats: where the rest of n elements is too thin to be measured in them, it must be summed alone.
+template <class S> INLINE Mass<Doubles<S>> mass_of(const State<Doubles<S>> &s, double scale) {
+    const Frame<S> f = frame_of<S>(s, scale);
+    Tally<S> t = empty_tally<S>();
+    count<S>(&t, scale == 1 ? term_by_way<S, FAR>(lanes_of<S>(s.m), f) : term_by_way<S, SCALED>(lanes_of<S>(s.m), f));
+    Columns<S> top;
+    top.take(t, 1);
+    const Sum<Doubles<S>> counted = top.sums();
+    // Of floats the maximum as it was counted will do, and in doubles nothing is lost.
+    if (sizeof(acc<S>) == 4) {
+        const Doubles<S> weight = counted.high, zero = constant<Doubles<S>>(0);
+        return {s.l.high / weight, zero, (s.l.high - weight) / weight, zero};
+    }
+    const Sum<Doubles<S>> weight = weight_of_max<S>(s, scale), sum = quotient(s.l, weight);
+    const Sum<Doubles<S>> rest = quotient({s.l.high - counted.high, s.l.low - counted.low}, weight);  // near, so exact
+    return {sum.high, sum.low, rest.high, rest.low};
+}
+template <class S, class D> INLINE auto thin(const Mass<D> &mass, ptrdiff_t n) {
+    const double steps = std::ldexp((double)(n < FRAME<S>() ? n : FRAME<S>()), sizeof(acc<S>) == 4 ? -18 : -46);
+    return (mass.sum < constant<D>(SPIKE)) & (mass.rest < constant<D>(steps));
+}
+// The rest of a row, from its state without the maximum m.
+template <class S, class D> INLINE D rest_from(const State<D> &rest, D m, double scale) {
+    D zero = constant<D>(0), bottom = constant<D>(-2000), low, t = scaled_difference(rest.m, m, scale, &low);
+    auto some = t > bottom;
+    const Sum<D> q = quotient(rest.l, weight_of_max<S>(rest, scale));
+    D u = (q.high + q.low) * exp_double(select(some, t, bottom), select(some, low, zero));
+    return select(some, u, zero);
+}
+template <class S, class D> INLINE D log_of_mass(const Mass<D> &m) {
+    auto spike = m.sum < constant<D>(SPIKE);
+    return log_of<sizeof(acc<S>) == 8>(select(spike, constant<D>(1), constant<D>(0)), select(spike, m.rest, m.sum), select(spike, m.rest_low, m.sum_low));
 }
 
 // log_softmax is scale (x - m) - log(sum of exp(scale (x - m))).
 template <class S> struct RowLog { acc<S> m, log, scale, scale_low; };
 template <class S> struct LogFrame { Lanes<S> m, log, scale, scale_low; };
-template <class S, class D> INLINE LogFrame<S> log_frame_of(const State<D> &s, const State<D> &rest, double scale) {
-    return {lanes_of<S>(s.m), lanes_of<S>(log_of_sum<S>(s, rest, scale) + (s.m - s.m)), lanes_of<S>(scale), lanes_of<S>(scale - (double)(acc<S>)scale)};
+template <class S, class D> INLINE LogFrame<S> log_frame_of(const State<D> &s, const Mass<D> &mass, double scale) {
+    return {lanes_of<S>(s.m), lanes_of<S>(log_of_mass<S>(mass) + (s.m - s.m)), lanes_of<S>(scale), lanes_of<S>(scale - (double)(acc<S>)scale)};
 }
 template <class S> INLINE RowLog<S> row_of(const LogFrame<S> *f, ptrdiff_t i) {
     return {lane<S>(f->m, i), lane<S>(f->log, i), lane<S>(f->scale, i), lane<S>(f->scale_low, i)};
@@ -382,18 +443,21 @@ template <class S, bool SCALE> INLINE Lanes<S> log_softmax_by_way(Lanes<S> x, co
     if (!SCALE) return (x - f.m) - f.log;
     P zero = constant<P>(0), rest, error, t = two_sum(x, zero - f.m, &rest), p = two_product(t, f.scale, &error);
     error = mad(t, f.scale_low, mad(rest, f.scale, error));
-    return (p - f.log) + select((p - p) == zero, error, zero);  // -inf times anything stays -inf
+    Mask<S> finite = (p - p) == zero;
+    p = select((t - t) == zero, p, x * f.scale - f.m * f.scale);  // the difference of huge numbers may overflow, a part of it not
+    return (p - f.log) + select(finite, error, zero);
 }
 
 // logsumexp.  Where the maximum and the logarithm cancel, little is left of what either is good for: the row is then
-// summed again in wider arithmetic.
-template <class D> INLINE auto cancels(D m, D log) {
-    D sum = m + log, size = select(sum < constant<D>(0), constant<D>(0) - sum, sum);
-    return size < log * constant<D>(0.25);
+// summed again in wider arithmetic.  The sum of floats has an error below 2^-25, so little is less than an eighth.
+template <class S, class D> INLINE auto cancels(D m, D log) {
+    const bool single = sizeof(acc<S>) == 4;
+    const double most = single ? 0.125 : INFINITY;
+    D sum = m + log, size = select(sum < constant<D>(0), constant<D>(0) - sum, sum), limit = log * constant<D>(single ? 0.25 : 0.5);
+    return size < select(limit < constant<D>(most), limit, constant<D>(most));
 }
-template <class S, class D> INLINE D logsumexp_of(const State<D> &s, const State<D> &rest) {
-    D zero = constant<D>(0);
-    return select((s.m - s.m) == zero, s.m + log_of_sum<S>(s, rest, 1), s.m);
+template <class S, class D> INLINE D logsumexp_of(const State<D> &s, const Mass<D> &mass) {
+    return select((s.m - s.m) == constant<D>(0), s.m + log_of_mass<S>(mass), s.m);
 }
 // The logarithm of a sum of exponentials that is about 1.
 INLINE double log_in_long_double(long double sum) { return (double)std::log1p(sum - 1); }
@@ -431,15 +495,11 @@ template <class S, class F> INLINE Doubles<S> sum_tile_columns(ptrdiff_t n, F te
         for (ptrdiff_t i = 0; i < w && i + w < n; i++) t[i] = t[i] + t[i + w];
     return t[0];
 }
-template <class S> __attribute__((noinline)) double sum_row(const S *a, ptrdiff_t n, ptrdiff_t ahead) {
-    return sum_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM { prefetch(a + ahead + j); return sum + load_some<S>(a + j, m, 0); });
+template <class S> __attribute__((noinline)) double sum_row(const S *a, ptrdiff_t n) {
+    return sum_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM { return sum + load_some<S>(a + j, m, 0); });
 }
-template <class S> __attribute__((noinline)) double dot_row(const S *a, const S *b, ptrdiff_t n, ptrdiff_t ahead) {
-    return sum_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM {
-        prefetch(a + ahead + j);
-        prefetch(b + ahead + j);
-        return mad(load_some<S>(a + j, m, 0), load_some<S>(b + j, m, 0), sum);
-    });
+template <class S> __attribute__((noinline)) double dot_row(const S *a, const S *b, ptrdiff_t n) {
+    return sum_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM { return mad(load_some<S>(a + j, m, 0), load_some<S>(b + j, m, 0), sum); });
 }
 template <class S> __attribute__((noinline)) void sum_columns_of(const S *a, ptrdiff_t as, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
     *sum = sum_tile_columns<S>(n, [=](ptrdiff_t j, Lanes<S> s) TERM { return s + load_some<S>(row_at(a, as, j), width, 0); });
@@ -454,7 +514,9 @@ template <class S> INLINE ptrdiff_t tile_size(const S *) { return TILE<S>(); }
 template <class S> INLINE ptrdiff_t chunk_size(const S *) { return CHUNK<S>(); }
 template <class S> INLINE ptrdiff_t frame_size(const S *) { return FRAME<S>(); }
 INLINE State<double> empty_row() { return empty_state<double>(); }
-INLINE bool is_spike(double sum) { return sum < SPIKE; }
+
+template <class S> INLINE double number_at(const S *, const Doubles<S> *d, ptrdiff_t i) { double v; std::memcpy(&v, (const char *)d + i * sizeof v, sizeof v); return v; }
+template <class S> INLINE void set_number(const S *, Doubles<S> *d, ptrdiff_t i, double v) { std::memcpy((char *)d + i * sizeof v, &v, sizeof v); }
 
 // One row.
 template <class S> INLINE State<double> state_of_row_max(const S *, double top, double scale) { return state_of_max<S, double>(top, scale); }
@@ -470,10 +532,17 @@ template <class S> INLINE void merge_rows(const S *, State<double> *a, const Sta
     if (a->m == -INFINITY) *a = *b; else if (b->m != -INFINITY) merge<S>(a, *b, scale);
 }
 template <class S> INLINE RowInverse<S> inverse_of_row(const S *, const State<double> *s) { Inverse<S> r = inverse_of<S>(*s); return row_of<S>(&r, 0); }
-template <class S> INLINE double sum_of_state(const S *, const State<double> *s, double scale) { return sum_over_max<S>(*s, scale); }
-template <class S> INLINE RowLog<S> log_of_row(const S *, const State<double> *s, const State<double> *rest, double scale) { LogFrame<S> f = log_frame_of<S>(*s, *rest, scale); return row_of<S>(&f, 0); }
-template <class S> INLINE double logsumexp_of_row(const S *, const State<double> *s, const State<double> *rest) { return logsumexp_of<S>(*s, *rest); }
-INLINE bool cancelled(double m, double result) { return cancels(m, result - m); }
+template <class S> INLINE Mass<double> mass_of_row(const S *, const State<double> *s, double scale) {
+    State<Doubles<S>> many = {constant<Doubles<S>>(s->m), constant<Doubles<S>>(s->origin), constant<Doubles<S>>(s->k), {constant<Doubles<S>>(s->l.high), constant<Doubles<S>>(s->l.low)}};
+    Mass<Doubles<S>> mass = mass_of<S>(many, scale);
+    const S *t = nullptr;
+    return {number_at(t, &mass.sum, 0), number_at(t, &mass.sum_low, 0), number_at(t, &mass.rest, 0), number_at(t, &mass.rest_low, 0)};
+}
+template <class S> INLINE bool is_thin(const S *, const Mass<double> *mass, ptrdiff_t n) { return thin<S>(*mass, n); }
+template <class S> INLINE double rest_from_row(const S *, const State<double> *rest, double m, double scale) { return rest_from<S>(*rest, m, scale); }
+template <class S> INLINE LogFrame<S> log_of_row(const S *, const State<double> *s, const Mass<double> *mass, double scale) { return log_frame_of<S>(*s, *mass, scale); }
+template <class S> INLINE double logsumexp_of_row(const S *, const State<double> *s, const Mass<double> *mass) { return logsumexp_of<S>(*s, *mass); }
+template <class S> INLINE bool cancelled(const S *, double m, double result) { return cancels<S>(m, result - m); }
 template <class S> INLINE void add_row(const S *, Sum<double> *s, double x) { add<S>(s, x); }
 template <class S> INLINE void merge_sums(const S *, Sum<double> *a, const Sum<double> *b) { add<S>(a, b->high); a->low += b->low; }
 
@@ -481,8 +550,15 @@ template <class S> INLINE void merge_sums(const S *, Sum<double> *a, const Sum<d
 template <class S> INLINE State<Doubles<S>> states_of_max(const S *, Lanes<S> top, double scale) { return state_of_max<S>(doubles<S>(top), scale); }
 template <class S> INLINE Frame<S> frames_of(const S *, const State<Doubles<S>> *s, double scale) { return frame_of<S>(*s, scale); }
 template <class S> INLINE Inverse<S> inverses_of(const S *, const State<Doubles<S>> *s) { return inverse_of<S>(*s); }
-template <class S> INLINE LogFrame<S> logs_of(const S *, const State<Doubles<S>> *s, const State<Doubles<S>> *rest, double scale) { return log_frame_of<S>(*s, *rest, scale); }
-template <class S> INLINE Doubles<S> logsumexps_of(const S *, const State<Doubles<S>> *s, const State<Doubles<S>> *rest) { return logsumexp_of<S>(*s, *rest); }
+template <class S> INLINE Mass<Doubles<S>> masses_of(const S *, const State<Doubles<S>> *s, double scale) { return mass_of<S>(*s, scale); }
+template <class S> INLINE bool any_thin(const S *, const Mass<Doubles<S>> *mass, ptrdiff_t n) { return any(thin<S>(*mass, n)); }
+template <class S> INLINE void set_thin(const S *, Mass<Doubles<S>> *mass, ptrdiff_t n, const State<Doubles<S>> *rest, const State<Doubles<S>> *s, double scale) {
+    auto few = thin<S>(*mass, n);
+    mass->rest = select(few, rest_from<S>(*rest, s->m, scale), mass->rest);
+    mass->rest_low = select(few, constant<Doubles<S>>(0), mass->rest_low);
+}
+template <class S> INLINE LogFrame<S> logs_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass, double scale) { return log_frame_of<S>(*s, *mass, scale); }
+template <class S> INLINE Doubles<S> logsumexps_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass) { return logsumexp_of<S>(*s, *mass); }
 template <class S> INLINE void merge_columns(const S *, State<Doubles<S>> *a, const State<Doubles<S>> *b, double scale) { merge<S>(a, *b, scale); }
 template <class S> INLINE State<Doubles<S>> empty_columns(const S *) { return empty_state<Doubles<S>>(); }
 // Merging into the empty state, or it into another, changes nothing, and is most of the work of short rows.
@@ -492,24 +568,13 @@ template <class S> INLINE void close_columns(const S *, State<Doubles<S>> *s) {
     s->l.high = select(empty, zero, s->l.high);
     s->l.low = select(empty, zero, s->l.low);
 }
-template <class S> INLINE bool any_spike(const S *, const State<Doubles<S>> *s, double scale) { return any(sum_over_max<S>(*s, scale) < constant<Doubles<S>>(SPIKE)); }
-template <class S> INLINE bool any_cancelled(const S *, const State<Doubles<S>> *s, const Doubles<S> *result) { return any(cancels(s->m, *result - s->m)); }
-template <class S> INLINE double number_at(const S *, const Doubles<S> *d, ptrdiff_t i) { double v; std::memcpy(&v, (const char *)d + i * sizeof v, sizeof v); return v; }
-template <class S> INLINE void set_number(const S *, Doubles<S> *d, ptrdiff_t i, double v) { std::memcpy((char *)d + i * sizeof v, &v, sizeof v); }
-template <class S> INLINE State<double> state_at(const S *t, const State<Doubles<S>> *s, ptrdiff_t i) {
-    return {number_at(t, &s->m, i), number_at(t, &s->origin, i), number_at(t, &s->k, i), {number_at(t, &s->l.high, i), number_at(t, &s->l.low, i)}};
-}
-template <class S> INLINE void set_state(const S *t, State<Doubles<S>> *s, ptrdiff_t i, State<double> v) {
-    set_number(t, &s->m, i, v.m), set_number(t, &s->origin, i, v.origin), set_number(t, &s->k, i, v.k);
-    set_number(t, &s->l.high, i, v.l.high), set_number(t, &s->l.low, i, v.l.low);
-}
+template <class S> INLINE bool any_cancelled(const S *, const State<Doubles<S>> *s, const Doubles<S> *result) { return any(cancels<S>(s->m, *result - s->m)); }
 template <class S> INLINE void set_sums(const S *, State<Doubles<S>> *s, const Sum<double> *sum, ptrdiff_t n) {
     double high[lanes<S>()] = {}, low[lanes<S>()] = {};
     for (ptrdiff_t i = 0; i < n; i++) high[i] = sum[i].high, low[i] = sum[i].low;
     load_pack(high, &s->l.high);
     load_pack(low, &s->l.low);
 }
-template <class S> INLINE RowLog<S> log_at(const S *, const LogFrame<S> *f, ptrdiff_t i) { return row_of<S>(f, i); }
 template <class S> INLINE Lanes<S> lanes_of_doubles(const S *, const Doubles<S> *d) { return lanes_of<S>(*d); }
 template <class S> INLINE Lanes<S> load_kept(const S *, const acc<S> *kept) { return load<acc<S>>(kept); }
 template <class S> INLINE Lanes<S> softmax_of(Lanes<S> x, const Frame<S> *f, const Inverse<S> *r, double scale) {

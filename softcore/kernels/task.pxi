@@ -31,6 +31,7 @@ cdef struct Task:
     double scale           # positive
     double factor          # what operand 0 is multiplied by as it is gathered: -1, or a scale that is 0 or not finite
     int option
+    bint log               # of softmax and log_softmax, which share their backward, the latter
     bint streaming         # outputs leave the cache: write past it
     bint ahead             # inputs come from memory: ask for the next row early
 
@@ -124,6 +125,7 @@ cdef struct Slab:
     Py_ssize_t stride[OPERANDS]
     Py_ssize_t n, width
     char* kept             # room for its elements as accumulators, or NULL
+    char* next             # operand 0 of the next slab, to be asked for early, or NULL
 
 ctypedef struct Room:  # a state of any kind
     double bytes[12]
