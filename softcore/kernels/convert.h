@@ -86,52 +86,77 @@ template <class S> INLINE double lowest(const S *) {
 // Many short rows side by side: row r of a block becomes column r, so that lanes run across rows.  Whole squares of
 // eight floats are turned in registers.
 #if SOFTCORE_VECTOR >= 32
-INLINE void turn8(const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step) {  // steps in bytes
-    auto at = [=](int i) __attribute__((always_inline)) { return _mm256_loadu_ps((const float *)((const char *)x + i * x_step)); };
+// Eight rows of `width` floats or fewer than eight, and as many columns; steps in bytes.
+INLINE __m256i first8(ptrdiff_t n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+template <class Load, class Put> INLINE void turn8(Load at, Put put) {
     __m256 a0 = at(0), a1 = at(1), a2 = at(2), a3 = at(3), a4 = at(4), a5 = at(5), a6 = at(6), a7 = at(7);
     __m256 b0 = _mm256_unpacklo_ps(a0, a1), b1 = _mm256_unpackhi_ps(a0, a1), b2 = _mm256_unpacklo_ps(a2, a3), b3 = _mm256_unpackhi_ps(a2, a3);
     __m256 b4 = _mm256_unpacklo_ps(a4, a5), b5 = _mm256_unpackhi_ps(a4, a5), b6 = _mm256_unpacklo_ps(a6, a7), b7 = _mm256_unpackhi_ps(a6, a7);
     __m256 c0 = _mm256_shuffle_ps(b0, b2, 0x44), c1 = _mm256_shuffle_ps(b0, b2, 0xee), c2 = _mm256_shuffle_ps(b1, b3, 0x44), c3 = _mm256_shuffle_ps(b1, b3, 0xee);
     __m256 c4 = _mm256_shuffle_ps(b4, b6, 0x44), c5 = _mm256_shuffle_ps(b4, b6, 0xee), c6 = _mm256_shuffle_ps(b5, b7, 0x44), c7 = _mm256_shuffle_ps(b5, b7, 0xee);
-    auto put = [=](int i, __m256 v) __attribute__((always_inline)) { _mm256_storeu_ps((float *)((char *)y + i * y_step), v); };
     put(0, _mm256_permute2f128_ps(c0, c4, 0x20)); put(1, _mm256_permute2f128_ps(c1, c5, 0x20));
     put(2, _mm256_permute2f128_ps(c2, c6, 0x20)); put(3, _mm256_permute2f128_ps(c3, c7, 0x20));
     put(4, _mm256_permute2f128_ps(c0, c4, 0x31)); put(5, _mm256_permute2f128_ps(c1, c5, 0x31));
     put(6, _mm256_permute2f128_ps(c2, c6, 0x31)); put(7, _mm256_permute2f128_ps(c3, c7, 0x31));
 }
+template <class T> INLINE T *step(T *p, ptrdiff_t bytes) { return (T *)((char *)p + bytes); }
+INLINE const float *step(const float *p, ptrdiff_t bytes) { return (const float *)((const char *)p + bytes); }
 #endif
-template <class S> INLINE ptrdiff_t turn_in(acc<S> *, const S *, ptrdiff_t, ptrdiff_t) { return 0; }
-template <class S> INLINE ptrdiff_t turn_out(S *, ptrdiff_t, const acc<S> *, ptrdiff_t) { return 0; }
 #if SOFTCORE_VECTOR >= 32
-template <> INLINE ptrdiff_t turn_in<float>(float *slab, const float *x, ptrdiff_t stride, ptrdiff_t length) {
-    ptrdiff_t j = 0;
-    for (; j + 8 <= length; j += 8) {
-        turn8(x + j, stride, slab + j * 16, 64);
-        turn8((const float *)((const char *)x + 8 * stride) + j, stride, slab + j * 16 + 8, 64);
-    }
-    return j;
-}
-template <> INLINE ptrdiff_t turn_out<float>(float *y, ptrdiff_t stride, const float *slab, ptrdiff_t length) {
-    ptrdiff_t j = 0;
-    for (; j + 8 <= length; j += 8) {
-        turn8(slab + j * 16, 64, y + j, stride);
-        turn8(slab + j * 16 + 8, 64, (float *)((char *)y + 8 * stride) + j, stride);
-    }
-    return j;
+// The first n < 8 of eight floats, in powers of two: masked stores take AMD's processors many times as long.
+INLINE void store_few(float *p, __m256 v, ptrdiff_t n) {
+    __m128 low = _mm256_castps256_ps128(v);
+    if (n & 4) { _mm_storeu_ps(p, low); p += 4; low = _mm256_extractf128_ps(v, 1); }
+    if (n & 2) { _mm_storel_pi((__m64 *)p, low); p += 2; low = _mm_movehl_ps(low, low); }
+    if (n & 1) _mm_store_ss(p, low);
 }
 #endif
-template <class S> void to_columns(acc<S> *slab, const S *x, ptrdiff_t stride, ptrdiff_t length, ptrdiff_t rows) {
-    const ptrdiff_t L = lanes<S>(), done = rows == L ? turn_in<S>(slab, x, stride, length) : 0;
-    for (ptrdiff_t j = done; j < length; j++) {
-        const char *p = (const char *)(x + j);
-        if (rows == L) for (ptrdiff_t r = 0; r < L; r++) slab[j * L + r] = widen<S>(*(const S *)(p + r * stride));
-        else for (ptrdiff_t r = 0; r < L; r++) slab[j * L + r] = r < rows ? widen<S>(*(const S *)(p + r * stride)) : 0;
+// Sixteen rows of floats into a slab, whose rows are `width` long, and back; false where the machine or the storage has no
+// such way.
+template <class S> INLINE bool turn_in(acc<S> *, ptrdiff_t, const S *, ptrdiff_t, ptrdiff_t) { return false; }
+template <class S> INLINE bool turn_out(S *, ptrdiff_t, const acc<S> *, ptrdiff_t, ptrdiff_t) { return false; }
+#if SOFTCORE_VECTOR >= 32
+template <> INLINE bool turn_in<float>(float *slab, ptrdiff_t width, const float *x, ptrdiff_t stride, ptrdiff_t length) {
+    for (ptrdiff_t j = 0; j < length; j += 8)
+        for (int half = 0; half < 2; half++) {
+            const float *p = step(x + j, half * 8 * stride);
+            float *q = slab + j * width + half * 8;
+            auto put = [=](int i, __m256 v) __attribute__((always_inline)) { _mm256_storeu_ps(q + i * width, v); };
+            const __m256i some = first8(length - j);
+            if (length - j >= 8) turn8([=](int i) __attribute__((always_inline)) { return _mm256_loadu_ps(step(p, i * stride)); }, put);
+            else turn8([=](int i) __attribute__((always_inline)) { return _mm256_maskload_ps(step(p, i * stride), some); }, put);
+        }
+    return true;
+}
+template <> INLINE bool turn_out<float>(float *y, ptrdiff_t stride, const float *slab, ptrdiff_t width, ptrdiff_t length) {
+    for (ptrdiff_t j = 0; j < length; j += 8)
+        for (int half = 0; half < 2; half++) {
+            float *p = step(y + j, half * 8 * stride);
+            const float *q = slab + j * width + half * 8;
+            auto at = [=](int i) __attribute__((always_inline)) { return _mm256_loadu_ps(q + i * width); };
+            if (length - j >= 8) turn8(at, [=](int i, __m256 v) __attribute__((always_inline)) { _mm256_storeu_ps(step(p, i * stride), v); });
+            else turn8(at, [=](int i, __m256 v) __attribute__((always_inline)) { store_few(step(p, i * stride), v, length - j); });
+        }
+    return true;
+}
+#endif
+template <class S> void to_columns(acc<S> *slab, ptrdiff_t width, const S *x, ptrdiff_t stride, ptrdiff_t length, ptrdiff_t rows) {
+    const ptrdiff_t L = lanes<S>();
+    for (ptrdiff_t g = 0; g < width; g += L) {
+        const S *p = (const S *)((const char *)x + g * stride);
+        if (rows - g >= L && turn_in<S>(slab + g, width, p, stride, length)) continue;
+        for (ptrdiff_t r = 0; r < L; r++, p = (const S *)((const char *)p + stride))
+            for (ptrdiff_t j = 0; j < length; j++) slab[j * width + g + r] = g + r < rows ? widen<S>(p[j]) : 0;
     }
 }
-template <class S> void from_columns(S *y, ptrdiff_t stride, const acc<S> *slab, ptrdiff_t length, ptrdiff_t rows) {
-    const ptrdiff_t L = lanes<S>(), done = rows == L ? turn_out<S>(y, stride, slab, length) : 0;
-    for (ptrdiff_t j = done; j < length; j++)
-        for (ptrdiff_t r = 0; r < rows; r++) *(S *)((char *)(y + j) + r * stride) = narrow<S>(slab[j * L + r]);
+template <class S> void from_columns(S *y, ptrdiff_t stride, const acc<S> *slab, ptrdiff_t width, ptrdiff_t length, ptrdiff_t rows) {
+    const ptrdiff_t L = lanes<S>();
+    for (ptrdiff_t g = 0; g < rows; g += L) {
+        S *p = (S *)((char *)y + g * stride);
+        if (length > 1 && rows - g >= L && turn_out<S>(p, stride, slab + g, width, length)) continue;
+        for (ptrdiff_t r = g; r < rows && r < g + L; r++, p = (S *)((char *)p + stride))
+            for (ptrdiff_t j = 0; j < length; j++) p[j] = narrow<S>(slab[j * width + r]);
+    }
 }
 
 }  // namespace

@@ -331,6 +331,7 @@ template <class S> INLINE void top_of_rows(S *const *x, ptrdiff_t rows, ptrdiff_
 // The same of columns, which are copied to `kept` as accumulators if it is there; `hidden` elements, if any, take no part.
 template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *top, const Lanes<S> *hidden, acc<S> *kept) {
     const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
+    const bool copies = kept && (const void *)kept != (const void *)x, far = stride > 64;
     Lanes<S> nan[16];
     for (ptrdiff_t g = 0; g < groups; g++) {
         top[g] = constant<Lanes<S>>(-INFINITY);
@@ -338,13 +339,13 @@ template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptr
     }
     for (ptrdiff_t j = 0; j < n; j += 8) {
         const ptrdiff_t rows = n - j < 8 ? n - j : 8;
-        for (ptrdiff_t i = 0; i < rows; i++)  // the next rows lie in other pages, where no hardware looks ahead
+        for (ptrdiff_t i = 0; far && i < rows; i++)  // the next rows lie in other pages, where no hardware looks ahead
             for (ptrdiff_t g = 0; g < groups; g++) prefetch(row_at(x, stride, j + 8 + i) + g * L);
         for (ptrdiff_t g = 0; g < groups; g++) {
             Lanes<S> a = top[g], b = nan[g];
             for (ptrdiff_t i = 0; i < rows; i++) {
                 Lanes<S> v = load_some<S>(row_at(x, stride, j + i) + g * L, width - g * L, 0);
-                if (kept) store_pack(kept + ((j + i) * groups + g) * L, v);
+                if (copies) store_pack(kept + ((j + i) * groups + g) * L, v);
                 if (hidden) v = select(v == hidden[g], constant<Lanes<S>>(-INFINITY), v);
                 b = select(v != v, v, b);
                 a = greater(v, a);

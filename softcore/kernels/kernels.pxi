@@ -287,23 +287,23 @@ cdef void run_columns(const Task* t, const Kernel* k, int threads, Py_ssize_t wi
 
 cdef void short_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
     # A block of rows becomes a slab of the accumulator's type, is worked on as columns, and goes back.
-    cdef char room[5][SHORT * 64 + 64]
-    cdef long long index[64]
+    cdef char room[4][GROUPS * SHORT * 64 + 64]
+    cdef long long index[GROUPS * 16]
     cdef Slab slab
     cdef Py_ssize_t L = lanes(_), r, count, i
     cdef int a
     slab.n = t.n
-    slab.width = L
-    slab.kept = room[4]
+    slab.kept = room[0]  # it may be written over, and is a slab of accumulators already
     slab.next = NULL
     while first < last:
-        r = first * L
-        count = min(L, t.rows - r)
+        r = first * GROUPS * L
+        count = min(GROUPS * L, t.rows - r)
+        slab.width = (count + L - 1) // L * L
         for a in range(t.nargs):
             slab.at[a] = room[a]
-            slab.stride[a] = 64
+            slab.stride[a] = slab.width // L * 64
             if a < t.ninputs:
-                to_columns(<acc[storage]*> room[a], <const storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], t.n, count)
+                to_columns(<acc[storage]*> room[a], slab.width, <const storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], t.n, count)
         if t.arg[t.nargs - 1].code == INT64:
             slab.at[t.nargs - 1] = <char*> index
         k.columns(t, &slab, NULL)
@@ -312,11 +312,11 @@ cdef void short_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_
                 for i in range(count):
                     put_index(t.arg[a].data + (r + i) * t.arg[a].outer[0], index[i])
             else:
-                from_columns(<storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], <const acc[storage]*> room[a], 1 if k.reduces else t.n, count)
+                from_columns(<storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], <const acc[storage]*> room[a], slab.width, 1 if k.reduces else t.n, count)
         first += 1
 
 cdef void run_short(const Task* t, const Kernel* k, int threads, storage* _) noexcept nogil:
-    cdef Py_ssize_t L = lanes(_), blocks = (t.rows + L - 1) // L
+    cdef Py_ssize_t block = GROUPS * lanes(_), blocks = (t.rows + block - 1) // block
     cdef int i
     if threads == 1:
         short_rows(t, k, 0, blocks, _)

@@ -242,7 +242,9 @@ cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const 
     # The states of a slab without the hidden elements, if any.  True if slab.kept then holds its exponentials, or if not asked
     # for those its elements.
     cdef State[Doubles[storage]] chunk[GROUPS]
-    cdef State[Doubles[storage]] s
+    cdef State[Doubles[storage]] one
+    cdef State[Doubles[storage]]* to
+    cdef State[Doubles[storage]]* s
     cdef Frame[storage] frame
     cdef Lanes[storage] top[GROUPS]
     cdef Py_ssize_t L = lanes(_), groups = (slab.width + L - 1) // L, g, j = 0, rows
@@ -253,24 +255,21 @@ cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const 
         x = <const storage*> (slab.at[0] + j * slab.stride[0])
         top_of_columns(x, slab.stride[0], rows, slab.width, top, hidden, kept)
         for g in range(groups):
-            s = states_of_max(_, top[g], scale)
-            frame = frames_of(_, &s, scale)
+            to = &total[g] if j < chunk_size(_) else &chunk[g]
+            s = &one if j % chunk_size(_) else to
+            s[0] = states_of_max(_, top[g], scale)
+            frame = frames_of(_, s, scale)
             if kept != NULL and hidden == NULL:
                 exp_kept_columns(_, kept + g * L, groups * L, rows, &frame, scale, exponentials, slab.next + g * L * sizeof(storage) if slab.next else NULL, slab.stride[0], &s.l)
             else:
                 exp_columns(x + g * L, slab.stride[0], rows, slab.width - g * L, &frame, scale, hidden + g if hidden else NULL, &s.l)
-            close_columns(_, &s)
+            close_columns(_, s)
             if j % chunk_size(_):
-                merge_columns(_, &chunk[g], &s, scale)
-            else:
-                chunk[g] = s
+                merge_columns(_, to, s, scale)
         j += rows
-        if j % chunk_size(_) == 0 or j == slab.n:
+        if j > chunk_size(_) and (j % chunk_size(_) == 0 or j == slab.n):
             for g in range(groups):
-                if j > chunk_size(_):
-                    merge_columns(_, &total[g], &chunk[g], scale)
-                else:
-                    total[g] = chunk[g]
+                merge_columns(_, &total[g], &chunk[g], scale)
     return kept != NULL
 
 cdef void softmax_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
@@ -282,11 +281,12 @@ cdef void softmax_columns(const Task* t, const Slab* slab, storage* _) noexcept 
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, j
     cdef bint kept = fold_columns(slab, t.scale, True, <const Lanes[storage]*> NULL, s, _)
     for g in range(groups):
-        frame[g] = frames_of(_, &s[g], t.scale)
         inverse[g] = inverses_of(_, &s[g])
     if kept:
         scale_columns(y, slab.stride[1], <const acc[storage]*> slab.kept, slab.n, slab.width, inverse, t.streaming)
         return
+    for g in range(groups):
+        frame[g] = frames_of(_, &s[g], t.scale)
     for j in range(slab.n):
         for g in range(groups):
             store_some(y + g * L, softmax_of(load_some(x + g * L, slab.width - g * L, 0), &frame[g], &inverse[g], t.scale), slab.width - g * L)

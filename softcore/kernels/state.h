@@ -404,8 +404,8 @@ template <class S> INLINE Mass<Doubles<S>> mass_of(const State<Doubles<S>> &s, d
     const Sum<Doubles<S>> counted = top.sums();
     // Of floats the maximum as it was counted will do, and in doubles nothing is lost.
     if (sizeof(acc<S>) == 4) {
-        const Doubles<S> weight = counted.high, zero = constant<Doubles<S>>(0);
-        return {s.l.high / weight, zero, (s.l.high - weight) / weight, zero};
+        const Doubles<S> one = constant<Doubles<S>>(1), zero = constant<Doubles<S>>(0), share = one / counted.high;
+        return {s.l.high * share, zero, (s.l.high - counted.high) * share, zero};
     }
     const Sum<Doubles<S>> weight = weight_of_max<S>(s, scale), sum = quotient(s.l, weight);
     const Sum<Doubles<S>> rest = quotient({s.l.high - counted.high, s.l.low - counted.low}, weight);  // near, so exact
