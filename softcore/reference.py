@@ -479,11 +479,11 @@ OPS: Mapping[str, Op] = MappingProxyType(
             _backward(log_softmax_backward, "softmax", "rows", log_softmax, "y"),
             _forward(logsumexp, "softmax", "fold", **_close),
             _backward(logsumexp_backward, "softmax", "rows", logsumexp, "xy", result=_log_magnitude),
-            _forward(sigmoid, "softmax", "map"),
-            _backward(sigmoid_backward, "softmax", "map", sigmoid, "y"),
-            _forward(log_sigmoid, "softmax", "map"),
+            _forward(sigmoid, "softmax", "map", **_close),
+            _backward(sigmoid_backward, "softmax", "map", sigmoid, "y", **_close),
+            _forward(log_sigmoid, "softmax", "map", **_close),
             _backward(log_sigmoid_backward, "softmax", "map", log_sigmoid, "x"),
-            _forward(softplus, "softmax", "map"),
+            _forward(softplus, "softmax", "map", **_close),
             _backward(softplus_backward, "softmax", "map", softplus, "x"),
         ]
     }

@@ -164,7 +164,7 @@ template <class S> INLINE Lanes<S> sigmoid_of(Lanes<S> x) {
 }
 template <class S> INLINE Lanes<S> log1p_decay(Lanes<S> x) {
     Lanes<S> z = decay<S, false>(x) * constant<Lanes<S>>(std::ldexp(1.0, -Exp<acc<S>>::headroom));
-    return select(z < constant<Lanes<S>>(1e-30), z, log1p_unit<S>(z));
+    return log1p_unit<S>(z);
 }
 template <class S> INLINE Lanes<S> softplus_of(Lanes<S> x) {
     return select(x > constant<Lanes<S>>(0), x, constant<Lanes<S>>(0)) + log1p_decay<S>(x);

@@ -680,11 +680,12 @@ template <class P> INLINE P atanh_tail_short(P z) {
     return mad(g, z, constant<P>(0.33333333333333677054));
 }
 
-// log(1 + z) for 0 <= z <= 1: 2 atanh(z / (2 + z)), right to the last bits for the smallest z too.
+// log(1 + z) for 0 <= z <= 1, from 2 atanh(z / (2 + z)): what is taken from z, which is exact, is small beside it, so that the
+// smallest z are right to the last bits too.
 template <class S> INLINE Lanes<S> log1p_unit(Lanes<S> z) {
     typedef Lanes<S> P;
-    P s = z / (constant<P>(2) + z), w = s * s, d = s + s;
-    return mad(d * w, atanh_tail(w, acc<S>()), d);
+    P s = z / (constant<P>(2) + z), w = s * s, half_square = constant<P>(0.5) * z * z;
+    return z - (half_square - s * mad(constant<P>(2) * w, atanh_tail(w, acc<S>()), half_square));
 }
 
 }  // namespace

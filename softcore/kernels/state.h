@@ -349,8 +349,9 @@ template <class S> INLINE Lanes<S> times(Lanes<S> e, const Inverse<S> &r) {
 #if SOFTCORE_FMA
     return mad(e, r.high, e * r.low);
 #else
-    Lanes<S> error, product = two_product(e, r.high, &error);
-    return product + (error + e * r.low);
+    // The product in power + a * b was rounded too, which is enough to lift a share of almost 1 above it.
+    Lanes<S> error, product = two_product(e, r.high, &error), share = product + (error + e * r.low), one = constant<Lanes<S>>(1);
+    return select(share > one, one, share);
 #endif
 }
 
