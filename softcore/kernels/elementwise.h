@@ -1,5 +1,6 @@
 // elementwise.h: what happens to one element, in lanes, and the loops that carry it over a tile.
 #pragma once
+#include <algorithm>
 #include "convert.h"
 #include "state.h"
 
@@ -221,26 +222,30 @@ INLINE void put_index(char *p, long long i) { std::memcpy(p, &i, sizeof i); }
 INLINE long long index_at(const char *p, int code) { long long i; gather<long long>(&i, p, 0, 1, code); return i; }
 template <class S> INLINE double as_number(S s) { return (double)widen<S>(s); }
 INLINE void add_exact(Sum<double> *s, double x) { add<double>(s, x); }
-// The largest of a tile, +0 above -0 if SIGNED (which only max itself needs), and whether a NaN is among them if
-// that is asked for: without NAN_TOO a NaN may or may not show.
+// How many elements lie before the first Lanes that are aligned, at least one.
+template <class S> INLINE ptrdiff_t to_line(const S *x) { return lanes<S>() - (ptrdiff_t)((uintptr_t)x / sizeof(S) % lanes<S>()); }
+// The largest of n elements, +0 above -0 if SIGNED (which only max itself needs), and whether a NaN is among them if
+// that is asked for: without NAN_TOO a NaN may or may not show.  Both ends are met twice, so that what lies between is
+// read in aligned Lanes; in order, because a machine that reads ahead is put off by a look at the end first.
 template <class S, bool SIGNED, bool NAN_TOO> INLINE acc<S> largest_of_tile(const S *x, ptrdiff_t n, bool *nan) {
     typedef Lanes<S> P;
     const ptrdiff_t L = lanes<S>();
     auto larger = [](P u, P v) TERM { return SIGNED ? max(u, v) : greater(u, v); };
-    P a = splat<S>(widen<S>(x[0])), b = a;
+    P a = load_some<S>(x, n, widen<S>(x[0])), b = a;
     Mask<S> bad = a != a;
-    ptrdiff_t j = 0;
+    ptrdiff_t j = to_line(x);
     for (; j + 4 * L <= n; j += 4 * L) {
         P u = load<S>(x + j), v = load<S>(x + j + L), w = load<S>(x + j + 2 * L), z = load<S>(x + j + 3 * L);
         if (NAN_TOO) bad = bad | unordered(u, v) | unordered(w, z);
         a = larger(a, larger(u, w));
         b = larger(b, larger(v, z));
     }
-    for (; j < n; j += L) {
-        P u = j + L <= n ? load<S>(x + j) : load_part<S>(x + j, n - j, widen<S>(x[0]));
+    auto meet = [&](P u) TERM {
         if (NAN_TOO) bad = bad | (u != u);
         a = larger(a, u);
-    }
+    };
+    for (; j + L <= n; j += L) meet(load<S>(x + j));
+    if (n > L) meet(load<S>(x + n - L));
     if (NAN_TOO) *nan = any(bad);
     return SIGNED ? largest_signed<S>(max(a, b)) : largest<S>(greater(a, b));
 }
@@ -250,6 +255,54 @@ template <class S> __attribute__((noinline)) acc<S> tile_max(const S *x, ptrdiff
     if (m == 0 && !bad && !std::is_integral<acc<S>>::value) m = largest_of_tile<S, true, true>(x, n, &bad);  // which zero?
     *nan = bad;
     return m;
+}
+// Where the first (or LAST) of the largest is, or the first NaN.  Each lane remembers which four Lanes its largest came from,
+// numbered so that of equals the wanted one has the larger number; only those four are searched.  n is no more than a frame, whose
+// fours the smallest lane can count.  A NaN makes the sum NaN; so may infinities and an overflow, and then it is looked for, and
+// *nan is set if it is there.
+template <class S, bool LAST> __attribute__((noinline)) ptrdiff_t index_of_largest(const S *x, ptrdiff_t n, int *nan) {
+    typedef Lanes<S> P;
+    typedef bits_t<acc<S>> I;
+    const ptrdiff_t L = lanes<S>(), start = to_line(x);
+    const Mask<S> step = whole<S>(LAST ? 1 : -1);
+    P a = load_some<S>(x, n, widen<S>(x[0])), sum = a;
+    Mask<S> number = whole<S>(0), best = number;
+    auto meet = [&](P v) TERM {
+        Mask<S> hit = LAST ? v >= a : v > a;
+        number = number + step;
+        a = select(hit, v, a);
+        best = select(hit, number, best);
+    };
+    ptrdiff_t j = start;
+    for (; j + 4 * L <= n; j += 4 * L) {
+        P u = load<S>(x + j), v = load<S>(x + j + L), w = load<S>(x + j + 2 * L), z = load<S>(x + j + 3 * L);
+        sum = sum + ((u + v) + (w + z));
+        meet(greater(greater(u, v), greater(w, z)));
+    }
+    if (n > L && j < n) {
+        P v = load<S>(x + n - L);
+        sum = sum + v;
+        for (; j + L <= n; j += L) {
+            P u = load<S>(x + j);
+            sum = sum + u;
+            v = greater(u, v);
+        }
+        meet(v);
+    }
+    if (__builtin_expect(any(sum != sum), 0)) {
+        const ptrdiff_t i = find<S>(x, n, not_a_number(x), false, nullptr);
+        *nan = i >= 0;
+        if (i >= 0) return i;
+    }
+    const acc<S> m = largest<S>(a);
+    if (n < 4 * L) return find<S>(x, n, m, LAST, nullptr);
+    const Mask<S> among = select(a == splat<S>(m), best, whole<S>(std::numeric_limits<I>::min()));
+    const ptrdiff_t fours = LAST ? largest_of(among) : -largest_of(among);
+    const ptrdiff_t from = std::min(fours ? start + (fours - 1) * 4 * L : 0, n - 4 * L);
+    return from + find_in_four<S, LAST>(x + from, m);
+}
+template <class S> INLINE ptrdiff_t tile_argmax(const S *x, ptrdiff_t n, bool last, int *nan) {
+    return last ? index_of_largest<S, true>(x, n, nan) : index_of_largest<S, false>(x, n, nan);
 }
 // For softmax: the largest of up to a frame, or NaN.  A NaN makes the sum of all elements NaN; so may infinities and an overflow,
 // and then it is looked for.

@@ -55,6 +55,8 @@ cdef void max_kernels(const Task* t, int op, Kernel* k, element* _) noexcept nog
         k.fold = <Fold> max_fold[element]
         k.merge = <Merge> max_merge[element]
         k.map = <Map> max_map[element]
+        k.rows = <Rows> max_rows[element]
+        k.longest = frame_size(_)
         k.reduces = True
     elif op == ARGMAX or op == MAX_WITH_ARGMAX:
         k.map = <Map> argmax_map[element]

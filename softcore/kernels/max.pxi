@@ -1,5 +1,9 @@
 # max and argmax: the fold that keeps one element, and what follows from its place.
 
+# How much of a row is taken at once: what needs no copy may be longer than a tile.
+cdef inline Py_ssize_t stretch(const Task* t, Py_ssize_t n, element* _) noexcept nogil:
+    return min(n, frame_size(_) if t.arg[0].direct and not t.masked else tile_size(_))
+
 cdef void max_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, element* _) noexcept nogil:
     cdef char scratch[SCRATCH]
     cdef unsigned char masks[SCRATCH]
@@ -12,7 +16,7 @@ cdef void max_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, 
     s.found = s.nan = False
     s.index = 0
     while j < end:
-        n = min(end - j, tile_size(_))
+        n = stretch(t, end - j, _)
         mask = take_mask(t, row, j, n, masks)
         x = take(t, row, 0, j, n, <element*> scratch, mask, lowest(_))
         m = larger_of(tile_max(x, n, &nan), s)
@@ -24,45 +28,31 @@ cdef void max_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, 
         j += n
 
 cdef void argmax_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, element* _) noexcept nogil:
-    # A tile is searched only when its maximum beats what came before; one that stays where it is, at the end.
     cdef char scratch[SCRATCH]
     cdef unsigned char masks[SCRATCH]
     cdef unsigned char* mask
     cdef Best[element]* s = <Best[element]*> room
     cdef element* x
     cdef acc[element] m
-    cdef bint nan = False, last = t.option == 1, later = t.arg[0].direct and not t.masked
-    cdef Py_ssize_t n, i, best = -1, length = 0
+    cdef bint nan = False, last = t.option == 1
+    cdef Py_ssize_t n, i
     s.found = s.nan = False
     s.index = 0
-    while j < end:
-        n = min(end - j, tile_size(_))
+    while j < end and not s.nan:
+        n = stretch(t, end - j, _)
         mask = take_mask(t, row, j, n, masks)
         x = take(t, row, 0, j, n, <element*> scratch, mask, lowest(_))
-        m = tile_max(x, n, &nan)
-        if nan:
-            m = not_a_number(_)
+        i = tile_argmax(x, n, last, &nan)
+        m = value_at(x + i)
         if not s.found or nan or m > s.m or (last and m >= s.m):
-            if later:
+            if mask != NULL:
+                i = find(x, n, m, last and not nan, mask)  # what is masked may equal the lowest number of all
+            if i >= 0:
                 s.m = m
+                s.index = j + i
                 s.found = True
-                best = j
-                length = n
-            else:
-                i = find(x, n, m, last and not nan, mask)  # of NaNs the first wins, whichever maximum is wanted
-                if i >= 0:
-                    s.m = value_at(x + i)
-                    s.index = j + i
-                    s.found = True
-            s.nan = nan and s.found
-        if s.nan:
-            break
+                s.nan = nan
         j += n
-    if best >= 0:
-        x = <element*> row.at[0] + best
-        i = find(x, length, s.m, last and not s.nan, NULL)
-        s.m = value_at(x + i)
-        s.index = best + i
 
 cdef void max_merge(const Task* t, Room* a, const Room* b, element* _) noexcept nogil:
     # b's elements come after a's.
@@ -95,6 +85,22 @@ cdef void max_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, c
         put_one(_, row.at[1], s.m)
     else:
         put_double(_, row.at[1], lowest(_))
+
+cdef void max_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, element* _) noexcept nogil:
+    # A row that needs no copy is one call; a state would take as long as a hundred elements.
+    cdef Row row
+    cdef Room room
+    cdef acc[element] m
+    cdef bint nan = False
+    cdef Py_ssize_t r
+    for r in range(first, last):
+        enter(t, r, &row)
+        if t.arg[0].direct and not t.masked:
+            m = tile_max(<element*> row.at[0], t.n, &nan)
+            put_one(_, row.at[1], not_a_number(_) if nan else m)
+        else:
+            max_fold(t, &row, 0, t.n, &room, _)
+            max_map(t, &row, 0, t.n, &room, _)
 
 cdef void argmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, element* _) noexcept nogil:
     cdef const Best[element]* s = <const Best[element]*> room

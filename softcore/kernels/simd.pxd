@@ -154,6 +154,7 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
         bint found
         bint nan
     acc[S] tile_max[S](const S*, Py_ssize_t n, bint* nan)
+    Py_ssize_t tile_argmax[S](const S*, Py_ssize_t n, bint last, bint* nan)
     void max_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint signed_zero, Lanes[S]*, Mask[S]*)
     void argmax_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint last, Lanes[S]*, long long* index, Py_ssize_t base, bint first)
     Lanes[S] with_nan[S](Lanes[S], Mask[S])
