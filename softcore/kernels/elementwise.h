@@ -376,54 +376,86 @@ template <class S> void hide_top(S *tile, const S *x, ptrdiff_t n, double top) {
 template <class S> void as_doubles(double *y, const S *x, ptrdiff_t n) {
     for (ptrdiff_t j = 0; j < n; j++) y[j] = (double)widen<S>(x[j]);
 }
-// Rows j0.. of columns: the running maximum m, and bad where a NaN was seen.  Eight rows at a time.
-template <class S, bool SIGNED> __attribute__((noinline)) void max_columns_of(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *m, Mask<S> *bad) {
-    const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
-    for (ptrdiff_t j = 0; j < n; j += 8) {
-        const ptrdiff_t rows = n - j < 8 ? n - j : 8;
-        for (ptrdiff_t i = 0; i < rows; i++)  // the next rows lie in other pages, where no hardware looks ahead
-            for (ptrdiff_t g = 0; g < groups; g++) prefetch(row_at(x, stride, j + 8 + i) + g * L);
+// Columns, up to COLUMNS Lanes of them: where their Lanes begin, aligned but for the two ends, which are met twice.
+static constexpr ptrdiff_t COLUMNS = 64;
+template <class S> INLINE ptrdiff_t lanes_of_columns(const S *x, ptrdiff_t width, ptrdiff_t *at) {
+    const ptrdiff_t L = lanes<S>();
+    ptrdiff_t groups = 0;
+    at[groups++] = 0;
+    for (ptrdiff_t i = to_line(x); i + L <= width; i += L) at[groups++] = i;
+    if (at[groups - 1] + L < width) at[groups++] = width - L;
+    return groups;
+}
+// Four rows at a time, the last of them as often as it takes to make four.  Whether there was no NaN, or WITH_NAN.
+template <class S, bool WITH_NAN> __attribute__((noinline)) bool max_columns_of(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, S *y) {
+    typedef Lanes<S> P;
+    ptrdiff_t at[COLUMNS + 1], groups = lanes_of_columns(x, width, at);
+    P m[COLUMNS + 1];
+    Mask<S> bad = whole<S>(0);
+    auto larger = [](P u, P v) TERM { return WITH_NAN ? select(u != u, u, select(v != v, v, max(u, v))) : max(u, v); };
+    for (ptrdiff_t g = 0; g < groups; g++) m[g] = load_some<S>(x + at[g], width, 0);
+    for (ptrdiff_t j = 0; j < n; j += 4) {
+        const S *p = row_at(x, stride, j), *q = n - j > 1 ? row_at(p, stride, 1) : p;
+        const S *r = n - j > 2 ? row_at(q, stride, 1) : q, *s = n - j > 3 ? row_at(r, stride, 1) : r;
         for (ptrdiff_t g = 0; g < groups; g++) {
-            const S *p = row_at(x, stride, j) + g * L;
-            Lanes<S> a = m[g];
-            Mask<S> b = bad[g];
-            auto meet = [&](ptrdiff_t i) TERM {
-                Lanes<S> v = load_some<S>(row_at(p, stride, i), width - g * L, 0);
-                b = b | (v != v);
-                a = SIGNED ? max(a, v) : greater(a, v);
-            };
-            if (rows == 8) { meet(0); meet(1); meet(2); meet(3); meet(4); meet(5); meet(6); meet(7); }
-            else for (ptrdiff_t i = 0; i < rows; i++) meet(i);
-            m[g] = a;
-            bad[g] = b;
+            for (ptrdiff_t i = 4; i < 8; i++) prefetch(row_at(p, stride, i) + at[g]);  // other pages, where no hardware looks ahead
+            P u = load_some<S>(p + at[g], width, 0), v = load_some<S>(q + at[g], width, 0);
+            P w = load_some<S>(r + at[g], width, 0), z = load_some<S>(s + at[g], width, 0);
+            if (!WITH_NAN) bad = bad | unordered(u, v) | unordered(w, z);
+            m[g] = larger(larger(m[g], larger(u, v)), larger(w, z));
         }
     }
+    if (any(bad)) return false;
+    for (ptrdiff_t g = 0; g < groups; g++) store_some<S>(y + at[g], WITH_NAN ? select(m[g] != m[g], splat<S>(not_a_number<S>(y)), m[g]) : m[g], width);
+    return true;
 }
-template <class S> INLINE void max_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool signed_zero, Lanes<S> *m, Mask<S> *bad) {
-    if (signed_zero) max_columns_of<S, true>(x, stride, n, width, m, bad);
-    else max_columns_of<S, false>(x, stride, n, width, m, bad);
+template <class S> INLINE void max_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, S *y) {
+    if (!max_columns_of<S, false>(x, stride, n, width, y)) max_columns_of<S, true>(x, stride, n, width, y);
 }
-// The running maximum with the row it came from, counted from `base` in lanes; exact while the count is.
-template <class S> __attribute__((noinline)) void argmax_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool last, Lanes<S> *best, long long *index, ptrdiff_t base, bool first) {
-    const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
-    Lanes<S> where[16], one = constant<Lanes<S>>(1);
-    for (ptrdiff_t g = 0; g < groups; g++) {
-        where[g] = constant<Lanes<S>>(-1);
-        if (first) best[g] = load_some<S>(x + g * L, width - g * L, 0), where[g] = constant<Lanes<S>>(0);
-    }
-    Lanes<S> row = constant<Lanes<S>>(0);
-    for (ptrdiff_t j = 0; j < n; j++, row = row + one)
-        for (ptrdiff_t g = 0; g < groups; g++) {
-            Lanes<S> v = load_some<S>(row_at(x, stride, j) + g * L, width - g * L, 0), m = best[g];
-            Mask<S> hit = (last ? v >= m : v > m) | ((v != v) & (m == m));
-            best[g] = select(hit, v, m);
-            where[g] = select(hit, row, where[g]);
+// The running maximum with the row it came from, counted in lanes and so for no more rows than a lane can count.
+template <class S, bool LAST> __attribute__((noinline)) void argmax_columns_of(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, S *y, long long *index) {
+    typedef bits_t<acc<S>> I;
+    const ptrdiff_t L = lanes<S>(), most = sizeof(I) == 1 ? std::numeric_limits<I>::max() : TILE<S>();
+    ptrdiff_t at[COLUMNS + 1], groups = lanes_of_columns(x, width, at);
+    Lanes<S> m[COLUMNS + 1];
+    Mask<S> where[COLUMNS + 1];
+    for (ptrdiff_t g = 0; g < groups; g++) m[g] = load_some<S>(x + at[g], width, 0);
+    std::memset(index, 0, width * sizeof *index);
+    for (ptrdiff_t j = 0; j < n;) {
+        const ptrdiff_t base = j, end = n - j < most ? n : j + most;
+        for (ptrdiff_t g = 0; g < groups; g++) where[g] = whole<S>(-1);
+        while (j < end) {
+            const ptrdiff_t rows = end - j < 4 ? 1 : 4;
+            for (ptrdiff_t g = 0; g < groups; g++) {
+                const S *p = row_at(x, stride, j) + at[g];
+                Lanes<S> a = m[g];
+                Mask<S> best = where[g], row = whole<S>((I)(j - base));
+                auto meet = [&](ptrdiff_t i) TERM {
+                    Lanes<S> v = load_some<S>(row_at(p, stride, i), width, 0);
+                    Mask<S> hit = (LAST ? v >= a : v > a) | ((v != v) & (a == a));  // of NaNs the first wins
+                    prefetch(row_at(p, stride, i + 4));
+                    a = select(hit, v, a);
+                    best = select(hit, row, best);
+                    row = row + whole<S>(1);
+                };
+                meet(0);
+                if (rows == 4) meet(1), meet(2), meet(3);
+                m[g] = a;
+                where[g] = best;
+            }
+            j += rows;
         }
-    for (ptrdiff_t g = 0; g < groups; g++) {
-        acc<S> a[lanes<S>()];
-        store_pack(a, where[g]);
-        for (ptrdiff_t i = 0; i < L && g * L + i < width; i++) if (a[i] >= 0) index[g * L + i] = base + (int64_t)a[i];
+        for (ptrdiff_t g = 0; g < groups; g++) {
+            I a[lanes<S>()];
+            store_pack(a, where[g]);
+            for (ptrdiff_t i = 0; i < L && i < width; i++) if (a[i] >= 0) index[at[g] + i] = base + a[i];
+        }
     }
+    for (ptrdiff_t g = 0; g < (y ? groups : 0); g++) store_some<S>(y + at[g], m[g], width);
+}
+template <class S> INLINE void argmax_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool last, S *y, long long *index) {
+    if (last) argmax_columns_of<S, true>(x, stride, n, width, y, index);
+    else argmax_columns_of<S, false>(x, stride, n, width, y, index);
 }
 
 }  // namespace

@@ -111,27 +111,11 @@ cdef void argmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end
             put_double(_, row.at[1], lowest(_))
     put_index(row.at[t.nargs - 1], s.index)
 
-cdef void max_columns_of(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef Lanes[storage] m[WIDE]
-    cdef Mask[storage] bad[WIDE]
-    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
-    for g in range(groups):
-        m[g] = splat(_, -INFINITY)
-        bad[g] = no_mask(_)
-    max_columns(<const storage*> slab.at[0], slab.stride[0], slab.n, slab.width, True, m, bad)
-    for g in range(groups):
-        store_some(<storage*> slab.at[1] + g * L, with_nan(m[g], bad[g]), slab.width - g * L)
+cdef void max_slab(const Task* t, const Slab* slab, element* _) noexcept nogil:
+    max_columns(<const element*> slab.at[0], slab.stride[0], slab.n, slab.width, <element*> slab.at[1])
 
-cdef void argmax_columns_of(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef Lanes[storage] m[WIDE]
-    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, j = 0, n
-    while j < slab.n:
-        n = min(slab.n - j, tile_size(_))
-        argmax_columns(<const storage*> (slab.at[0] + j * slab.stride[0]), slab.stride[0], n, slab.width, t.option == 1, m, <long long*> slab.at[t.nargs - 1], j, j == 0)
-        j += n
-    if t.nargs == 3:
-        for g in range(groups):
-            store_some(<storage*> slab.at[1] + g * L, m[g], slab.width - g * L)
+cdef void argmax_slab(const Task* t, const Slab* slab, element* _) noexcept nogil:
+    argmax_columns(<const element*> slab.at[0], slab.stride[0], slab.n, slab.width, t.option == 1, <element*> slab.at[1] if t.nargs == 3 else NULL, <long long*> slab.at[t.nargs - 1])
 
 cdef void hardmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, element* _) noexcept nogil:
     cdef char scratch[SCRATCH]

@@ -266,7 +266,6 @@ template <int N> INLINE Pack<int64_t, 2 * N> widen_unsigned(Pack<int32_t, N> a) 
 // Cython picks the storage from an argument, so what has none takes a pointer that is never followed.
 template <class S> INLINE Lanes<S> splat(const S *, double a) { return splat<S>((acc<S>)a); }
 template <class S> INLINE constexpr ptrdiff_t lanes(const S *) { return lanes<S>(); }
-template <class S> INLINE Mask<S> no_mask(const S *) { return constant<Mask<S>>(0); }
 
 // max(a, b) of zeros is +0 if either is, whatever their order: bits may not depend on who met whom first.
 template <class A, int N> INLINE Pack<A, N> max(Pack<A, N> a, Pack<A, N> b) { return greater(a, b); }
