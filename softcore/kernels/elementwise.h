@@ -1,5 +1,6 @@
 // elementwise.h: what happens to one element, in lanes, and the loops that carry it over a tile.
 #pragma once
+#include <algorithm>
 #include "convert.h"
 #include "state.h"
 
@@ -260,26 +261,30 @@ INLINE void put_index(char *p, long long i) { std::memcpy(p, &i, sizeof i); }
 INLINE long long index_at(const char *p, int code) { long long i; gather<long long>(&i, p, 0, 1, code); return i; }
 template <class S> INLINE double as_number(S s) { return (double)widen<S>(s); }
 INLINE void add_exact(Sum<double> *s, double x) { add<double>(s, x); }
-// The largest of a tile, +0 above -0 if SIGNED (which only max itself needs), and whether a NaN is among them if
-// that is asked for: without NAN_TOO a NaN may or may not show.
+// How many elements lie before the first Lanes that are aligned, at least one.
+template <class S> INLINE ptrdiff_t to_line(const S *x) { return lanes<S>() - (ptrdiff_t)((uintptr_t)x / sizeof(S) % lanes<S>()); }
+// The largest of n elements, +0 above -0 if SIGNED (which only max itself needs), and whether a NaN is among them if
+// that is asked for: without NAN_TOO a NaN may or may not show.  Both ends are met twice, so that what lies between is
+// read in aligned Lanes; in order, because a machine that reads ahead is put off by a look at the end first.
 template <class S, bool SIGNED, bool NAN_TOO> INLINE acc<S> largest_of_tile(const S *x, ptrdiff_t n, bool *nan) {
     typedef Lanes<S> P;
     const ptrdiff_t L = lanes<S>();
     auto larger = [](P u, P v) TERM { return SIGNED ? max(u, v) : greater(u, v); };
-    P a = splat<S>(widen<S>(x[0])), b = a;
+    P a = load_some<S>(x, n, widen<S>(x[0])), b = a;
     Mask<S> bad = a != a;
-    ptrdiff_t j = 0;
+    ptrdiff_t j = to_line(x);
     for (; j + 4 * L <= n; j += 4 * L) {
         P u = load<S>(x + j), v = load<S>(x + j + L), w = load<S>(x + j + 2 * L), z = load<S>(x + j + 3 * L);
         if (NAN_TOO) bad = bad | unordered(u, v) | unordered(w, z);
         a = larger(a, larger(u, w));
         b = larger(b, larger(v, z));
     }
-    for (; j < n; j += L) {
-        P u = j + L <= n ? load<S>(x + j) : load_part<S>(x + j, n - j, widen<S>(x[0]));
+    auto meet = [&](P u) TERM {
         if (NAN_TOO) bad = bad | (u != u);
         a = larger(a, u);
-    }
+    };
+    for (; j + L <= n; j += L) meet(load<S>(x + j));
+    if (n > L) meet(load<S>(x + n - L));
     if (NAN_TOO) *nan = any(bad);
     return SIGNED ? largest_signed<S>(max(a, b)) : largest<S>(greater(a, b));
 }
@@ -289,6 +294,54 @@ template <class S> __attribute__((noinline)) acc<S> tile_max(const S *x, ptrdiff
     if (m == 0 && !bad && !std::is_integral<acc<S>>::value) m = largest_of_tile<S, true, true>(x, n, &bad);  // which zero?
     *nan = bad;
     return m;
+}
+// Where the first (or LAST) of the largest is, or the first NaN.  Each lane remembers which four Lanes its largest came from,
+// numbered so that of equals the wanted one has the larger number; only those four are searched.  n is no more than a frame, whose
+// fours the smallest lane can count.  A NaN makes the sum NaN; so may infinities and an overflow, and then it is looked for, and
+// *nan is set if it is there.
+template <class S, bool LAST> __attribute__((noinline)) ptrdiff_t index_of_largest(const S *x, ptrdiff_t n, int *nan) {
+    typedef Lanes<S> P;
+    typedef bits_t<acc<S>> I;
+    const ptrdiff_t L = lanes<S>(), start = to_line(x);
+    const Mask<S> step = whole<S>(LAST ? 1 : -1);
+    P a = load_some<S>(x, n, widen<S>(x[0])), sum = a;
+    Mask<S> number = whole<S>(0), best = number;
+    auto meet = [&](P v) TERM {
+        Mask<S> hit = LAST ? v >= a : v > a;
+        number = number + step;
+        a = select(hit, v, a);
+        best = select(hit, number, best);
+    };
+    ptrdiff_t j = start;
+    for (; j + 4 * L <= n; j += 4 * L) {
+        P u = load<S>(x + j), v = load<S>(x + j + L), w = load<S>(x + j + 2 * L), z = load<S>(x + j + 3 * L);
+        sum = sum + ((u + v) + (w + z));
+        meet(greater(greater(u, v), greater(w, z)));
+    }
+    if (n > L && j < n) {
+        P v = load<S>(x + n - L);
+        sum = sum + v;
+        for (; j + L <= n; j += L) {
+            P u = load<S>(x + j);
+            sum = sum + u;
+            v = greater(u, v);
+        }
+        meet(v);
+    }
+    if (__builtin_expect(any(sum != sum), 0)) {
+        const ptrdiff_t i = find<S>(x, n, not_a_number(x), false, nullptr);
+        *nan = i >= 0;
+        if (i >= 0) return i;
+    }
+    const acc<S> m = largest<S>(a);
+    if (n < 4 * L) return find<S>(x, n, m, LAST, nullptr);
+    const Mask<S> among = select(a == splat<S>(m), best, whole<S>(std::numeric_limits<I>::min()));
+    const ptrdiff_t fours = LAST ? largest_of(among) : -largest_of(among);
+    const ptrdiff_t from = std::min(fours ? start + (fours - 1) * 4 * L : 0, n - 4 * L);
+    return from + find_in_four<S, LAST>(x + from, m);
+}
+template <class S> INLINE ptrdiff_t tile_argmax(const S *x, ptrdiff_t n, bool last, int *nan) {
+    return last ? index_of_largest<S, true>(x, n, nan) : index_of_largest<S, false>(x, n, nan);
 }
 // For softmax: the largest of up to a frame, or NaN.  A NaN makes the sum of all elements NaN; so may infinities and an overflow,
 // and then it is looked for.
@@ -364,54 +417,86 @@ template <class S> void hide_top(S *tile, const S *x, ptrdiff_t n, double top) {
 template <class S> void as_doubles(double *y, const S *x, ptrdiff_t n) {
     for (ptrdiff_t j = 0; j < n; j++) y[j] = (double)widen<S>(x[j]);
 }
-// Rows j0.. of columns: the running maximum m, and bad where a NaN was seen.  Eight rows at a time.
-template <class S, bool SIGNED> __attribute__((noinline)) void max_columns_of(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *m, Mask<S> *bad) {
-    const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
-    for (ptrdiff_t j = 0; j < n; j += 8) {
-        const ptrdiff_t rows = n - j < 8 ? n - j : 8;
-        for (ptrdiff_t i = 0; i < rows; i++)  // the next rows lie in other pages, where no hardware looks ahead
-            for (ptrdiff_t g = 0; g < groups; g++) prefetch(row_at(x, stride, j + 8 + i) + g * L);
+// Columns, up to COLUMNS Lanes of them: where their Lanes begin, aligned but for the two ends, which are met twice.
+static constexpr ptrdiff_t COLUMNS = 64;
+template <class S> INLINE ptrdiff_t lanes_of_columns(const S *x, ptrdiff_t width, ptrdiff_t *at) {
+    const ptrdiff_t L = lanes<S>();
+    ptrdiff_t groups = 0;
+    at[groups++] = 0;
+    for (ptrdiff_t i = to_line(x); i + L <= width; i += L) at[groups++] = i;
+    if (at[groups - 1] + L < width) at[groups++] = width - L;
+    return groups;
+}
+// Four rows at a time, the last of them as often as it takes to make four.  Whether there was no NaN, or WITH_NAN.
+template <class S, bool WITH_NAN> __attribute__((noinline)) bool max_columns_of(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, S *y) {
+    typedef Lanes<S> P;
+    ptrdiff_t at[COLUMNS + 1], groups = lanes_of_columns(x, width, at);
+    P m[COLUMNS + 1];
+    Mask<S> bad = whole<S>(0);
+    auto larger = [](P u, P v) TERM { return WITH_NAN ? select(u != u, u, select(v != v, v, max(u, v))) : max(u, v); };
+    for (ptrdiff_t g = 0; g < groups; g++) m[g] = load_some<S>(x + at[g], width, 0);
+    for (ptrdiff_t j = 0; j < n; j += 4) {
+        const S *p = row_at(x, stride, j), *q = n - j > 1 ? row_at(p, stride, 1) : p;
+        const S *r = n - j > 2 ? row_at(q, stride, 1) : q, *s = n - j > 3 ? row_at(r, stride, 1) : r;
         for (ptrdiff_t g = 0; g < groups; g++) {
-            const S *p = row_at(x, stride, j) + g * L;
-            Lanes<S> a = m[g];
-            Mask<S> b = bad[g];
-            auto meet = [&](ptrdiff_t i) TERM {
-                Lanes<S> v = load_some<S>(row_at(p, stride, i), width - g * L, 0);
-                b = b | (v != v);
-                a = SIGNED ? max(a, v) : greater(a, v);
-            };
-            if (rows == 8) { meet(0); meet(1); meet(2); meet(3); meet(4); meet(5); meet(6); meet(7); }
-            else for (ptrdiff_t i = 0; i < rows; i++) meet(i);
-            m[g] = a;
-            bad[g] = b;
+            for (ptrdiff_t i = 4; i < 8; i++) prefetch(row_at(p, stride, i) + at[g]);  // other pages, where no hardware looks ahead
+            P u = load_some<S>(p + at[g], width, 0), v = load_some<S>(q + at[g], width, 0);
+            P w = load_some<S>(r + at[g], width, 0), z = load_some<S>(s + at[g], width, 0);
+            if (!WITH_NAN) bad = bad | unordered(u, v) | unordered(w, z);
+            m[g] = larger(larger(m[g], larger(u, v)), larger(w, z));
         }
     }
+    if (any(bad)) return false;
+    for (ptrdiff_t g = 0; g < groups; g++) store_some<S>(y + at[g], WITH_NAN ? select(m[g] != m[g], splat<S>(not_a_number<S>(y)), m[g]) : m[g], width);
+    return true;
 }
-template <class S> INLINE void max_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool signed_zero, Lanes<S> *m, Mask<S> *bad) {
-    if (signed_zero) max_columns_of<S, true>(x, stride, n, width, m, bad);
-    else max_columns_of<S, false>(x, stride, n, width, m, bad);
+template <class S> INLINE void max_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, S *y) {
+    if (!max_columns_of<S, false>(x, stride, n, width, y)) max_columns_of<S, true>(x, stride, n, width, y);
 }
-// The running maximum with the row it came from, counted from `base` in lanes; exact while the count is.
-template <class S> __attribute__((noinline)) void argmax_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool last, Lanes<S> *best, long long *index, ptrdiff_t base, bool first) {
-    const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
-    Lanes<S> where[16], one = constant<Lanes<S>>(1);
-    for (ptrdiff_t g = 0; g < groups; g++) {
-        where[g] = constant<Lanes<S>>(-1);
-        if (first) best[g] = load_some<S>(x + g * L, width - g * L, 0), where[g] = constant<Lanes<S>>(0);
-    }
-    Lanes<S> row = constant<Lanes<S>>(0);
-    for (ptrdiff_t j = 0; j < n; j++, row = row + one)
-        for (ptrdiff_t g = 0; g < groups; g++) {
-            Lanes<S> v = load_some<S>(row_at(x, stride, j) + g * L, width - g * L, 0), m = best[g];
-            Mask<S> hit = (last ? v >= m : v > m) | ((v != v) & (m == m));
-            best[g] = select(hit, v, m);
-            where[g] = select(hit, row, where[g]);
+// The running maximum with the row it came from, counted in lanes and so for no more rows than a lane can count.
+template <class S, bool LAST> __attribute__((noinline)) void argmax_columns_of(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, S *y, long long *index) {
+    typedef bits_t<acc<S>> I;
+    const ptrdiff_t L = lanes<S>(), most = sizeof(I) == 1 ? std::numeric_limits<I>::max() : TILE<S>();
+    ptrdiff_t at[COLUMNS + 1], groups = lanes_of_columns(x, width, at);
+    Lanes<S> m[COLUMNS + 1];
+    Mask<S> where[COLUMNS + 1];
+    for (ptrdiff_t g = 0; g < groups; g++) m[g] = load_some<S>(x + at[g], width, 0);
+    std::memset(index, 0, width * sizeof *index);
+    for (ptrdiff_t j = 0; j < n;) {
+        const ptrdiff_t base = j, end = n - j < most ? n : j + most;
+        for (ptrdiff_t g = 0; g < groups; g++) where[g] = whole<S>(-1);
+        while (j < end) {
+            const ptrdiff_t rows = end - j < 4 ? 1 : 4;
+            for (ptrdiff_t g = 0; g < groups; g++) {
+                const S *p = row_at(x, stride, j) + at[g];
+                Lanes<S> a = m[g];
+                Mask<S> best = where[g], row = whole<S>((I)(j - base));
+                auto meet = [&](ptrdiff_t i) TERM {
+                    Lanes<S> v = load_some<S>(row_at(p, stride, i), width, 0);
+                    Mask<S> hit = (LAST ? v >= a : v > a) | ((v != v) & (a == a));  // of NaNs the first wins
+                    prefetch(row_at(p, stride, i + 4));
+                    a = select(hit, v, a);
+                    best = select(hit, row, best);
+                    row = row + whole<S>(1);
+                };
+                meet(0);
+                if (rows == 4) meet(1), meet(2), meet(3);
+                m[g] = a;
+                where[g] = best;
+            }
+            j += rows;
         }
-    for (ptrdiff_t g = 0; g < groups; g++) {
-        acc<S> a[lanes<S>()];
-        store_pack(a, where[g]);
-        for (ptrdiff_t i = 0; i < L && g * L + i < width; i++) if (a[i] >= 0) index[g * L + i] = base + (int64_t)a[i];
+        for (ptrdiff_t g = 0; g < groups; g++) {
+            I a[lanes<S>()];
+            store_pack(a, where[g]);
+            for (ptrdiff_t i = 0; i < L && i < width; i++) if (a[i] >= 0) index[at[g] + i] = base + a[i];
+        }
     }
+    for (ptrdiff_t g = 0; g < (y ? groups : 0); g++) store_some<S>(y + at[g], m[g], width);
+}
+template <class S> INLINE void argmax_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool last, S *y, long long *index) {
+    if (last) argmax_columns_of<S, true>(x, stride, n, width, y, index);
+    else argmax_columns_of<S, false>(x, stride, n, width, y, index);
 }
 
 }  // namespace

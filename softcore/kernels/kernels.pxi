@@ -20,7 +20,7 @@ cnp.import_array()
 
 cdef enum:
     GROUPS = 4   # Lanes of columns that one slab is wide
-    WIDE = 16    # the same where a column needs no more than its maximum
+    WIDE = 64    # the most where a column needs no more than its maximum (COLUMNS): long stretches are read fastest
     SHORT = 64   # the longest row that is turned into a column
     KEPT = 1 << 20  # bytes of columns that are kept
 
@@ -55,9 +55,13 @@ cdef void max_kernels(const Task* t, int op, Kernel* k, element* _) noexcept nog
         k.fold = <Fold> max_fold[element]
         k.merge = <Merge> max_merge[element]
         k.map = <Map> max_map[element]
+        k.columns = <Columns> max_slab[element]
+        k.rows = <Rows> max_rows[element]
+        k.longest = frame_size(_)
         k.reduces = True
     elif op == ARGMAX or op == MAX_WITH_ARGMAX:
         k.map = <Map> argmax_map[element]
+        k.columns = <Columns> argmax_slab[element]
         k.reduces = True
     elif op == HARDMAX:
         k.map = <Map> hardmax_map[element]
@@ -124,12 +128,6 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.map = <Map> elementwise_map[storage]
     elif op == EXP:
         k.map = <Map> exp_map[storage]
-    elif op == MAX:
-        max_kernels(t, op, k, _)
-        k.columns = <Columns> max_columns_of[storage]
-    elif op == ARGMAX or op == MAX_WITH_ARGMAX:
-        max_kernels(t, op, k, _)
-        k.columns = <Columns> argmax_columns_of[storage]
     else:
         max_kernels(t, op, k, _)
     k.chunk = chunk_size(_)
@@ -500,7 +498,7 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
     rows = row_contiguous(t, &k)
     columns = column_contiguous(t, &k, code)
     plan = choose(name, t.rows, t.n, t.outer[t.nouter - 1] if t.nouter else 1, t.arg[0].itemsize, t.nargs,
-                  rows, columns, k.columns != NULL and rows and t.nouter <= 1 and t.n <= SHORT and t.nargs <= 4,
+                  rows, columns, k.columns != NULL and code <= DOUBLE and rows and t.nouter <= 1 and t.n <= SHORT and t.nargs <= 4,
                   k.fold == NULL and not k.whole, not k.reduces, k.whole)
     if dry:
         return plan
@@ -513,7 +511,9 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         if rooms == NULL:
             raise MemoryError()
     # As many columns as lie well together, but no more than leave their slab in the cache where it is kept.
-    wide_columns = WIDE if op == MAX or op == ARGMAX or op == MAX_WITH_ARGMAX else GROUPS
+    wide_columns = GROUPS
+    if op == MAX or op == ARGMAX or op == MAX_WITH_ARGMAX:  # and a slab for every thread
+        wide_columns = max(GROUPS, min(WIDE, (t.rows - 1) // (k.lanes * threads) + 1))
     if k.keeps:
         wide_columns = max(1, min(wide_columns, KEPT // (64 * t.n)))
     wide_columns *= k.lanes

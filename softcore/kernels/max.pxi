@@ -1,5 +1,9 @@
 # max and argmax: the fold that keeps one element, and what follows from its place.
 
+# How much of a row is taken at once: what needs no copy may be longer than a tile.
+cdef inline Py_ssize_t stretch(const Task* t, Py_ssize_t n, element* _) noexcept nogil:
+    return min(n, frame_size(_) if t.arg[0].direct and not t.masked else tile_size(_))
+
 cdef void max_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, element* _) noexcept nogil:
     cdef char scratch[SCRATCH]
     cdef unsigned char masks[SCRATCH]
@@ -12,7 +16,7 @@ cdef void max_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, 
     s.found = s.nan = False
     s.index = 0
     while j < end:
-        n = min(end - j, tile_size(_))
+        n = stretch(t, end - j, _)
         mask = take_mask(t, row, j, n, masks)
         x = take(t, row, 0, j, n, <element*> scratch, mask, lowest(_))
         m = larger_of(tile_max(x, n, &nan), s)
@@ -24,45 +28,31 @@ cdef void max_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, 
         j += n
 
 cdef void argmax_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, element* _) noexcept nogil:
-    # A tile is searched only when its maximum beats what came before; one that stays where it is, at the end.
     cdef char scratch[SCRATCH]
     cdef unsigned char masks[SCRATCH]
     cdef unsigned char* mask
     cdef Best[element]* s = <Best[element]*> room
     cdef element* x
     cdef acc[element] m
-    cdef bint nan = False, last = t.option == 1, later = t.arg[0].direct and not t.masked
-    cdef Py_ssize_t n, i, best = -1, length = 0
+    cdef bint nan = False, last = t.option == 1
+    cdef Py_ssize_t n, i
     s.found = s.nan = False
     s.index = 0
-    while j < end:
-        n = min(end - j, tile_size(_))
+    while j < end and not s.nan:
+        n = stretch(t, end - j, _)
         mask = take_mask(t, row, j, n, masks)
         x = take(t, row, 0, j, n, <element*> scratch, mask, lowest(_))
-        m = tile_max(x, n, &nan)
-        if nan:
-            m = not_a_number(_)
+        i = tile_argmax(x, n, last, &nan)
+        m = value_at(x + i)
         if not s.found or nan or m > s.m or (last and m >= s.m):
-            if later:
+            if mask != NULL:
+                i = find(x, n, m, last and not nan, mask)  # what is masked may equal the lowest number of all
+            if i >= 0:
                 s.m = m
+                s.index = j + i
                 s.found = True
-                best = j
-                length = n
-            else:
-                i = find(x, n, m, last and not nan, mask)  # of NaNs the first wins, whichever maximum is wanted
-                if i >= 0:
-                    s.m = value_at(x + i)
-                    s.index = j + i
-                    s.found = True
-            s.nan = nan and s.found
-        if s.nan:
-            break
+                s.nan = nan
         j += n
-    if best >= 0:
-        x = <element*> row.at[0] + best
-        i = find(x, length, s.m, last and not s.nan, NULL)
-        s.m = value_at(x + i)
-        s.index = best + i
 
 cdef void max_merge(const Task* t, Room* a, const Room* b, element* _) noexcept nogil:
     # b's elements come after a's.
@@ -96,6 +86,22 @@ cdef void max_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, c
     else:
         put_double(_, row.at[1], lowest(_))
 
+cdef void max_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, element* _) noexcept nogil:
+    # A row that needs no copy is one call; a state would take as long as a hundred elements.
+    cdef Row row
+    cdef Room room
+    cdef acc[element] m
+    cdef bint nan = False
+    cdef Py_ssize_t r
+    for r in range(first, last):
+        enter(t, r, &row)
+        if t.arg[0].direct and not t.masked:
+            m = tile_max(<element*> row.at[0], t.n, &nan)
+            put_one(_, row.at[1], not_a_number(_) if nan else m)
+        else:
+            max_fold(t, &row, 0, t.n, &room, _)
+            max_map(t, &row, 0, t.n, &room, _)
+
 cdef void argmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, element* _) noexcept nogil:
     cdef const Best[element]* s = <const Best[element]*> room
     if t.nargs == 3:
@@ -105,27 +111,11 @@ cdef void argmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end
             put_double(_, row.at[1], lowest(_))
     put_index(row.at[t.nargs - 1], s.index)
 
-cdef void max_columns_of(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef Lanes[storage] m[WIDE]
-    cdef Mask[storage] bad[WIDE]
-    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
-    for g in range(groups):
-        m[g] = splat(_, -INFINITY)
-        bad[g] = no_mask(_)
-    max_columns(<const storage*> slab.at[0], slab.stride[0], slab.n, slab.width, True, m, bad)
-    for g in range(groups):
-        store_some(<storage*> slab.at[1] + g * L, with_nan(m[g], bad[g]), slab.width - g * L)
+cdef void max_slab(const Task* t, const Slab* slab, element* _) noexcept nogil:
+    max_columns(<const element*> slab.at[0], slab.stride[0], slab.n, slab.width, <element*> slab.at[1])
 
-cdef void argmax_columns_of(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef Lanes[storage] m[WIDE]
-    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, j = 0, n
-    while j < slab.n:
-        n = min(slab.n - j, tile_size(_))
-        argmax_columns(<const storage*> (slab.at[0] + j * slab.stride[0]), slab.stride[0], n, slab.width, t.option == 1, m, <long long*> slab.at[t.nargs - 1], j, j == 0)
-        j += n
-    if t.nargs == 3:
-        for g in range(groups):
-            store_some(<storage*> slab.at[1] + g * L, m[g], slab.width - g * L)
+cdef void argmax_slab(const Task* t, const Slab* slab, element* _) noexcept nogil:
+    argmax_columns(<const element*> slab.at[0], slab.stride[0], slab.n, slab.width, t.option == 1, <element*> slab.at[1] if t.nargs == 3 else NULL, <long long*> slab.at[t.nargs - 1])
 
 cdef void hardmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, element* _) noexcept nogil:
     cdef char scratch[SCRATCH]

@@ -268,7 +268,6 @@ template <int N> INLINE Pack<int64_t, 2 * N> widen_unsigned(Pack<int32_t, N> a) 
 // Cython picks the storage from an argument, so what has none takes a pointer that is never followed.
 template <class S> INLINE Lanes<S> splat(const S *, double a) { return splat<S>((acc<S>)a); }
 template <class S> INLINE constexpr ptrdiff_t lanes(const S *) { return lanes<S>(); }
-template <class S> INLINE Mask<S> no_mask(const S *) { return constant<Mask<S>>(0); }
 
 // max(a, b) of zeros is +0 if either is, whatever their order: bits may not depend on who met whom first.
 template <class A, int N> INLINE Pack<A, N> max(Pack<A, N> a, Pack<A, N> b) { return greater(a, b); }
@@ -441,13 +440,38 @@ INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
 
 // ---------------------------------------------------------------- folds across lanes
 
-template <class S> INLINE acc<S> largest(Lanes<S> x) {
-    acc<S> a[lanes<S>()], m;
-    store_pack(a, x);
-    m = a[0];
-    for (ptrdiff_t i = 1; i < lanes<S>(); i++) m = a[i] > m ? a[i] : m;
+// Half against half down to 16 bytes, and those against themselves moved by 8, 4, 2 and 1 bytes.
+template <class A, int BYTES> struct Part { typedef A type __attribute__((vector_size(BYTES))); };
+template <class V> INLINE V larger_vector(V a, V b) { return a > b ? a : b; }
+#if defined(X86)
+#if SOFTCORE_VECTOR >= 32
+template <class A> INLINE typename Part<A, 16>::type to_16(__m256i x) {
+    typedef typename Part<A, 16>::type V;
+    return larger_vector((V)_mm256_castsi256_si128(x), (V)_mm256_extracti128_si256(x, 1));
+}
+#else
+template <class A> INLINE typename Part<A, 16>::type to_16(__m128i x) { return (typename Part<A, 16>::type)x; }
+#endif
+#if SOFTCORE_VECTOR == 64
+template <class A> INLINE typename Part<A, 16>::type to_16(__m512i x) {
+    typedef typename Part<A, 32>::type V;
+    return to_16<A>((__m256i)larger_vector((V)_mm512_castsi512_si256(x), (V)_mm512_extracti64x4_epi64(x, 1)));
+}
+#endif
+template <class A, int BYTES> INLINE typename Part<A, 16>::type fold_by(typename Part<A, 16>::type x) {
+    typedef typename Part<A, 16>::type V;
+    return BYTES < (int)sizeof(A) ? x : larger_vector((V)_mm_srli_si128((__m128i)x, BYTES), x);
+}
+template <class A> INLINE A largest_of(Pack<A, 1> x) { return fold_by<A, 1>(fold_by<A, 2>(fold_by<A, 4>(fold_by<A, 8>(to_16<A>((m_si)x.v)))))[0]; }
+#else
+template <class A> INLINE A largest_of(Pack<A, 1> x) {
+    A m = x.v[0];
+    for (unsigned i = 1; i < SOFTCORE_VECTOR / sizeof(A); i++) m = x.v[i] > m ? x.v[i] : m;
     return m;
 }
+#endif
+template <class A, int N> INLINE A largest_of(Pack<A, N> x) { return largest_of(greater(x.lo, x.hi)); }
+template <class S> INLINE acc<S> largest(Lanes<S> x) { return largest_of(x); }
 // With -0 below +0, as `max` of lanes.
 template <class S> INLINE acc<S> largest_signed(Lanes<S> x) {
     acc<S> a[lanes<S>()], m;
@@ -477,25 +501,58 @@ template <> INLINE float largest<half>(Lanes<half> x) { return largest<float>(x)
 template <> INLINE float largest<bfloat16>(Lanes<bfloat16> x) { return largest<float>(x); }
 #endif
 
+// One bit for each byte of a mask.
+#if SOFTCORE_VECTOR == 64
+INLINE uint64_t bytes_set(m_si m) { return _mm512_movepi8_mask(m); }
+#elif SOFTCORE_VECTOR == 32
+INLINE uint64_t bytes_set(m_si m) { return (uint32_t)_mm256_movemask_epi8(m); }
+#elif defined(X86)
+INLINE uint64_t bytes_set(m_si m) { return (uint32_t)_mm_movemask_epi8(m); }
+#else
+INLINE uint64_t bytes_set(m_si m) {
+    unsigned char b[sizeof m];
+    uint64_t set = 0;
+    std::memcpy(b, &m, sizeof m);
+    for (unsigned i = 0; i < sizeof m; i++) set |= (uint64_t)(b[i] & 1) << i;
+    return set;
+}
+#endif
+template <class A> INLINE uint64_t bytes_set(Pack<A, 1> m) { return bytes_set((m_si)m.v); }
+template <class A, int N> INLINE uint64_t bytes_set(Pack<A, N> m) { return bytes_set(m.lo) | bytes_set(m.hi) << sizeof m.lo; }
+
 // Where the first (or last) of n elements equals v, or is NaN if v is; -1 if none does.
-template <class S> INLINE Mask<S> alike(Lanes<S> x, Lanes<S> v) { return (x == v) | ((x != x) & (v != v)); }
 template <class S> inline ptrdiff_t find(const S *x, ptrdiff_t n, acc<S> v, bool last, const unsigned char *mask) {
     const Lanes<S> wanted = splat<S>(v);
     const ptrdiff_t L = lanes<S>(), full = mask ? 0 : n / L * L;
+    const bool nan = v != v;
     auto same = [&](ptrdiff_t j) {
         acc<S> a = widen<S>(x[j]);
-        return (a == v || (a != a && v != v)) && (!mask || mask[j]);
+        return (nan ? a != a : a == v) && (!mask || mask[j]);
     };
+    auto alike = [&](ptrdiff_t j) { Lanes<S> a = load<S>(x + j); return bytes_set(nan ? a != a : a == wanted); };
     ptrdiff_t j = 0;
     if (!last) {
-        while (j < full && !any(alike<S>(load<S>(x + j), wanted))) j += L;
+        for (; j < full; j += L) if (uint64_t set = alike(j)) return j + __builtin_ctzll(set) / sizeof(acc<S>);
         while (j < n && !same(j)) j++;
         return j < n ? j : -1;
     }
     for (j = n; j > full; j--) if (same(j - 1)) return j - 1;
-    while (j > 0 && !any(alike<S>(load<S>(x + j - L), wanted))) j -= L;
-    for (; j > 0; j--) if (same(j - 1)) return j - 1;
+    for (; j > 0; j -= L) if (uint64_t set = alike(j - L)) return j - 1 - __builtin_clzll(set) / sizeof(acc<S>);
     return -1;
+}
+// The same of four Lanes that are known to have a v, and without a branch that could be guessed wrong.
+template <class S, bool LAST> INLINE ptrdiff_t find_in_four(const S *x, acc<S> v) {
+    const ptrdiff_t L = lanes<S>();
+    const Lanes<S> wanted = splat<S>(v);
+    uint64_t set = 0;
+    ptrdiff_t j = 0;
+    for (ptrdiff_t i = 0; i < 4; i++) {
+        const ptrdiff_t at = LAST ? i : 3 - i;
+        const uint64_t here = bytes_set(load<S>(x + at * L) == wanted);
+        j = here ? at * L : j;
+        set = here ? here : set;
+    }
+    return j + (LAST ? 63 - __builtin_clzll(set) : __builtin_ctzll(set)) / (ptrdiff_t)sizeof(acc<S>);
 }
 
 // The sum of all lanes in double, in one fixed tree: lane i meets i + 8 (float), then i + 4, i + 2, i + 1.  The

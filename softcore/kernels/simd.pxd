@@ -33,8 +33,6 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     cdef cppclass acc[S]:  # float, double or an integer: what S is computed in
         bint operator>(acc[S])
         bint operator>=(acc[S])
-    cdef cppclass Mask[S]:
-        pass
     cdef cppclass Lanes[S]:
         pass
     cdef cppclass Doubles[S]:
@@ -158,10 +156,9 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
         bint found
         bint nan
     acc[S] tile_max[S](const S*, Py_ssize_t n, bint* nan)
-    void max_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint signed_zero, Lanes[S]*, Mask[S]*)
-    void argmax_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint last, Lanes[S]*, long long* index, Py_ssize_t base, bint first)
-    Lanes[S] with_nan[S](Lanes[S], Mask[S])
-    Mask[S] no_mask[S](const S*)
+    Py_ssize_t tile_argmax[S](const S*, Py_ssize_t n, bint last, bint* nan)
+    void max_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, S* y)
+    void argmax_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint last, S* y, long long* index)
     acc[S] larger_of[S](acc[S], const Best[S]*)
     acc[S] not_a_number[S](const S*)
     acc[S] value_at[S](const S*)
