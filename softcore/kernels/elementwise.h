@@ -263,10 +263,9 @@ template <class S> INLINE double as_number(S s) { return (double)widen<S>(s); }
 INLINE void add_exact(Sum<double> *s, double x) { add<double>(s, x); }
 // How many elements lie before the first Lanes that are aligned, at least one.
 template <class S> INLINE ptrdiff_t to_line(const S *x) { return lanes<S>() - (ptrdiff_t)((uintptr_t)x / sizeof(S) % lanes<S>()); }
-// The largest of n elements, +0 above -0 if SIGNED (which only max itself needs), and whether a NaN is among them if
-// that is asked for: without NAN_TOO a NaN may or may not show.  Both ends are met twice, so that what lies between is
+// The largest of n elements, +0 above -0 if SIGNED (which only max itself needs), and whether a NaN is among them.  Both ends are met twice, so that what lies between is
 // read in aligned Lanes; in order, because a machine that reads ahead is put off by a look at the end first.
-template <class S, bool SIGNED, bool NAN_TOO> INLINE acc<S> largest_of_tile(const S *x, ptrdiff_t n, bool *nan) {
+template <class S, bool SIGNED> INLINE acc<S> largest_of_tile(const S *x, ptrdiff_t n, bool *nan) {
     typedef Lanes<S> P;
     const ptrdiff_t L = lanes<S>();
     auto larger = [](P u, P v) TERM { return SIGNED ? max(u, v) : greater(u, v); };
@@ -275,23 +274,23 @@ template <class S, bool SIGNED, bool NAN_TOO> INLINE acc<S> largest_of_tile(cons
     ptrdiff_t j = to_line(x);
     for (; j + 4 * L <= n; j += 4 * L) {
         P u = load<S>(x + j), v = load<S>(x + j + L), w = load<S>(x + j + 2 * L), z = load<S>(x + j + 3 * L);
-        if (NAN_TOO) bad = bad | unordered(u, v) | unordered(w, z);
+        bad = bad | unordered(u, v) | unordered(w, z);
         a = larger(a, larger(u, w));
         b = larger(b, larger(v, z));
     }
     auto meet = [&](P u) TERM {
-        if (NAN_TOO) bad = bad | (u != u);
+        bad = bad | (u != u);
         a = larger(a, u);
     };
     for (; j + L <= n; j += L) meet(load<S>(x + j));
     if (n > L) meet(load<S>(x + n - L));
-    if (NAN_TOO) *nan = any(bad);
+    *nan = any(bad);
     return SIGNED ? largest_signed<S>(max(a, b)) : largest<S>(greater(a, b));
 }
 template <class S> __attribute__((noinline)) acc<S> tile_max(const S *x, ptrdiff_t n, int *nan) {
     bool bad = false;
-    acc<S> m = largest_of_tile<S, false, true>(x, n, &bad);
-    if (m == 0 && !bad && !std::is_integral<acc<S>>::value) m = largest_of_tile<S, true, true>(x, n, &bad);  // which zero?
+    acc<S> m = largest_of_tile<S, false>(x, n, &bad);
+    if (m == 0 && !bad && !std::is_integral<acc<S>>::value) m = largest_of_tile<S, true>(x, n, &bad);  // which zero?
     *nan = bad;
     return m;
 }
@@ -354,24 +353,21 @@ template <class S> __attribute__((noinline)) double top_of_tile(const S *x, ptrd
         m[i] = greater(v, m[i]);
         sum[i & 1] = sum[i & 1] + v;
     };
-    ptrdiff_t j = 0;
-    if (const ptrdiff_t head = lead(x, n)) {
-        meet(load<S>(x), 0);  // some of it is met twice
-        j = head;
-    }
+    meet(load_some<S>(x, n, -INFINITY), 0);  // both ends are met twice, as in largest_of_tile
+    ptrdiff_t j = to_line(x);
     for (; j + 4 * L <= n; j += 4 * L) {
         meet(load<S>(x + j), 0);
         meet(load<S>(x + j + L), 1);
         meet(load<S>(x + j + 2 * L), 2);
         meet(load<S>(x + j + 3 * L), 3);
     }
-    for (; j + L <= n; j += L) meet(load<S>(x + j), 0);
-    if (j < n) n >= L ? meet(load<S>(x + n - L), 1) : meet(load_part<S>(x + j, n - j, -INFINITY), 1);
+    for (; j + L <= n; j += L) meet(load<S>(x + j), 1);
+    if (n > L) meet(load<S>(x + n - L), 0);
     const P all = sum[0] + sum[1];
     const double top = largest<S>(greater(greater(m[0], m[1]), greater(m[2], m[3])));
     if (__builtin_expect(any(all != all), 0)) {
         bool nan = false;
-        largest_of_tile<S, false, true>(x, n, &nan);
+        largest_of_tile<S, false>(x, n, &nan);
         if (nan) return NAN;
     }
     return top;

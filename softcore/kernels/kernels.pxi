@@ -628,16 +628,18 @@ def plain(str op, x, y, axis, scale, out):
         return None
     if y is not None and (not plain_array(y) or cnp.PyArray_TYPE(<cnp.ndarray> y) != num or not cnp.PyArray_SAMESHAPE(<cnp.ndarray> x, <cnp.ndarray> y)):
         return None
+    for d in range(nd):
+        if d != ax:
+            dims[d - (d > ax)] = cnp.PyArray_DIMS(<cnp.ndarray> x)[d]
     if out is not None:
-        if type(out) is not cnp.ndarray or reduces or not cnp.PyArray_ISCARRAY(<cnp.ndarray> out) or cnp.PyArray_TYPE(<cnp.ndarray> out) != num:
+        if type(out) is not cnp.ndarray or not cnp.PyArray_ISCARRAY(<cnp.ndarray> out) or cnp.PyArray_TYPE(<cnp.ndarray> out) != (cnp.NPY_INTP if which == ARGMAX else num):
             return None
-        if not cnp.PyArray_SAMESHAPE(<cnp.ndarray> x, <cnp.ndarray> out) or not apart(x, out) or (y is not None and not apart(y, out)):
+        if not apart(x, out) or (y is not None and not apart(y, out)) or (reduces and cnp.PyArray_DATA(<cnp.ndarray> out) == cnp.PyArray_DATA(<cnp.ndarray> x)):
+            return None
+        if cnp.PyArray_NDIM(<cnp.ndarray> out) != nd - reduces or not cnp.PyArray_CompareLists(&dims[0] if reduces else cnp.PyArray_DIMS(<cnp.ndarray> x), cnp.PyArray_DIMS(<cnp.ndarray> out), nd - reduces):
             return None
         result = out
     elif reduces:
-        for d in range(nd):
-            if d != ax:
-                dims[d - (d > ax)] = cnp.PyArray_DIMS(<cnp.ndarray> x)[d]
         result = cnp.PyArray_EMPTY(nd - 1, dims, cnp.NPY_INTP if which == ARGMAX else num, 0)
     else:
         result = PyArray_NewLikeArray(<cnp.ndarray> x, cnp.NPY_CORDER, NULL, 0)
@@ -672,7 +674,7 @@ def plain(str op, x, y, axis, scale, out):
     t.n = n
     t.rows = batch * inner
     execute(&t, which, code, op, False)
-    return result[()] if reduces and nd == 1 else result  # a scalar, as NumPy gives
+    return result[()] if reduces and nd == 1 and out is None else result  # a scalar, as NumPy gives
 
 cdef void plain_operand(Task* t, cnp.ndarray a, int code, Py_ssize_t batch, Py_ssize_t n, Py_ssize_t inner, Py_ssize_t item, bint value) noexcept:
     cdef Operand* o = &t.arg[t.nargs]

@@ -589,7 +589,6 @@ template <class S> INLINE void add_columns(const S *, Sum<Doubles<S>> *s, const 
 template <class S> INLINE void merge_sum_columns(const S *, Sum<Doubles<S>> *a, const Sum<Doubles<S>> *b) { add<S>(a, b->high); a->low = a->low + b->low; }
 template <class S> INLINE Sum<Doubles<S>> empty_sum_columns(const S *) { return {constant<Doubles<S>>(0), constant<Doubles<S>>(0)}; }
 template <class S> INLINE Lanes<S> lanes_of_sum_columns(const S *, const Sum<Doubles<S>> *s) { return lanes_of<S>(s->high + s->low); }
-template <class S> INLINE Lanes<S> with_nan(Lanes<S> x, Mask<S> nan) { return select(nan, constant<Lanes<S>>(NAN), x); }
 
 }  // namespace
 }  // namespace softcore

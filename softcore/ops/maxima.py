@@ -72,7 +72,7 @@ def max(
     >>> sc.max(np.array([[1.0, 5.0, 2.0], [4.0, 3.0, 4.0]]))
     array([5., 4.])
     """
-    if where is None and initial is None and not keepdims:
+    if where is None and initial is None and keepdims is False:
         y = kernels.core.plain("max", x, None, axis, 1.0, out)
         if y is not None:
             return y
@@ -227,7 +227,7 @@ def argmax(
     >>> sc.argmax(x, select_last=True)
     array([1, 2])
     """
-    if where is None and not keepdims and not select_last:
+    if where is None and keepdims is False and select_last is False:
         y = kernels.core.plain("argmax", x, None, axis, 1.0, out)
         if y is not None:
             return y

@@ -312,7 +312,7 @@ def logsumexp(
     >>> print(round(float(y), 3), sign)
     0.693 -1.0
     """
-    if where is None and b is None and not keepdims and not return_sign:
+    if where is None and b is None and keepdims is False and return_sign is False:
         y = kernels.core.plain("logsumexp", x, None, axis, 1.0, out)
         if y is not None:
             return y
