@@ -1,4 +1,4 @@
-# What the kernels see of simd.h, state.h and convert.h.
+# What the kernels see of the headers.
 #
 # Cython finds S from the arguments and writes it out: load(<half*>p) becomes load<half>(p).  A function whose
 # arguments do not tell takes a storage pointer first, `_` in the kernels, that nobody follows.
@@ -39,7 +39,6 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
         pass
 
     Py_ssize_t lanes[S](const S*)
-    Lanes[S] splat[S](const S*, double)
     Lanes[S] load_some[S](const S*, Py_ssize_t n, double fill)
     void store_some[S](S*, Lanes[S], Py_ssize_t n)
     Py_ssize_t find[S](const S*, Py_ssize_t n, acc[S], bint last, const unsigned char* mask)
@@ -99,7 +98,6 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     void set_thin[S](const S*, Mass[Doubles[S]]*, Py_ssize_t n, const State[Doubles[S]]* rest, const State[Doubles[S]]*, double scale)
     LogFrame[S] logs_of[S](const S*, const State[Doubles[S]]*, const Mass[Doubles[S]]*, double scale)
     Doubles[S] logsumexps_of[S](const S*, const State[Doubles[S]]*, const Mass[Doubles[S]]*)
-    State[Doubles[S]] empty_columns[S](const S*)
     void close_columns[S](const S*, State[Doubles[S]]*)
     void merge_columns[S](const S*, State[Doubles[S]]*, const State[Doubles[S]]*, double scale)
     bint any_cancelled[S](const S*, const State[Doubles[S]]*, const Doubles[S]* result)

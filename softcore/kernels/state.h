@@ -17,7 +17,7 @@
 //
 // D is double for a row and lanes of double for many rows or columns: the same text, hence the same bits.
 #pragma once
-#include "simd.h"
+#include "exp.h"
 
 namespace softcore {
 namespace {
@@ -561,7 +561,6 @@ template <class S> INLINE void set_thin(const S *, Mass<Doubles<S>> *mass, ptrdi
 template <class S> INLINE LogFrame<S> logs_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass, double scale) { return log_frame_of<S>(*s, *mass, scale); }
 template <class S> INLINE Doubles<S> logsumexps_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass) { return logsumexp_of<S>(*s, *mass); }
 template <class S> INLINE void merge_columns(const S *, State<Doubles<S>> *a, const State<Doubles<S>> *b, double scale) { merge<S>(a, *b, scale); }
-template <class S> INLINE State<Doubles<S>> empty_columns(const S *) { return empty_state<Doubles<S>>(); }
 // Merging into the empty state, or it into another, changes nothing, and is most of the work of short rows.
 template <class S> INLINE void close_columns(const S *, State<Doubles<S>> *s) {
     Doubles<S> zero = constant<Doubles<S>>(0);
