@@ -7,6 +7,11 @@
 namespace softcore {
 namespace {
 
+// How many elements of a long row are worth taking by themselves, so that the Lanes after them are aligned.
+template <class S> INLINE ptrdiff_t lead(const S *x, ptrdiff_t n) {
+    const ptrdiff_t past = (ptrdiff_t)((uintptr_t)x % (lanes<S>() * sizeof(S)));
+    return n < 96 * lanes<S>() || past % (ptrdiff_t)sizeof(S) || !past ? 0 : lanes<S>() - past / (ptrdiff_t)sizeof(S);
+}
 // y[j] = f(j): whole Lanes, past the cache where asked for, and what is left at either end in part.
 template <class S, class F> INLINE void over_tile(S *y, ptrdiff_t n, bool streaming, F f) {
     const ptrdiff_t L = lanes<S>();
@@ -32,12 +37,14 @@ template <class S> INLINE void finish_line(Streamed<S> *s) {
     if (s->begun) std::memcpy(s->next - s->begun, s->line + s->first, s->begun * sizeof(S));
     s->begun = 0;
 }
-template <class S, class F> INLINE void stream_row(S *y, ptrdiff_t n, Streamed<S> *s, F f) {
-    const ptrdiff_t L = lanes<S>(), head = to_alignment(y);
-    ptrdiff_t j = 0;
+// A row in three parts: up to the first line, the whole Lanes from there on, and what is left.  `past` the cache or not.
+struct Writing { ptrdiff_t j; bool past; };
+template <class S, class F> INLINE Writing begin_row(S *y, ptrdiff_t n, Streamed<S> *s, F f) {
+    const ptrdiff_t L = lanes<S>(), head = s ? to_alignment(y) : -1;
+    if (!s) return {0, false};
     if (head < 0 || head > n) {
         finish_line(s);
-        return over_tile<S>(y, n, false, f);
+        return {0, false};
     }
     if (head) {
         Lanes<S> v = f(0, head);
@@ -48,24 +55,22 @@ template <class S, class F> INLINE void stream_row(S *y, ptrdiff_t n, Streamed<S
         } else {
             store_part<S>(y, v, head);
         }
-        j = head;
     }
     finish_line(s);
-    for (; j + L <= n; j += L) stream<S>(y + j, f(j, L));
-    if (j < n) {
-        store_part<S>(s->line, f(j, n - j), n - j);
-        s->first = 0, s->begun = n - j, s->next = y + n;
-    }
+    return {head, true};
 }
-// y = kept / l, for rows whose exponentials were kept.
-template <class S> __attribute__((noinline)) void scale_rows(S *const *y, S *const *x, acc<S> *kept, ptrdiff_t rows, ptrdiff_t n, const Inverse<S> *inverse, Streamed<S> *streamed) {
-    for (ptrdiff_t i = 0; i < rows; i++) {
-        const Inverse<S> r = spread_inverse<S>(row_of<S>(inverse, i));
-        const acc<S> *e = kept_row<S>(kept, x[i], n, i);
-        auto f = [=](ptrdiff_t j, ptrdiff_t m) TERM { return times<S>(m >= lanes<S>() ? load<acc<S>>(e + j) : load_part<acc<S>>(e + j, m, 0), r); };
-        if (streamed) stream_row<S>(y[i], n, streamed, f); else over_tile<S>(y[i], n, false, f);
-    }
+template <class S> INLINE void put(S *p, Lanes<S> v, bool past) {
+    if (past) stream<S>(p, v); else store<S>(p, v);
 }
+template <class S, class F> INLINE void end_row(S *y, ptrdiff_t n, Streamed<S> *s, Writing w, F f) {
+    const ptrdiff_t L = lanes<S>();
+    for (; w.j + L <= n; w.j += L) put<S>(y + w.j, f(w.j, L), w.past);
+    if (w.j == n) return;
+    if (!w.past) return store_part<S>(y + w.j, f(w.j, n - w.j), n - w.j);
+    store_part<S>(s->line, f(w.j, n - w.j), n - w.j);
+    s->first = 0, s->begun = n - w.j, s->next = y + n;
+}
+template <class S, class F> INLINE void write_row(S *y, ptrdiff_t n, Streamed<S> *s, F f) { end_row(y, n, s, begin_row(y, n, s, f), f); }
 // The same for columns.
 template <class S> __attribute__((noinline)) void scale_columns(S *y, ptrdiff_t stride, const acc<S> *kept, ptrdiff_t n, ptrdiff_t width, const Inverse<S> *inverse, bool streaming) {
     const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
@@ -91,18 +96,12 @@ template <class S> INLINE void softmax_row(S *y, const S *x, ptrdiff_t n, const 
     if (frame->origin != 0) return softmax_row_by_way<S, FAR>(y, x, n, frame, inverse, streaming, ahead);
     softmax_row_by_way<S, NEAR>(y, x, n, frame, inverse, streaming, ahead);
 }
-template <class S, bool SCALE> INLINE void log_softmax_rows_by_way(S *const *y, S *const *x, ptrdiff_t rows, ptrdiff_t n, const LogFrame<S> *frames, Streamed<S> *streamed) {
-    for (ptrdiff_t i = 0; i < rows; i++) {
-        const LogFrame<S> f = spread_log<S>(row_of<S>(frames, i));
-        const S *p = x[i];
-        auto put = [=](ptrdiff_t j, ptrdiff_t m) TERM { return log_softmax_by_way<S, SCALE>(load_some<S>(p + j, m, 0), f); };
-        if (streamed) stream_row<S>(y[i], n, streamed, put); else over_tile<S>(y[i], n, false, put);
-    }
+template <class S> __attribute__((noinline)) void log_softmax_row(S *y, const S *x, ptrdiff_t n, const LogFrame<S> *frame, double scale, Streamed<S> *streamed) {
+    const LogFrame<S> f = spread_log<S>(row_of<S>(frame, 0));
+    if (scale == 1) write_row<S>(y, n, streamed, [=](ptrdiff_t j, ptrdiff_t m) TERM { return log_softmax_by_way<S, false>(load_some<S>(x + j, m, 0), f); });
+    else write_row<S>(y, n, streamed, [=](ptrdiff_t j, ptrdiff_t m) TERM { return log_softmax_by_way<S, true>(load_some<S>(x + j, m, 0), f); });
 }
-template <class S> __attribute__((noinline)) void log_softmax_of_rows(S *const *y, S *const *x, ptrdiff_t rows, ptrdiff_t n, const LogFrame<S> *frames, double scale, Streamed<S> *streamed) {
-    if (scale == 1) log_softmax_rows_by_way<S, false>(y, x, rows, n, frames, streamed);
-    else log_softmax_rows_by_way<S, true>(y, x, rows, n, frames, streamed);
-}
+
 // The gradients of softmax and of log_softmax, LOG: scale y (dy - sum(y dy)) and scale (dy - exp(y) sum(dy)).
 template <class S> struct Gradient { Lanes<S> total, total_below, scale; };
 template <class S> INLINE Gradient<S> gradient_of(Lanes<S> total, double scale) {
@@ -130,7 +129,7 @@ template <class S, bool LOG> INLINE double total_of_row(const S *dy, const S *y,
 template <class S, bool LOG> INLINE void gradient_row_by_way(S *dx, const S *dy, const S *y, ptrdiff_t n, double total, double scale, Streamed<S> *streamed) {
     const Gradient<S> g = gradient_of<S>(lanes_of<S>(total), scale);
     auto f = [=](ptrdiff_t j, ptrdiff_t m) TERM { return gradient<S, LOG>(load_some<S>(dy + j, m, 0), load_some<S>(y + j, m, 0), g); };
-    if (streamed) stream_row<S>(dx, n, streamed, f); else over_tile<S>(dx, n, false, f);
+    write_row<S>(dx, n, streamed, f);
 }
 template <class S> __attribute__((noinline)) void gradient_row(bool log, S *dx, const S *dy, const S *y, ptrdiff_t n, const Sum<double> *total, double scale, Streamed<S> *streamed) {
     if (log) gradient_row_by_way<S, true>(dx, dy, y, n, total->high + total->low, scale, streamed);
@@ -371,11 +370,6 @@ template <class S> __attribute__((noinline)) double top_of_tile(const S *x, ptrd
         if (nan) return NAN;
     }
     return top;
-}
-template <class S> INLINE void top_of_rows(S *const *x, ptrdiff_t rows, ptrdiff_t n, Lanes<S> *top) {
-    alignas(64) acc<S> t[lanes<S>()] = {};
-    for (ptrdiff_t i = 0; i < rows; i++) t[i] = (acc<S>)top_of_tile<S>(x[i], n);
-    load_pack(t, top);
 }
 // The same of columns, which are copied to `kept` as accumulators if it is there; `hidden` elements, if any, take no part.
 template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *top, const Lanes<S> *hidden, acc<S> *kept) {

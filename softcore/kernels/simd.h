@@ -419,6 +419,17 @@ template <> INLINE void store_part<float>(float *p, Lanes<float> x, ptrdiff_t n)
 template <> INLINE void store_part<double>(double *p, Lanes<double> x, ptrdiff_t n) { store_masked(p, first<double>(n), x); }
 #endif
 
+// The same value, which the compiler will not load again for its second use: a load across two lines costs more than a register.
+template <class A> INLINE Pack<A, 1> in_register(Pack<A, 1> x) {
+#if SOFTCORE_VECTOR == 64
+    asm("" : "+v"(x.v));
+#elif defined(X86)
+    asm("" : "+x"(x.v));
+#endif
+    return x;
+}
+template <class A, int N> INLINE Pack<A, N> in_register(Pack<A, N> x) { return {in_register(x.lo), in_register(x.hi)}; }
+
 // load_some, store_some: n lanes, all of them or a part.  stream: a store past the cache, for an aligned p.
 template <class S> INLINE Lanes<S> load_some(const S *p, ptrdiff_t n, double fill) {
     return __builtin_expect(n >= lanes<S>(), 1) ? load<S>(p) : load_part<S>(p, n, (acc<S>)fill);

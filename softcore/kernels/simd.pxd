@@ -29,7 +29,7 @@ ctypedef fused element:  # max and its kin keep integers as they are
     long long
     unsigned long long
 
-cdef extern from "elementwise.h" namespace "softcore" nogil:
+cdef extern from "rows.h" namespace "softcore" nogil:
     cdef cppclass acc[S]:  # float, double or an integer: what S is computed in
         bint operator>(acc[S])
         bint operator>=(acc[S])
@@ -48,7 +48,6 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     Py_ssize_t tile_size[S](const S*)
     Py_ssize_t chunk_size[S](const S*)
     Py_ssize_t frame_size[S](const S*)
-    Py_ssize_t block_of_rows[S](const S*, Py_ssize_t n)
     cdef cppclass Sum[D]:
         D high
         D low
@@ -65,8 +64,6 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
         pass
     cdef cppclass LogFrame[S]:
         pass
-    cdef cppclass Kept[S]:
-        acc[S]* e
     cdef cppclass RowFrame[S]:
         pass
     cdef cppclass RowInverse[S]:
@@ -103,9 +100,6 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     bint any_cancelled[S](const S*, const State[Doubles[S]]*, const Doubles[S]* result)
     double number_at[S](const S*, const Doubles[S]*, Py_ssize_t i)
     void set_number[S](const S*, Doubles[S]*, Py_ssize_t i, double)
-    void set_sums[S](const S*, State[Doubles[S]]*, const Sum[double]*, Py_ssize_t n)
-    void top_of_rows[S](S** x, Py_ssize_t rows, Py_ssize_t n, Lanes[S]* top)
-    void exp_of_rows[S](S** x, Py_ssize_t rows, Py_ssize_t n, const Frame[S]*, double scale, acc[S]* kept, Py_ssize_t ahead, Sum[double]*)
     Lanes[S] lanes_of_doubles[S](const S*, const Doubles[S]*)
     void top_of_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, Lanes[S]* top, const Lanes[S]* hidden, acc[S]* kept)
     void exp_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, double scale, const Lanes[S]* hidden, Sum[Doubles[S]]*)
@@ -130,9 +124,8 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     cdef cppclass Streamed[S]:
         pass
     void finish_line[S](Streamed[S]*)
-    void scale_rows[S](S** y, S** x, acc[S]* kept, Py_ssize_t rows, Py_ssize_t n, const Inverse[S]*, Streamed[S]*)
     void softmax_row[S](S* y, const S* x, Py_ssize_t n, const RowFrame[S]*, const RowInverse[S]*, bint streaming, const S* ahead)
-    void log_softmax_of_rows[S](S** y, S** x, Py_ssize_t rows, Py_ssize_t n, const LogFrame[S]*, double scale, Streamed[S]*)
+    void log_softmax_row[S](S* y, const S* x, Py_ssize_t n, const LogFrame[S]*, double scale, Streamed[S]*)
     cdef cppclass Gradient[S]:
         pass
     Gradient[S] gradient_of[S](Lanes[S] total, double scale)
@@ -146,6 +139,24 @@ cdef extern from "elementwise.h" namespace "softcore" nogil:
     void exp_tile[S](S* y, const S* x, Py_ssize_t n)
     cdef enum Elementwise:
         RELU, STEP, SIGMOID, LOG_SIGMOID, SOFTPLUS, RELU_BACKWARD, SIGMOID_BACKWARD, LOG_SIGMOID_BACKWARD, SOFTPLUS_BACKWARD, MAXIMUM, MAXIMUM_GRADIENT
+
+    # rows of up to a frame, in blocks
+    cdef enum After:
+        TO_SOFTMAX, TO_LOG_SOFTMAX, TO_LOGSUMEXP
+    cdef cppclass Block[S]:
+        S* scratch
+        S** x
+        S** y
+        Py_ssize_t rows
+        Lanes[S] top
+        State[Doubles[S]] s
+        Frame[S] frame
+        Inverse[S] inverse
+        LogFrame[S] log
+    Py_ssize_t block_of_rows[S](const S*, Py_ssize_t n)
+    void advance[S](int after, Block[S]* next, Block[S]* now, const Block[S]* done, Py_ssize_t n, double scale, Py_ssize_t ahead, Streamed[S]*)
+    void frame_block[S](Block[S]*, double scale)
+    void sum_block[S](Block[S]*)
 
     # max
     cdef cppclass Best[S]:

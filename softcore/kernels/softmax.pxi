@@ -93,73 +93,77 @@ cdef Mass[double] mass_of(const Source* from_, Py_ssize_t length, const State[do
 
 # ------------------------------------------------------------------------------------------------ rows of up to a frame
 
-cdef enum After:
-    TO_SOFTMAX, TO_LOG_SOFTMAX, TO_LOGSUMEXP
-
 cdef void framed_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int after, storage* _) noexcept nogil:
-    cdef Kept[storage] room
-    cdef char scratch[FRAME_SCRATCH]
-    cdef unsigned char masks[FRAME_SCRATCH]
-    cdef Row row[BLOCK_ROWS]
-    cdef storage* x[BLOCK_ROWS]
-    cdef storage* y[BLOCK_ROWS]
-    cdef Sum[double] sum[BLOCK_ROWS]
+    # Three blocks at a time, each a step behind the one before it: see rows.h.
+    cdef Block[storage] room[3]
+    cdef Row rows[3][BLOCK_ROWS]
+    cdef Block[storage]* next
+    cdef Block[storage]* now = NULL
+    cdef Block[storage]* done = NULL
     cdef Streamed[storage] streamed
-    cdef Source from_
-    cdef State[Doubles[storage]] s
+    cdef Py_ssize_t block = block_of_rows(_, t.n), i, ahead
+    cdef int b = 0
+    while first < last or now != NULL or done != NULL:
+        next = NULL
+        ahead = 0
+        if first < last:
+            next = &room[b]
+            next.rows = min(block, last - first)
+            for i in range(next.rows):
+                enter(t, first + i, &rows[b][i])
+                bring_row(t, &rows[b][i], next, i)
+            first += next.rows
+            if t.ahead and first + next.rows <= last:
+                ahead = <storage*> row_start(t, &t.arg[0], first) - next.x[0]
+        advance(after, next, now, done, t.n, t.scale, ahead, &streamed if t.streaming else NULL)
+        if done != NULL and (t.masked or not t.arg[1].direct) and after != TO_LOGSUMEXP:
+            for i in range(done.rows):
+                take_away_row(t, &rows[(b + 1) % 3][i], done, i, 0 if after == TO_SOFTMAX else -INFINITY)
+        if now != NULL:
+            finish_block(t, rows[(b + 2) % 3], now, after, _)
+        if next != NULL:
+            frame_block(next, t.scale)
+        done = now
+        now = next
+        b = (b + 1) % 3
+    finish_line(&streamed)
+
+cdef void bring_row(const Task* t, const Row* row, Block[storage]* block, Py_ssize_t i) noexcept nogil:
+    cdef unsigned char masks[FRAME_SCRATCH]
+    block.x[i] = take(t, row, 0, 0, t.n, block.scratch + i * t.n, take_mask(t, row, 0, t.n, masks), -INFINITY)
+    block.y[i] = open_tile(t, row, 1, 0, block.scratch + i * t.n)
+
+cdef void take_away_row(const Task* t, const Row* row, Block[storage]* block, Py_ssize_t i, double fill) noexcept nogil:
+    cdef unsigned char masks[FRAME_SCRATCH]
+    close_tile(t, row, 1, 0, t.n, block.y[i], take_mask(t, row, 0, t.n, masks), fill)
+
+cdef void finish_block(const Task* t, const Row* row, Block[storage]* block, int after, storage* _) noexcept nogil:
     cdef Mass[Doubles[storage]] mass
     cdef Mass[double] one
-    cdef Frame[storage] frame
-    cdef Inverse[storage] inverse
-    cdef LogFrame[storage] log
     cdef Doubles[storage] result
-    cdef Lanes[storage] top
-    cdef Py_ssize_t block = block_of_rows(_, t.n), i, count, ahead
+    cdef Source from_
+    cdef Py_ssize_t i
+    sum_block(block)
+    if after == TO_SOFTMAX:
+        block.inverse = inverses_of(_, &block.s)
+        return
     from_.task = t
-    while first < last:
-        count = min(block, last - first)
-        for i in range(count):
-            enter(t, first + i, &row[i])
-            x[i] = take(t, &row[i], 0, 0, t.n, <storage*> scratch + i * t.n, take_mask(t, &row[i], 0, t.n, masks), -INFINITY)
-        top_of_rows(x, count, t.n, &top)
-        s = states_of_max(_, top, t.scale)
-        frame = frames_of(_, &s, t.scale)
-        ahead = 0
-        if t.ahead and first + 2 * count <= last:
-            ahead = <storage*> row_start(t, &t.arg[0], first + count) - x[0]
-        exp_of_rows(x, count, t.n, &frame, t.scale, room.e if after == TO_SOFTMAX else NULL, ahead, sum)
-        set_sums(_, &s, sum, count)
-        if after == TO_SOFTMAX:
-            inverse = inverses_of(_, &s)
-        else:
-            mass = masses_of(_, &s, t.scale)
-            if any_thin(_, &mass, t.n):
-                for i in range(count):
-                    one.sum = number_at(_, &mass.sum, i)
-                    one.rest = number_at(_, &mass.rest, i)
-                    from_.row = &row[i]
-                    if is_thin(_, &one, t.n):
-                        set_number(_, &mass.rest, i, rest_again(&from_, t.n, number_at(_, &s.m, i), t.scale, _))
-                        set_number(_, &mass.rest_low, i, 0)
-        if after == TO_LOGSUMEXP:
-            result = logsumexps_of(_, &s, &mass)
-            for i in range(count):
-                from_.row = &row[i]
-                finish_logsumexp(t, &row[i], &from_, number_at(_, &s.m, i), number_at(_, &result, i), _)
-            first += count
-            continue
-        for i in range(count):
-            y[i] = open_tile(t, &row[i], 1, 0, <storage*> scratch + i * t.n)
-        if after == TO_SOFTMAX:
-            scale_rows(y, x, room.e, count, t.n, &inverse, &streamed if t.streaming else NULL)
-        else:
-            log = logs_of(_, &s, &mass, t.scale)
-            log_softmax_of_rows(y, x, count, t.n, &log, t.scale, &streamed if t.streaming else NULL)
-        if t.masked or not t.arg[1].direct:
-            for i in range(count):
-                close_tile(t, &row[i], 1, 0, t.n, y[i], take_mask(t, &row[i], 0, t.n, masks), 0 if after == TO_SOFTMAX else -INFINITY)
-        first += count
-    finish_line(&streamed)
+    mass = masses_of(_, &block.s, t.scale)
+    if any_thin(_, &mass, t.n):
+        for i in range(block.rows):
+            one.sum = number_at(_, &mass.sum, i)
+            one.rest = number_at(_, &mass.rest, i)
+            from_.row = &row[i]
+            if is_thin(_, &one, t.n):
+                set_number(_, &mass.rest, i, rest_again(&from_, t.n, number_at(_, &block.s.m, i), t.scale, _))
+                set_number(_, &mass.rest_low, i, 0)
+    if after == TO_LOG_SOFTMAX:
+        block.log = logs_of(_, &block.s, &mass, t.scale)
+        return
+    result = logsumexps_of(_, &block.s, &mass)
+    for i in range(block.rows):
+        from_.row = &row[i]
+        finish_logsumexp(t, &row[i], &from_, number_at(_, &block.s.m, i), number_at(_, &result, i), _)
 
 cdef void finish_logsumexp(const Task* t, const Row* row, const Source* from_, double m, double result, storage* _) noexcept nogil:
     if cancelled(_, m, result):
@@ -222,7 +226,7 @@ cdef void log_softmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_
         mask = take_mask(t, row, j, n, masks)
         x = take(t, row, 0, j, n, <storage*> scratch, mask, -INFINITY)
         y = open_tile(t, row, 1, j, <storage*> scratch)
-        log_softmax_of_rows(&y, &x, 1, n, &frame, t.scale, &streamed if t.streaming else NULL)
+        log_softmax_row(y, <const storage*> x, n, &frame, t.scale, &streamed if t.streaming else NULL)
         close_tile(t, row, 1, j, n, y, mask, -INFINITY)
         j += n
     finish_line(&streamed)

@@ -163,56 +163,33 @@ template <class S, int WAY> INLINE Term<Lanes<S>> term_by_way(Lanes<S> x, const 
 
 // ---------------------------------------------------------------- absorb
 
-// How many elements of a long row are worth taking by themselves, so that the Lanes after them are aligned; 0 for the row of
-// a NumPy array that is aligned already, or too short to gain.
-template <class S> INLINE ptrdiff_t lead(const S *x, ptrdiff_t n) {
-    const ptrdiff_t past = (ptrdiff_t)((uintptr_t)x % (lanes<S>() * sizeof(S)));
-    return n < 96 * lanes<S>() || past % sizeof(S) ? 0 : past ? lanes<S>() - past / (ptrdiff_t)sizeof(S) : 0;
-}
-// Where the exponentials of a row are kept, one row of a block after the other: aligned as the row is.
-template <class S> INLINE ptrdiff_t kept_step(ptrdiff_t n) { return (n + 2 * lanes<S>() - 1) / lanes<S>() * lanes<S>(); }
-template <class S> INLINE acc<S> *kept_row(acc<S> *kept, const S *x, ptrdiff_t n, ptrdiff_t i) {
-    const ptrdiff_t head = lead(x, n);
-    return kept + i * kept_step<S>(n) + (head ? lanes<S>() - head : 0);
-}
-// The exponentials of rows of up to FRAME elements, kept in `kept` if that is there, and their sums.  `ahead` elements on
-// lies what this thread reads next.
-template <class S, int WAY, bool KEEP>
-__attribute__((noinline)) void exp_rows_by_way(const S *const *x, ptrdiff_t rows, ptrdiff_t n, const Frame<S> *frames, acc<S> *kept, ptrdiff_t ahead, Sum<double> *sum) {
+// The sum of the exponentials of a row of up to FRAME elements, which are kept in whole Lanes if there is room.  `ahead`
+// elements on lies what this thread reads next.
+template <class S, int WAY, bool KEEP> INLINE Sum<double> exp_row_by_way(const S *x, ptrdiff_t n, const Frame<S> &f, acc<S> *kept, ptrdiff_t ahead) {
     const ptrdiff_t L = lanes<S>();
-    for (ptrdiff_t i = 0; i < rows; i++) {
-        const Frame<S> f = spread_frame<S>(row_of<S>(frames, i));
-        const S *p = x[i];
-        acc<S> *e = KEEP ? kept_row<S>(kept, p, n, i) : nullptr;
-        Tally<S> tally = empty_tally<S>();
-        ptrdiff_t j = 0, vectors = 0;
-        auto some = [&](ptrdiff_t m) TERM {
-            prefetch(p + ahead + j);
-            Lanes<S> v = count<S>(&tally, term_by_way<S, WAY>(load_part<S>(p + j, m, -INFINITY), f));
-            if (KEEP) store_pack(e + j, v);
-            vectors++;
-            j += m;
-        };
-        if (const ptrdiff_t head = lead(p, n)) some(head);
-        vectors += (n - j) / L;
-        for (; j + L <= n; j += L) {
-            prefetch(p + ahead + j);
-            Lanes<S> v = count<S>(&tally, term_by_way<S, WAY>(load<S>(p + j), f));
-            if (KEEP) store_pack(e + j, v);
-        }
-        if (j < n) some(n - j);
-        sum[i] = sum_of_row(tally, vectors);
+    Tally<S> tally = empty_tally<S>();
+    ptrdiff_t j = 0;
+    for (; j + L <= n; j += L) {
+        prefetch(x + ahead + j);
+        Lanes<S> e = count<S>(&tally, term_by_way<S, WAY>(load<S>(x + j), f));
+        if (KEEP) store_pack(kept + j, e);
     }
+    if (j < n) {
+        Lanes<S> e = count<S>(&tally, term_by_way<S, WAY>(load_part<S>(x + j, n - j, -INFINITY), f));
+        if (KEEP) store_pack(kept + j, e);
+    }
+    return sum_of_row(tally, (n + L - 1) / L);
 }
-template <class S, int WAY> INLINE void exp_rows_kept(const S *const *x, ptrdiff_t rows, ptrdiff_t n, const Frame<S> *frames, acc<S> *kept, ptrdiff_t ahead, Sum<double> *sum) {
-    if (kept) exp_rows_by_way<S, WAY, true>(x, rows, n, frames, kept, ahead, sum);
-    else exp_rows_by_way<S, WAY, false>(x, rows, n, frames, kept, ahead, sum);
+template <class S> INLINE Way way_of(const Frame<S> &f, double scale) {
+    return scale != 1 ? SCALED : any(f.origin != constant<Lanes<S>>(0)) ? FAR : NEAR;
 }
-template <class S> INLINE void exp_of_rows(S *const *x, ptrdiff_t rows, ptrdiff_t n, const Frame<S> *frames, double scale, acc<S> *kept, ptrdiff_t ahead, Sum<double> *sum) {
-    const S *const *p = x;
-    if (scale != 1) exp_rows_kept<S, SCALED>(p, rows, n, frames, kept, ahead, sum);
-    else if (any(frames->origin != constant<Lanes<S>>(0))) exp_rows_kept<S, FAR>(p, rows, n, frames, kept, ahead, sum);
-    else exp_rows_kept<S, NEAR>(p, rows, n, frames, kept, ahead, sum);
+template <class S> __attribute__((noinline)) Sum<double> exp_row(const S *x, ptrdiff_t n, const RowFrame<S> *frame, double scale, ptrdiff_t ahead) {
+    const Frame<S> f = spread_frame<S>(*frame);
+    switch (way_of<S>(f, scale)) {
+    case SCALED: return exp_row_by_way<S, SCALED, false>(x, n, f, nullptr, ahead);
+    case FAR: return exp_row_by_way<S, FAR, false>(x, n, f, nullptr, ahead);
+    default: return exp_row_by_way<S, NEAR, false>(x, n, f, nullptr, ahead);
+    }
 }
 
 // Columns: up to FRAME rows, `stride` bytes apart, of a Lanes of columns; the exponentials are kept, `kept_step` elements
@@ -269,12 +246,6 @@ template <class S> INLINE void exp_columns(const S *x, ptrdiff_t stride, ptrdiff
 template <class S> INLINE void exp_kept_columns(const S *, acc<S> *kept, ptrdiff_t step, ptrdiff_t n, const Frame<S> *frame, double scale, bool keep, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<S>> *sum) {
     const Frame<acc<S>> f = {frame->low, frame->magic, frame->origin, frame->scale, frame->scale_low};
     exp_columns_hiding<acc<S>, false>(kept, step * (ptrdiff_t)sizeof(acc<S>), n, lanes<S>(), &f, scale, nullptr, keep ? kept : nullptr, step, ahead, ahead_stride, sum);
-}
-// Room for the exponentials of a frame, in one row or several.
-template <class S> struct Kept { alignas(64) acc<S> e[FRAME<S>() + 2 * lanes<S>()]; };
-template <class S> INLINE ptrdiff_t block_of_rows(const S *, ptrdiff_t n) {
-    const ptrdiff_t fit = FRAME<S>() / kept_step<S>(n);
-    return fit < 1 ? 1 : fit < lanes<S>() ? fit : lanes<S>();
 }
 
 // ---------------------------------------------------------------- merge
@@ -523,11 +494,8 @@ template <class S> INLINE void set_number(const S *, Doubles<S> *d, ptrdiff_t i,
 template <class S> INLINE State<double> state_of_row_max(const S *, double top, double scale) { return state_of_max<S, double>(top, scale); }
 template <class S> INLINE RowFrame<S> frame_of_row(const S *, const State<double> *s, double scale) { Frame<S> f = frame_of<S>(*s, scale); return row_of<S>(&f, 0); }
 template <class S> INLINE Sum<double> exp_of_row(const S *x, ptrdiff_t n, const State<double> *s, double scale, ptrdiff_t ahead) {
-    const Frame<S> f = frame_of<S>(*s, scale);
-    Sum<double> sum;
-    S *p = (S *)x;
-    exp_of_rows<S>(&p, 1, n, &f, scale, nullptr, ahead, &sum);
-    return sum;
+    const RowFrame<S> f = frame_of_row<S>(x, s, scale);
+    return exp_row<S>(x, n, &f, scale, ahead);
 }
 template <class S> INLINE void merge_rows(const S *, State<double> *a, const State<double> *b, double scale) {
     if (a->m == -INFINITY) *a = *b; else if (b->m != -INFINITY) merge<S>(a, *b, scale);
@@ -569,12 +537,6 @@ template <class S> INLINE void close_columns(const S *, State<Doubles<S>> *s) {
     s->l.low = select(empty, zero, s->l.low);
 }
 template <class S> INLINE bool any_cancelled(const S *, const State<Doubles<S>> *s, const Doubles<S> *result) { return any(cancels<S>(s->m, *result - s->m)); }
-template <class S> INLINE void set_sums(const S *, State<Doubles<S>> *s, const Sum<double> *sum, ptrdiff_t n) {
-    double high[lanes<S>()] = {}, low[lanes<S>()] = {};
-    for (ptrdiff_t i = 0; i < n; i++) high[i] = sum[i].high, low[i] = sum[i].low;
-    load_pack(high, &s->l.high);
-    load_pack(low, &s->l.low);
-}
 template <class S> INLINE Lanes<S> lanes_of_doubles(const S *, const Doubles<S> *d) { return lanes_of<S>(*d); }
 template <class S> INLINE Lanes<S> load_kept(const S *, const acc<S> *kept) { return load<acc<S>>(kept); }
 template <class S> INLINE Lanes<S> softmax_of(Lanes<S> x, const Frame<S> *f, const Inverse<S> *r, double scale) {
