@@ -111,6 +111,32 @@ def test_streaming_of_a_map(rng):
     assert_right(OPS["sigmoid"], (one,), {})
 
 
+@pytest.mark.parametrize("op", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_streamed_rows_share_cache_lines(op, dtype, rng):
+    # Streaming is for arrays past the cache; here it is forced on small ones, of every alignment, with guards around them.
+    def past_the_cache(*arguments, **options):
+        executor, threads, _, ahead = planner.choose(*arguments, **options)
+        return executor, threads, True, ahead
+
+    function = getattr(sc, op)
+    for length in (65, 112, 128, 200, 1000, 1024, 4096):
+        for rows in (1, 2, 7, 17, 50):
+            for start in range(64 // np.dtype(dtype).itemsize):
+                x = 3 * rng.standard_normal((rows, length)).astype(dtype)
+                expected = function(x)
+                room = np.full(64 + rows * length + 64, 7, dtype)
+                line = -(room.ctypes.data // room.itemsize) % (64 // room.itemsize)
+                y = room[line + start :][: rows * length].reshape(rows, length)
+                try:
+                    kernels.core.configure(past_the_cache, 0)
+                    function(x, out=y)
+                finally:
+                    kernels.core.configure(planner.choose, planner.SMALL)
+                assert y.tobytes() == expected.tobytes(), (length, rows, start)
+                assert (room[: line + start] == 7).all() and (room[line + start + y.size :] == 7).all()
+
+
 def test_the_next_row_is_asked_for_beyond_the_second_cache():
     def ahead(rows):
         return sc.plan("softmax", np.zeros((rows, 1024), np.float32)).ahead

@@ -50,19 +50,28 @@ template <class S, int AFTER, bool SCALE> struct Result {
     }
 };
 
+// The Lanes at j that begin in row i and end in row i + 1, where rows and what was kept of them lie without a gap.
+template <class S, bool SCALE> INLINE Lanes<S> across(const Result<S, TO_SOFTMAX, SCALE> &a, const Result<S, TO_SOFTMAX, SCALE> &b, ptrdiff_t j, ptrdiff_t n) {
+    const Mask<S> here = first<S>(n - j);
+    return times<S>(load<acc<S>>(a.e + j), {select(here, a.inverse.high, b.inverse.high), select(here, a.inverse.low, b.inverse.low)});
+}
+template <class S, int AFTER, bool SCALE> INLINE Lanes<S> across(const Result<S, AFTER, SCALE> &a, const Result<S, AFTER, SCALE> &, ptrdiff_t j, ptrdiff_t n) { return a(j, n - j); }
+
 // One step of each of three rows, for as many Lanes as all of them have whole, and then for what is left of each.
 template <class S, int WAY, int AFTER>
 __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ahead, Streamed<S> *streamed) {
     typedef Lanes<S> P;
     const ptrdiff_t L = lanes<S>();
     const bool writes = AFTER != TO_LOGSUMEXP, keeps = AFTER == TO_SOFTMAX;
+    bool begun = false;  // the row before wrote the beginning of this one
     for (ptrdiff_t i = 0; i < rows; i++) {
         const Frame<S> f = spread_frame<S>(row_of<S>(&now->frame, i));
         const S *a = next->x[i], *b = now->x[i];
         acc<S> *e = now->e + i * whole_lanes<S>(n);
         S *y = writes ? done->y[i] : nullptr;
         const Result<S, AFTER, WAY == SCALED> result(writes ? done : now, i, n);
-        Writing w = writes ? begin_row(y, n, streamed, result) : Writing{0, false};
+        Writing w = {0, false};
+        if (writes) w = begun ? Writing{to_alignment(y), true} : begin_row(y, n, streamed, result);
         Tally<S> tally = empty_tally<S>();
         P m = constant<P>(-INFINITY), sum = constant<P>(0);
         auto meet = [&](P v) TERM { m = greater(v, m); sum = sum + v; };
@@ -85,7 +94,13 @@ __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const
             read();
             if (writes) put<S>(y + w.j, result(w.j, L), w.past);
         }
-        if (writes) end_row(y, n, streamed, w, result);
+        begun = keeps && w.past && n % L == 0 && i + 1 < rows && done->y[i + 1] == y + n;
+        if (begun) {
+            for (; w.j + L <= n; w.j += L) stream<S>(y + w.j, result(w.j, L));
+            if (w.j < n) stream<S>(y + w.j, across(result, Result<S, AFTER, WAY == SCALED>(done, i + 1, n), w.j, n));
+        } else if (writes) {
+            end_row(y, n, streamed, w, result);
+        }
         for (; j + L <= n; j += L) meet(load<S>(a + j)), exponential_of(load<S>(b + j), j);
         if (j < n) meet(load_part<S>(a + j, n - j, -INFINITY)), exponential_of(load_part<S>(b + j, n - j, -INFINITY), j);
         now->sum[i] = sum_of_row(tally, whole_lanes<S>(n) / L);
