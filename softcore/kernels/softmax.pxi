@@ -62,27 +62,34 @@ cdef double rest_again(const Source* from_, Py_ssize_t length, double top, doubl
     return rest_from_row(_, &s, top, scale)
 
 cdef double logsumexp_again(const Source* from_, Py_ssize_t length, storage* _) noexcept nogil:
-    # The logsumexp of a row whose maximum and logarithm cancel: of floats in double, of doubles in long double.
+    # The logsumexp of a row whose maximum and logarithm cancel: of doubles in long double, of floats in double unless even
+    # that leaves too little.
     cdef char scratch[FRAME_SCRATCH]
     cdef unsigned char masks[FRAME_SCRATCH]
     cdef double wide[SCRATCH_DOUBLES]
     cdef State[double] s = empty_row(), frame
     cdef Mass[double] mass
+    cdef double result = 0
     cdef long double total = 0
     cdef Py_ssize_t j = 0, n
+    if storage is not double:
+        while j < length:
+            n = min(length - j, tile_size(_))
+            as_doubles(wide, <const storage*> take_again(from_, j, n, <storage*> scratch, masks), n)
+            frame = absorb(<const double*> wide, n, 1, 0)
+            merge_rows(<const double*> NULL, &s, &frame, 1)
+            j += n
+        mass = mass_of_row(<const double*> NULL, &s, 1)
+        result = logsumexp_of_row(<const double*> NULL, &s, &mass)
+        if fabs(result) > 1e-9:
+            return result
+    j = 0
     while j < length:
         n = min(length - j, tile_size(_))
         as_doubles(wide, <const storage*> take_again(from_, j, n, <storage*> scratch, masks), n)
-        if storage is double:
-            total = add_exponentials(total, wide, n)
-        else:
-            frame = absorb(<const double*> wide, n, 1, 0)
-            merge_rows(<const double*> NULL, &s, &frame, 1)
+        total = add_exponentials(total, wide, n)
         j += n
-    if storage is double:
-        return log_in_long_double(total)
-    mass = mass_of_row(<const double*> NULL, &s, 1)
-    return logsumexp_of_row(<const double*> NULL, &s, &mass)
+    return log_in_long_double(total)
 
 cdef Mass[double] mass_of(const Source* from_, Py_ssize_t length, const State[double]* s, double scale, storage* _) noexcept nogil:
     cdef Mass[double] mass = mass_of_row(_, s, scale)
