@@ -185,6 +185,11 @@ def scale(op: str, value) -> float:
     return _float(op, "scale", number(op, "scale", value))
 
 
+def scaled(dtype: np.dtype, scale: float) -> np.dtype:
+    """The dtype of arithmetic on `dtype` with the factor `scale`: float64 where float32 would lose the factor's bits or overflow."""
+    return dtype if scale == 0 or 1e-30 <= abs(scale) <= 1e30 or not np.isfinite(scale) else np.dtype(np.float64)
+
+
 def _float(op, name, value):
     try:
         return float(value)

@@ -16,6 +16,7 @@ from numpy.exceptions import AxisError
 import softcore as sc
 from softcore import kernels
 from softcore.ops import maxima, softmax
+from softcore.testing import ulp_error
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOATING = [np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64)]
@@ -808,3 +809,15 @@ def test_no_floating_point_warnings():
         for function in ONE_RESULT.values():
             function(x)
         sc.softmax_backward(np.full((2, 4), 1e300), x)  # narrows to float32
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64], ids=str)
+@pytest.mark.parametrize("scale", [1e-300, -1e-50, 1e-44, 1e-38, 1e31, -1e39, 1e300])
+def test_a_scale_that_float32_cannot_hold(scale, dtype):
+    x = np.array([[1, 2, 0.5], [0, 0, 0], [-3, 1, 1]]).astype(dtype)
+    for name in ("softmax", "log_softmax"):
+        expected = getattr(sc.reference, name)(x.astype(np.longdouble), scale=scale)
+        for y in (getattr(sc, name)(x, scale=scale), np.stack([getattr(sc, name)(row, scale=scale) for row in x])):
+            assert y.dtype == dtype and ulp_error(y, expected).max() <= 2, (name, y, expected)
+    zero = np.zeros((1, 2), dtype)
+    assert (sc.softmax_backward(zero, np.full((1, 2), 0.5, dtype), scale=scale) == 0).all()

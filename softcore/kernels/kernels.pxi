@@ -452,7 +452,7 @@ def plain(str op, x, y, axis, scale, out):
     cdef cnp.npy_intp dims[DIMS]
     cdef cnp.ndarray result
     cdef bint reduces, elementwise
-    if not plain_array(x) or type(axis) is not int or not -DIMS <= axis < DIMS or type(scale) is not float or not (scale > 0 and isfinite(<double> scale)):
+    if not plain_array(x) or type(axis) is not int or not -DIMS <= axis < DIMS or type(scale) is not float or not 1e-30 <= <double> scale <= 1e30:  # see check.scaled
         return None
     num = cnp.PyArray_TYPE(<cnp.ndarray> x)
     if num == cnp.NPY_FLOAT:

@@ -230,7 +230,7 @@ def _normalized(op, x, axis, scale, where, out):
     scale = check.scale(op, scale)
     mask = check.mask(op, where, x.shape)
     y = check.out(op, out, x.shape, dtype)
-    run(op, dtype, (x,), (y,), x.shape, axes, mask=mask, scale=scale)
+    run(op, check.scaled(dtype, scale), (x,), (y,), x.shape, axes, mask=mask, scale=scale)
     return result(y, out)
 
 
@@ -242,7 +242,7 @@ def _normalized_backward(op, dy, y, axis, scale, where, out):
     mask = check.mask(op, where, y.shape)
     dy = check.broadcast(op, "dy", dy, y.shape)
     dx = check.out(op, out, y.shape, check.computing(y))
-    run(op, dtype, (dy, y), (dx,), y.shape, axes, mask=mask, scale=scale)
+    run(op, check.scaled(dtype, scale), (dy, y), (dx,), y.shape, axes, mask=mask, scale=scale)
     return result(dx, out)
 
 
