@@ -23,7 +23,7 @@ test-base: $(VENV)/test.stamp
 
 # A build without OpenMP, beside the one in place.
 test-serial: $(VENV)/test.stamp $(VENV)/serial.stamp
-	PYTHONPATH=$(VENV)/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py
+	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py
 
 build: $(VENV)/build.stamp
 

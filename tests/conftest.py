@@ -1,5 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def outside_the_source(monkeypatch):
+    # `python -c` looks in the current folder first: from the root, the children of a test would run what is built in place
+    # there, whichever build the test itself was given.
+    monkeypatch.chdir(Path(__file__).parent)
 
 
 @pytest.fixture

@@ -30,11 +30,10 @@ template <class S, class F> INLINE void over_tile(S *y, ptrdiff_t n, bool stream
 template <class S> struct Streamed {
     alignas(64) S line[64 / sizeof(S)];
     S *next = nullptr;   // where the row before ended, within a line
-    ptrdiff_t begun = 0; // elements of that line which are in `line`, from `first` on
-    ptrdiff_t first = 0;
+    ptrdiff_t begun = 0; // elements of that line which are in `line`
 };
 template <class S> INLINE void finish_line(Streamed<S> *s) {
-    if (s->begun) std::memcpy(s->next - s->begun, s->line + s->first, s->begun * sizeof(S));
+    if (s->begun) std::memcpy(s->next - s->begun, s->line, s->begun * sizeof(S));
     s->begun = 0;
 }
 // A row in three parts: up to the first line, the whole Lanes from there on, and what is left.  `past` the cache or not.
@@ -48,7 +47,7 @@ template <class S, class F> INLINE Writing begin_row(S *y, ptrdiff_t n, Streamed
     }
     if (head) {
         Lanes<S> v = f(0, head);
-        if (s->begun && s->next == y && s->first == 0) {
+        if (s->begun && s->next == y) {
             store_part<S>(s->line + (L - head), v, head);
             stream<S>(y - (L - head), load<S>(s->line));
             s->begun = 0;
@@ -68,10 +67,10 @@ template <class S, class F> INLINE void end_row(S *y, ptrdiff_t n, Streamed<S> *
     if (w.j == n) return;
     if (!w.past) return store_part<S>(y + w.j, f(w.j, n - w.j), n - w.j);
     store_part<S>(s->line, f(w.j, n - w.j), n - w.j);
-    s->first = 0, s->begun = n - w.j, s->next = y + n;
+    s->begun = n - w.j, s->next = y + n;
 }
 template <class S, class F> INLINE void write_row(S *y, ptrdiff_t n, Streamed<S> *s, F f) { end_row(y, n, s, begin_row(y, n, s, f), f); }
-// The same for columns.
+// y = kept / l, for columns whose exponentials were kept.
 template <class S> __attribute__((noinline)) void scale_columns(S *y, ptrdiff_t stride, const acc<S> *kept, ptrdiff_t n, ptrdiff_t width, const Inverse<S> *inverse, bool streaming) {
     const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
     streaming = streaming && to_alignment(y) == 0 && stride % 64 == 0;

@@ -1,6 +1,6 @@
 # softmax, log_softmax and logsumexp: one fold over (m, l), then a map.  Their backwards: a sum, then a map.
 #
-# A row of up to a frame is read once: several such rows, as many as fill the scratch, go through each step together, and
+# Rows of up to a frame go through each step in blocks (rows.h), and
 # what happens once a row (the frame, 1 / l, the logarithm) happens to all of them in lanes.  Columns are already so.  Longer
 # rows are folded frame by frame and then read again.
 

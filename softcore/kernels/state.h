@@ -515,7 +515,7 @@ template <class S> INLINE bool cancelled(const S *, double m, double result) { r
 template <class S> INLINE void add_row(const S *, Sum<double> *s, double x) { add<S>(s, x); }
 template <class S> INLINE void merge_sums(const S *, Sum<double> *a, const Sum<double> *b) { add<S>(a, b->high); a->low += b->low; }
 
-// Lanes of rows or columns.  `get` and `put` reach one of them.
+// Lanes of rows or columns.
 template <class S> INLINE State<Doubles<S>> states_of_max(const S *, Lanes<S> top, double scale) { return state_of_max<S>(doubles<S>(top), scale); }
 template <class S> INLINE Frame<S> frames_of(const S *, const State<Doubles<S>> *s, double scale) { return frame_of<S>(*s, scale); }
 template <class S> INLINE Inverse<S> inverses_of(const S *, const State<Doubles<S>> *s) { return inverse_of<S>(*s); }
@@ -529,7 +529,7 @@ template <class S> INLINE void set_thin(const S *, Mass<Doubles<S>> *mass, ptrdi
 template <class S> INLINE LogFrame<S> logs_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass, double scale) { return log_frame_of<S>(*s, *mass, scale); }
 template <class S> INLINE Doubles<S> logsumexps_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass) { return logsumexp_of<S>(*s, *mass); }
 template <class S> INLINE void merge_columns(const S *, State<Doubles<S>> *a, const State<Doubles<S>> *b, double scale) { merge<S>(a, *b, scale); }
-// Merging into the empty state, or it into another, changes nothing, and is most of the work of short rows.
+// Columns of nothing but -inf have the empty state.
 template <class S> INLINE void close_columns(const S *, State<Doubles<S>> *s) {
     Doubles<S> zero = constant<Doubles<S>>(0);
     auto empty = s->m == constant<Doubles<S>>(-INFINITY);
