@@ -19,7 +19,7 @@ test-default: $(VENV)/test.stamp
 
 # The kernels that every x86-64 machine of the last decade can run.
 test-base: $(VENV)/test.stamp
-	SOFTCORE_ISA=base $(BIN)/pytest tests/test_api.py tests/test_threads.py
+	SOFTCORE_ISA=base $(BIN)/pytest tests/test_api*.py tests/test_threads.py
 
 # A build without OpenMP, beside the one in place.
 test-serial: $(VENV)/test.stamp $(VENV)/serial.stamp

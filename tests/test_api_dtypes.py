@@ -1,0 +1,146 @@
+"""Which dtypes and which kinds of objects the public functions take, and what they give back."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from calls import BFLOAT16, FLOATING, INTEGERS, ONE_RESULT, ROWS, operands, same_bits, sample
+
+import softcore as sc
+
+
+@pytest.mark.parametrize("name", ONE_RESULT)
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_floating_dtypes_stay(name, dtype):
+    y = ONE_RESULT[name](sample((3, 4), dtype))
+    assert y.dtype == (np.intp if name == "argmax" else dtype)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=lambda t: t.char)
+def test_integers_stay_in_selections_and_become_float64_elsewhere(dtype):
+    x = np.array([[0, 1, 1], [1, 0, 0]], dtype)
+    for name in ("max", "hardmax", "relu"):
+        assert getattr(sc, name)(x).dtype == dtype
+    assert sc.maximum(x, x).dtype == dtype
+    assert sc.max_with_argmax(x)[0].dtype == dtype
+    for name in ("softmax", "log_softmax", "logsumexp", "sigmoid", "log_sigmoid", "softplus", "step"):
+        y = getattr(sc, name)(x)
+        assert same_bits(y, getattr(sc, name)(x.astype(np.float64)))
+    assert sc.max_backward(1, x).dtype == np.float64
+    assert sc.relu_backward(x, x).dtype == np.float64
+    assert [g.dtype for g in sc.maximum_backward(1, x, x)] == [np.float64, np.float64]
+
+
+@pytest.mark.parametrize("big", [np.int64(2**62), np.uint64(2**63)])
+def test_neighbouring_integers_do_not_tie(big):
+    x = np.array([big, big + type(big)(1), big], big.dtype)
+    assert sc.max(x) == big + type(big)(1)
+    assert sc.argmax(x) == 1
+    for ties in ("first", "last", "split", "all"):
+        np.testing.assert_array_equal(sc.max_backward(1.0, x, ties=ties), [0, 1, 0])
+    np.testing.assert_array_equal(sc.max_backward(1.0, x, ties="last", where=[True, False, True]), [0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "result"),
+    [
+        (np.float32, np.float64, np.float64),
+        (np.float16, np.float32, np.float32),
+        (np.float16, BFLOAT16, np.float32),
+        (BFLOAT16, np.float32, np.float32),
+        (np.int8, np.int32, np.int32),
+        (np.uint8, np.int8, np.int16),
+        (np.uint64, np.int64, np.float64),
+        (np.bool_, np.int16, np.int16),
+        (np.int8, np.float32, np.float64),
+    ],
+)
+def test_dtypes_of_two_operands(a, b, result):
+    x, y = np.array([0, 1], a), np.array([1, 0], b)
+    for pair in ((x, y), (y, x)):
+        z = sc.maximum(*pair)
+        assert z.dtype == result
+        np.testing.assert_array_equal(z.astype(np.float64), [1, 1])
+    da, db = sc.maximum_backward(np.ones(2, np.float32), x, y)
+    assert da.dtype == (a if np.dtype(a) in FLOATING else np.float64)
+    assert db.dtype == (b if np.dtype(b) in FLOATING else np.float64)
+
+
+def test_python_numbers_take_the_dtype_beside_them():
+    assert sc.maximum(np.zeros(2, np.float32), 1.5).dtype == np.float32
+    assert sc.maximum(1, np.zeros(2, BFLOAT16)).dtype == BFLOAT16
+    assert sc.maximum(np.zeros(2, np.int8), 1).dtype == np.int8
+    assert sc.maximum(np.zeros(2, np.int8), 1.5).dtype == np.float64
+    assert sc.maximum(np.zeros(2, bool), 2).dtype == np.int64
+    assert sc.maximum(1, 2).dtype == np.int64
+    assert sc.logsumexp(np.zeros(2, np.float32), b=2).dtype == np.float32
+    with pytest.raises(ValueError, match="maximum: b is 300, which int8 cannot hold"):
+        sc.maximum(np.zeros(2, np.int8), 300)
+
+
+def test_gradient_has_the_dtype_of_its_input():
+    x = sample((3, 4), np.float16)
+    dy = sample((3, 4), np.float32)
+    y = sc.softmax(x)
+    wide = sc.softmax_backward(dy, y.astype(np.float32))
+    assert same_bits(sc.softmax_backward(dy, y), wide.astype(np.float16))
+    assert sc.logsumexp_backward(np.ones(3), x, sc.logsumexp(x)).dtype == np.float16
+
+
+def test_byte_order_and_alignment_do_not_matter():
+    x = sample((3, 4))
+    raw = np.zeros(x.nbytes + 1, np.uint8)
+    odd = raw[1:].view(np.float32).reshape(3, 4)
+    odd[...] = x
+    out = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(3, 4)
+    assert not odd.flags.aligned and not out.flags.aligned
+    for function in ROWS.values():
+        y = function(x)
+        assert same_bits(function(x.astype(">f4")), y)
+        assert same_bits(function(odd), y)
+        assert same_bits(function(x, out=out), y)
+
+
+@pytest.mark.parametrize("name", ONE_RESULT)
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.zeros(3, complex),
+        np.zeros(3, object),
+        np.array(["a", "b"]),
+        np.zeros(3, "datetime64[s]"),
+        np.zeros(3, "i4,f4"),
+        np.zeros(3, np.longdouble),
+        np.zeros(3, ml_dtypes.float8_e4m3fn),
+    ],
+    ids=lambda x: str(x.dtype),
+)
+def test_dtypes_that_are_not_taken(name, x):
+    with pytest.raises(TypeError, match=rf"^{name}: \w+ has dtype .*, it must be bool, an integer, float16, bfloat16, float32 or float64$"):
+        getattr(sc, name)(*[x] * operands(name))
+
+
+@pytest.mark.parametrize("x", [None, "text", {}, {1, 2}, object(), 1j, [None], 10**40], ids=repr)
+def test_things_that_are_not_arrays(x):
+    for name in sc.reference.OPS:
+        with pytest.raises(TypeError, match=f"^{name}: "):
+            getattr(sc, name)(*[x] * operands(name))
+
+
+def test_ragged_lists():
+    with pytest.raises(ValueError, match="^softmax: x must be an array"):
+        sc.softmax([[1.0], [2.0, 3.0]])
+
+
+class Array:  # what a pyopencl array looks like from here
+    __module__ = "pyopencl.array"
+
+
+def test_opencl_arrays():
+    with pytest.raises(TypeError, match="no OpenCL core"):
+        sc.softmax(Array())
+    with pytest.raises(TypeError, match="relu_backward: dy is a pyopencl array and x is not"):
+        sc.relu_backward(Array(), np.zeros(3))
+    with pytest.raises(TypeError, match="where is a pyopencl array"):
+        sc.softmax(np.zeros(3), where=Array())
+    with pytest.raises(TypeError, match="out is a Array, it must be a numpy.ndarray"):
+        sc.softmax(np.zeros(3), out=Array())
