@@ -139,6 +139,13 @@ def _maxima(x, axes, where):
     return where & ((x == _max(x, axes, where)) | np.isnan(x))
 
 
+def _place(x, axes, where, last=False):
+    """The first (or the last) maximum of each row, alone. Of NaNs, which win, always the first."""
+    hits = _maxima(x, axes, where)
+    nan = np.any(hits & np.isnan(x), axis=axes, keepdims=True)
+    return np.where(nan, _one(hits, axes), _one(hits, axes, last))
+
+
 def _one(hits, axes, last=False):
     """The first (or the last) True of each row, alone."""
     step = -1 if last else 1
@@ -171,11 +178,11 @@ def max(x, axis=-1, *, keepdims=False, where=None, initial=None):
 
 @definition
 def argmax(x, axis=-1, *, keepdims=False, where=None, select_last=False):
-    """The index of the first (or last) maximum; where NaN wins, of the first (or last) NaN. Flat over several axes."""
+    """The index of the first (or last) maximum; where NaN wins, of the first NaN. Flat over several axes."""
     x = _keep(x)
     axes, where = _axes(axis, x.ndim), _where(where, x)
     _some(where, axes)
-    index = np.argmax(_flat(_one(_maxima(x, axes, where), axes, select_last), axes), axis=-1)
+    index = np.argmax(_flat(_place(x, axes, where, select_last), axes), axis=-1)
     return np.expand_dims(index, axes) if keepdims else index
 
 
@@ -191,14 +198,15 @@ def hardmax(x, axis=-1):
     """1 at the first maximum (the argmax) of each row, 0 elsewhere, in x's dtype."""
     x = _keep(x)
     axes = _axes(axis, x.ndim)
-    return _one(_maxima(x, axes, _where(None, x)), axes).astype(x.dtype)
+    return _place(x, axes, _where(None, x)).astype(x.dtype)
 
 
 @definition
 def max_backward(dy, x, axis=-1, *, index=None, ties="first", keepdims=False, where=None):
     """dy, put where the maximum was: at ``index`` if given, else by ``ties`` at the first, the last, all, or split evenly.
 
-    Integers are compared as they are, but have a float64 gradient. A row in which no element takes part has gradient 0.
+    Where NaN wins, ``ties="last"`` too means the first NaN, as in argmax. Integers are compared as they are, but have a float64
+    gradient. A row in which no element takes part has gradient 0.
     """
     x = _keep(x)
     axes, where = _axes(axis, x.ndim), _where(where, x)
@@ -207,7 +215,7 @@ def max_backward(dy, x, axis=-1, *, index=None, ties="first", keepdims=False, wh
         return np.where(_at(index, x.shape, axes, keepdims) & where, dy, 0.0)
     hits = _maxima(x, axes, where)
     if ties in ("first", "last"):
-        hits = _one(hits, axes, last=ties == "last")
+        hits = _place(x, axes, where, last=ties == "last")
     elif ties == "split":
         dy = dy / _sum(hits, axes)
     elif ties != "all":

@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
+import softcore as sc
 from softcore import reference as ref
 from softcore.reference import OPS
 from softcore.testing import check_grad
@@ -58,7 +59,7 @@ def test_edges_of_the_softmax_family(row, where, softmax, log_softmax, logsumexp
     ("row", "options", "value", "index", "last"),
     [
         ([1, 3, 3, 2], {}, 3, 1, 2),
-        ([1, NAN, 5, NAN], {}, NAN, 1, 3),
+        ([1, NAN, 5, NAN], {}, NAN, 1, 1),  # of NaNs the first, always
         ([NAN, 1, 2, 2], {"where": [0, 1, 1, 1]}, 2, 2, 3),
         ([5, -INF, -INF], {"where": [0, 1, 1]}, -INF, 1, 2),  # not the masked 5, and no -inf in its place
         ([-INF, -INF], {}, -INF, 0, 1),
@@ -112,6 +113,25 @@ def test_index_saves_the_search(axis, keepdims, x, rng):
             ref.max_backward(dy, x, axis, keepdims=keepdims, index=np.full_like(index, wrong))
     with pytest.raises(TypeError):
         ref.max_backward(dy, x, axis, keepdims=keepdims, index=index * 1.0)
+
+
+def test_of_nans_the_first_always_wins():
+    for x, first in (([1.0, NAN, 2.0, NAN], 1), ([NAN, 3.0, 3.0], 0), ([3.0, 3.0, NAN], 2)):
+        place = np.arange(len(x)) == first
+        for last in (False, True):
+            assert ref.argmax(x, select_last=last) == sc.argmax(x, select_last=last) == first
+            assert ref.max_with_argmax(x, select_last=last)[1] == sc.max_with_argmax(x, select_last=last)[1] == first
+        for ops in (ref, sc):
+            assert_equal(ops.hardmax(x), place)
+            for ties in ("first", "last"):
+                assert_equal(ops.max_backward(2.0, x, ties=ties), 2.0 * place)
+            assert_equal(ops.max_backward(2.0, x, ties="all"), 2.0 * np.isnan(x))
+            assert_equal(ops.max_backward(2.0, x, ties="split"), 2.0 * np.isnan(x) / np.isnan(x).sum())
+    x = np.array([[NAN, 1.0, NAN], [2.0, 2.0, 1.0]])  # rows with and without, masked and over both axes
+    assert_equal(ref.argmax(x, select_last=True), [0, 1])
+    assert_equal(ref.argmax(x, where=~np.isnan(x), select_last=True), [1, 1])
+    assert_equal(ref.max_backward([1.0, 1.0], x, ties="last"), [[1, 0, 0], [0, 1, 0]])
+    assert ref.argmax(x, None, select_last=True) == 0
 
 
 def test_argmax_over_a_tuple_is_flat_in_the_order_of_the_array(x):
