@@ -302,22 +302,29 @@ def log_softmax(x, axis=-1, *, scale=1.0, where=None):
 
 @definition
 def log_softmax_backward(dy, y, axis=-1, *, scale=1.0, where=None):
-    """scale (dy - exp(y) sum dy). Where masked out: 0, and neither dy nor y is read."""
+    """scale (dy - exp(y) sum dy). Where masked out: 0, and neither dy nor y is read.
+
+    A share exp(y) is positive, however small, unless y is -inf: times an infinite sum it is infinite.
+    """
     dy, y = _wide(dy), _wide(y)
     axes, where = _axes(axis, y.ndim), _where(where, y)
-    return np.where(where, scale * (dy - np.exp(y) * _sum(dy, axes, where)), 0.0)
+    total = _sum(dy, axes, where)
+    share = np.where(np.isinf(total) & (y > -np.inf), 1.0, np.exp(y))
+    return np.where(where, scale * (dy - share * total), 0.0)
 
 
 @definition
 def logsumexp(x, axis=-1, *, b=None, where=None, keepdims=False, return_sign=False):
     """log(sum b exp x), or with ``return_sign`` log|sum b exp x| and the sign of that sum.
 
-    b == 0 annihilates its element, whatever it is. Without ``return_sign`` a negative sum gives nan.
+    b == 0 annihilates its element, whatever it is; an infinite b makes any positive exponential infinite, however small.
+    The sum follows IEEE 754: inf - inf and inf exp(-inf) are nan. Without ``return_sign`` a negative sum gives nan.
     """
     x, b = _wide(x), _wide(1.0 if b is None else b)
     axes, where = _axes(axis, x.ndim), _where(where, x) & (b != 0)
     m = _max(x, axes, where)
-    terms = b * np.exp(x - np.where(np.isfinite(m), m, 0.0))
+    e = np.exp(x - np.where(np.isfinite(m), m, 0.0))
+    terms = b * np.where(np.isinf(b) & (x > -np.inf), 1.0, e)
     total = _sum(terms, axes, where)
     rest = _sum(terms - _one(_maxima(x, axes, where), axes), axes, where)  # total - 1, without the rounding
     log = m + np.where(np.abs(rest) < 0.5, np.log1p(rest), np.log(np.abs(total)))
@@ -327,14 +334,15 @@ def logsumexp(x, axis=-1, *, b=None, where=None, keepdims=False, return_sign=Fal
 
 @definition
 def logsumexp_backward(dy, x, y, axis=-1, *, b=None, where=None, keepdims=False):
-    """dy b exp(x - y). Where masked out, where b == 0, and in rows where y is -inf: 0.
+    """dy b exp(x - y). Where masked out and where b == 0: 0. In rows where y is -inf exp(x - y) counts as 0.
 
     y is the logarithm of the sum's magnitude; where ``return_sign`` gave a sign, the caller multiplies dy by it.
     """
     dy, x, y, b = _wide(dy), _wide(x), _wide(y), _wide(1.0 if b is None else b)
     axes = _axes(axis, x.ndim)
     dy, y = _kept(dy, axes, keepdims), _kept(y, axes, keepdims)
-    return np.where(_where(where, x) & (b != 0) & (y != -np.inf), dy * b * np.exp(x - y), 0.0)
+    share = np.where(y == -np.inf, 0.0, np.exp(x - y))
+    return np.where(_where(where, x) & (b != 0), b * (dy * share), 0.0)
 
 
 @definition

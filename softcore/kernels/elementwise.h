@@ -117,22 +117,32 @@ template <class S, bool LOG> INLINE Lanes<S> gradient(Lanes<S> dy, Lanes<S> y, c
     if (__builtin_expect(any(high), 0)) product = select(high, exp(y, zero) * g.total, product);
     return (dy - product) * g.scale;
 }
+// log_softmax's where the total is infinite: then so is its product with any share but 0, with which it is NaN.
+template <class S> INLINE Lanes<S> gradient_of_infinite(Lanes<S> dy, Lanes<S> y, const Gradient<S> &g) {
+    typedef Lanes<S> P;
+    return (dy - select(y > constant<P>(-INFINITY), g.total, constant<P>(NAN))) * g.scale;
+}
 template <class S, bool LOG> INLINE double total_of_row(const S *dy, const S *y, ptrdiff_t n) {  // up to a chunk
     Sum<double> sum = {0, 0};
     for (ptrdiff_t j = 0; j < n; j += TILE<S>()) {
         const ptrdiff_t m = n - j < TILE<S>() ? n - j : TILE<S>();
         add<S>(&sum, LOG ? sum_row<S>(dy + j, m) : dot_row<S>(dy + j, y + j, m));
     }
-    return sum.high + sum.low;
+    return total<S>(sum);
+}
+template <class S> __attribute__((noinline)) void gradient_row_of_infinite(S *dx, const S *dy, const S *y, ptrdiff_t n, double total, double scale, Streamed<S> *streamed) {
+    const Gradient<S> g = gradient_of<S>(lanes_of<S>(total), scale);
+    write_row<S>(dx, n, streamed, [=](ptrdiff_t j, ptrdiff_t m) TERM { return gradient_of_infinite<S>(load_some<S>(dy + j, m, 0), load_some<S>(y + j, m, 0), g); });
 }
 template <class S, bool LOG> INLINE void gradient_row_by_way(S *dx, const S *dy, const S *y, ptrdiff_t n, double total, double scale, Streamed<S> *streamed) {
+    if (LOG && __builtin_expect(!std::isfinite(total), 0)) return gradient_row_of_infinite<S>(dx, dy, y, n, total, scale, streamed);
     const Gradient<S> g = gradient_of<S>(lanes_of<S>(total), scale);
     auto f = [=](ptrdiff_t j, ptrdiff_t m) TERM { return gradient<S, LOG>(load_some<S>(dy + j, m, 0), load_some<S>(y + j, m, 0), g); };
     write_row<S>(dx, n, streamed, f);
 }
-template <class S> __attribute__((noinline)) void gradient_row(bool log, S *dx, const S *dy, const S *y, ptrdiff_t n, const Sum<double> *total, double scale, Streamed<S> *streamed) {
-    if (log) gradient_row_by_way<S, true>(dx, dy, y, n, total->high + total->low, scale, streamed);
-    else gradient_row_by_way<S, false>(dx, dy, y, n, total->high + total->low, scale, streamed);
+template <class S> __attribute__((noinline)) void gradient_row(bool log, S *dx, const S *dy, const S *y, ptrdiff_t n, const Sum<double> *sum, double scale, Streamed<S> *streamed) {
+    if (log) gradient_row_by_way<S, true>(dx, dy, y, n, total<S>(*sum), scale, streamed);
+    else gradient_row_by_way<S, false>(dx, dy, y, n, total<S>(*sum), scale, streamed);
 }
 template <class S> INLINE double total_of_tile(const S *dy, const S *y, ptrdiff_t n, bool log) {
     return log ? sum_row<S>(dy, n) : dot_row<S>(dy, y, n);
@@ -143,8 +153,11 @@ template <class S> void gradient_of_row(bool log, S *dx, const S *dy, const S *y
     if (log) gradient_row_by_way<S, true>(dx, dy, y, n, total_of_row<S, true>(dy, y, n), scale, streamed);
     else gradient_row_by_way<S, false>(dx, dy, y, n, total_of_row<S, false>(dy, y, n), scale, streamed);
 }
-template <class S> INLINE Lanes<S> gradient_of_columns(bool log, Lanes<S> dy, Lanes<S> y, const Gradient<S> *g) {
-    return log ? gradient<S, true>(dy, y, *g) : gradient<S, false>(dy, y, *g);
+template <class S> INLINE bool any_infinite(const Gradient<S> *g) { return any((g->total - g->total) != constant<Lanes<S>>(0)); }  // or NaN
+template <class S> INLINE Lanes<S> gradient_of_columns(bool log, bool infinite, Lanes<S> dy, Lanes<S> y, const Gradient<S> *g) {
+    if (!log) return gradient<S, false>(dy, y, *g);
+    if (!infinite) return gradient<S, true>(dy, y, *g);
+    return select((g->total - g->total) == constant<Lanes<S>>(0), gradient<S, true>(dy, y, *g), gradient_of_infinite<S>(dy, y, *g));
 }
 
 // exp(-|x|) times 2^headroom (times `tempered` if TEMPER), so that its small values have all their bits.
@@ -171,12 +184,12 @@ template <class S> INLINE Lanes<S> softplus_of(Lanes<S> x) {
 template <class S> INLINE Lanes<S> log_sigmoid_of(Lanes<S> x) {
     return select(x < constant<Lanes<S>>(0), x, constant<Lanes<S>>(0)) - log1p_decay<S>(x);
 }
-// dy * exp(x - y) of a logsumexp y; a row of -inf has no gradient.
+// dy * exp(x - y) of a logsumexp y; in a row of -inf no element has a share.
 template <class S> INLINE Lanes<S> logsumexp_gradient(Lanes<S> dy, Lanes<S> x, Lanes<S> y) {
     typedef Lanes<S> P;
     P zero = constant<P>(0), error, t = two_sum(x, zero - y, &error);
     P e = exp(t, select(t > constant<P>(Exp<acc<S>>::lowest * LN2), error, zero));  // below, the error may be large itself
-    return select(y == constant<P>(-INFINITY), zero, dy * e);
+    return dy * select(y == constant<P>(-INFINITY), zero, e);
 }
 // The part of dy that goes to a: all of it where a is the maximum, half where both are.
 template <class S> INLINE Lanes<S> maximum_gradient(Lanes<S> dy, Lanes<S> a, Lanes<S> b) {

@@ -70,5 +70,4 @@ cdef void maximum_sum_merge(const Task* t, Room* a, const Room* b, storage* _) n
     merge_sums(_, <Sum[double]*> a, <const Sum[double]*> b)
 
 cdef void sum_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:
-    cdef const Sum[double]* s = <const Sum[double]*> room
-    put_double(_, row.at[t.nargs - 1], s.high + s.low)
+    put_double(_, row.at[t.nargs - 1], total_of_sum(_, <const Sum[double]*> room))

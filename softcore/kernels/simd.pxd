@@ -111,6 +111,7 @@ cdef extern from "rows.h" namespace "softcore" nogil:
 
     # sums of backwards
     double sum_row[S](const S*, Py_ssize_t n)
+    double total_of_sum[S](const S*, const Sum[double]*)
     void add_row[S](const S*, Sum[double]*, double)
     void merge_sums[S](const S*, Sum[double]*, const Sum[double]*)
     void sum_columns_of[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, Doubles[S]*)
@@ -132,7 +133,8 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     double total_of_tile[S](const S* dy, const S* y, Py_ssize_t n, bint log)
     void gradient_row[S](bint log, S* dx, const S* dy, const S* y, Py_ssize_t n, const Sum[double]*, double scale, Streamed[S]*)
     void gradient_of_row[S](bint log, S* dx, const S* dy, const S* y, Py_ssize_t n, double scale, Streamed[S]*)
-    Lanes[S] gradient_of_columns[S](bint log, Lanes[S] dy, Lanes[S] y, const Gradient[S]*)
+    bint any_infinite[S](const Gradient[S]*)
+    Lanes[S] gradient_of_columns[S](bint log, bint infinite, Lanes[S] dy, Lanes[S] y, const Gradient[S]*)
     void logsumexp_backward_tile[S](S* dx, const S* dy, const S* x, const S* y, const S* b, Py_ssize_t n, bint streaming)
     void choose_tile[S](int op, S* y, const S* a, const S* b, const S* c, Py_ssize_t n, bint streaming)
     void map_tile[S](int op, S* y, const S* a, const S* b, Py_ssize_t n, bint streaming)

@@ -421,13 +421,15 @@ cdef void gradient_columns(const Task* t, const Slab* slab, storage* _) noexcept
     cdef const storage* dy = <const storage*> slab.at[0]
     cdef const storage* y = <const storage*> slab.at[1]
     cdef storage* dx = <storage*> slab.at[2]
+    cdef bint infinite = False
     for i in range(groups):
         sum_columns(dy + i * L, slab.stride[0], <const storage*> NULL if t.log else y + i * L, slab.stride[1], slab.n, slab.width - i * L, &total)
         g[i] = gradient_of(lanes_of_sum_columns(_, &total), t.scale)
+        infinite = infinite or (t.log and any_infinite(&g[i]))
     for j in range(slab.n):
         for i in range(groups):
             w = slab.width - i * L
-            store_some(dx + i * L, gradient_of_columns(t.log, load_some(dy + i * L, w, 0), load_some(y + i * L, w, 0), &g[i]), w)
+            store_some(dx + i * L, gradient_of_columns(t.log, infinite, load_some(dy + i * L, w, 0), load_some(y + i * L, w, 0), &g[i]), w)
         dy = <const storage*> (<const char*> dy + slab.stride[0])
         y = <const storage*> (<const char*> y + slab.stride[1])
         dx = <storage*> (<char*> dx + slab.stride[2])
@@ -456,7 +458,13 @@ cdef void sum_columns(const storage* a, Py_ssize_t a_stride, const storage* b, P
 
 # With weights b: terms of either sign.  arg: x, b, values and perhaps signs.
 cdef struct Weighted:
-    double m, c, l, low  # sum of b exp(x) = exp(m) (c + l): c over the elements equal to m
+    # The sum of b exp(x) = infinite + exp(m) (c + l): first what its infinite terms come to, c over the other elements equal to m.
+    double infinite, m, c
+    Sum[double] l
+
+# An infinite weight makes any exponential infinite, however small, but for that of -inf, which is 0.
+cdef inline double infinite_term(double v, double w) noexcept nogil:
+    return w * (INFINITY if v > -INFINITY else exp(v))
 
 cdef void weighted_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, storage* _) noexcept nogil:
     cdef char scratch[2][SCRATCH]
@@ -466,10 +474,9 @@ cdef void weighted_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t 
     cdef storage* x
     cdef storage* b
     cdef double v, w
-    cdef Sum[double] total
     cdef Py_ssize_t n, i, start = j
     s.m = -INFINITY
-    s.c = s.l = s.low = total.high = total.low = 0
+    s.infinite = s.c = s.l.high = s.l.low = 0
     while j < end:  # the maximum first: over what has a weight
         n = min(end - j, tile_size(_))
         mask = take_mask(t, row, j, n, masks)
@@ -478,14 +485,15 @@ cdef void weighted_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t 
         for i in range(n):
             w = as_number(b[i])
             v = as_number(x[i])
-            if w != 0 and (v > s.m or v != v):
-                s.m = v
-                if v != v:
-                    return
-            if w != w:
-                s.m = w
-                return
+            if w == 0:
+                continue
+            if v < INFINITY and isfinite(w):
+                s.m = max(s.m, v)
+            else:
+                s.infinite += infinite_term(v, w)
         j += n
+    if s.infinite != 0 or s.m == -INFINITY:
+        return
     j = start
     while j < end:
         n = min(end - j, tile_size(_))
@@ -499,41 +507,38 @@ cdef void weighted_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t 
                 continue
             if v == s.m:
                 s.c += w
-            elif isfinite(s.m):
-                add_exact(&total, w * exp(v - s.m))
+            else:
+                add_exact(&s.l, w * exp(v - s.m))
         j += n
-    s.l = total.high
-    s.low = total.low
 
 cdef void weighted_merge(const Task* t, Room* a, const Room* b, storage* _) noexcept nogil:
     cdef Weighted* s = <Weighted*> a
     cdef Weighted other = (<const Weighted*> b)[0]
     cdef Weighted larger
     cdef double factor
-    if s.m != s.m:
-        return
-    if other.m > s.m or other.m != other.m:
+    s.infinite += other.infinite
+    if other.m > s.m:
         larger = other
+        larger.infinite = s.infinite
         other = s[0]
         s[0] = larger
     if other.m == s.m:
         s.c += other.c
-        s.l += other.l
-        s.low += other.low
-    elif isfinite(s.m):
+        s.l.high += other.l.high
+        s.l.low += other.l.low
+    else:
         factor = exp(other.m - s.m)
-        s.l += (other.c + other.l) * factor
-        s.low += other.low * factor
+        s.l.high += (other.c + other.l.high) * factor
+        s.l.low += other.l.low * factor
 
 cdef void weighted_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:
     cdef const Weighted* s = <const Weighted*> room
-    cdef double l = s.l + s.low, value = s.c + l, result = s.m
-    if isfinite(s.m):
+    cdef double l = total_of_sum(<const double*> NULL, &s.l), value = s.c + l, result = s.m
+    if s.infinite != 0:  # or NaN
+        value = s.infinite
+        result = fabs(value)
+    elif s.m > -INFINITY:
         result = s.m + (log1p(l) if s.c == 1 else log(fabs(value)))
-    if s.m != s.m:
-        value = s.m
-    elif s.m == -INFINITY:
-        value = 0
     if t.nargs == 3 and value < 0:
         result = NAN
     put_double(_, row.at[2], result)

@@ -50,6 +50,10 @@ template <class S, class D> INLINE void add(Sum<D> *s, D x) {
     s->high = two_sum(s->high, x, &error);
     s->low = s->low + error;
 }
+// What a sum comes to.  Of an infinite one the second double is inf - inf, which is none of its terms.
+template <class S, class D> INLINE D total(const Sum<D> &s) {
+    return sizeof(acc<S>) == 4 ? s.high : select((s.low - s.low) == constant<D>(0), s.high + s.low, s.high);
+}
 
 // ---------------------------------------------------------------- exact sums of exponentials
 
@@ -512,6 +516,7 @@ template <class S> INLINE double rest_from_row(const S *, const State<double> *r
 template <class S> INLINE LogFrame<S> log_of_row(const S *, const State<double> *s, const Mass<double> *mass, double scale) { return log_frame_of<S>(*s, *mass, scale); }
 template <class S> INLINE double logsumexp_of_row(const S *, const State<double> *s, const Mass<double> *mass) { return logsumexp_of<S>(*s, *mass); }
 template <class S> INLINE bool cancelled(const S *, double m, double result) { return cancels<S>(m, result - m); }
+template <class S> INLINE double total_of_sum(const S *, const Sum<double> *s) { return total<S>(*s); }
 template <class S> INLINE void add_row(const S *, Sum<double> *s, double x) { add<S>(s, x); }
 template <class S> INLINE void merge_sums(const S *, Sum<double> *a, const Sum<double> *b) { add<S>(a, b->high); a->low += b->low; }
 
@@ -549,7 +554,7 @@ template <class S> INLINE Lanes<S> log_softmax_of(Lanes<S> x, const LogFrame<S> 
 template <class S> INLINE void add_columns(const S *, Sum<Doubles<S>> *s, const Doubles<S> *x) { add<S>(s, *x); }
 template <class S> INLINE void merge_sum_columns(const S *, Sum<Doubles<S>> *a, const Sum<Doubles<S>> *b) { add<S>(a, b->high); a->low = a->low + b->low; }
 template <class S> INLINE Sum<Doubles<S>> empty_sum_columns(const S *) { return {constant<Doubles<S>>(0), constant<Doubles<S>>(0)}; }
-template <class S> INLINE Lanes<S> lanes_of_sum_columns(const S *, const Sum<Doubles<S>> *s) { return lanes_of<S>(s->high + s->low); }
+template <class S> INLINE Lanes<S> lanes_of_sum_columns(const S *, const Sum<Doubles<S>> *s) { return lanes_of<S>(total<S>(*s)); }
 
 }  // namespace
 }  // namespace softcore

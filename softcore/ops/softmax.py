@@ -202,7 +202,8 @@ def log_softmax_backward(
     Returns
     -------
     ndarray or scalar
-        dx, of y's shape and dtype; 0 where an element is masked out.
+        dx, of y's shape and dtype; 0 where an element is masked out. Infinite dy make an infinite sum, and its product with exp(y)
+        is infinite however small that is; it is nan where y is -inf.
 
     Raises
     ------
@@ -265,7 +266,8 @@ def logsumexp(
     axis : int, tuple of ints or None, optional
         The axes that make up a row; None for all.
     b : array_like, optional
-        Weights, of either sign, broadcast to x's shape. An element whose weight is 0 does not count, whatever it is.
+        Weights, of either sign, broadcast to x's shape. An element whose weight is 0 does not count, whatever it is; an infinite
+        weight makes any positive exponential infinite, however small.
     where : array_like of bool, optional
         Broadcast to x's shape; only elements where it is True take part.
     keepdims : bool, optional
@@ -279,7 +281,7 @@ def logsumexp(
     -------
     y : ndarray or scalar
         In the common dtype of x and b (float64 for integers and bool). It is -inf for a row that is empty, all masked out or all
-        -inf, and inf for one that holds +inf.
+        -inf, and inf for one that holds +inf. Infinite terms of both signs give nan, and so does an infinite weight at -inf.
     sign : ndarray or scalar
         Only with `return_sign`: 1, 0 or -1, in y's dtype.
 
@@ -366,8 +368,8 @@ def logsumexp_backward(
     Returns
     -------
     ndarray or scalar
-        dx, of x's shape and dtype (float64 for integers and bool). It is 0 where an element is masked out or its weight is 0, and
-        in rows whose y is -inf.
+        dx, of x's shape and dtype (float64 for integers and bool). It is 0 where an element is masked out or its weight is 0. In
+        rows whose y is -inf no element has a share, so it is dy * b * 0: 0, or nan if dy or b is not finite.
 
     Raises
     ------
