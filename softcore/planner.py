@@ -81,7 +81,7 @@ def choose(op, rows, length, inner, itemsize, operands, contiguous, columns, sho
     return 0, threads, streaming, ahead
 
 
-def plan(op: str, x, axis=-1, *, where=None) -> Plan:
+def plan(op: str, x, axis=-1, *, where=None, scale=1.0) -> Plan:
     """How a call of an op on arrays laid out like `x` would run; nothing is computed.
 
     Parameters
@@ -94,11 +94,22 @@ def plan(op: str, x, axis=-1, *, where=None) -> Plan:
         The reduced axes; element-wise ops have none.
     where : array_like of bool, optional
         A mask, if the call has one.
+    scale : real number, optional
+        The call's scale: one that float32 cannot hold makes it run in float64.
 
     Returns
     -------
     Plan
         A named tuple: executor, threads, streaming, ahead, isa.
+
+    Raises
+    ------
+    TypeError
+        If `op` is no string, x is complex, an object or a string, or another argument has the wrong type.
+    ValueError
+        If there is no such op, x is empty, or `where` does not broadcast.
+    numpy.exceptions.AxisError
+        If `axis` is out of bounds.
 
     Examples
     --------
@@ -115,11 +126,15 @@ def plan(op: str, x, axis=-1, *, where=None) -> Plan:
     from . import check, kernels
     from .reference import OPS
 
-    x = np.asarray(x)
+    check.choice("plan", "op", op, tuple(OPS))
     kind = OPS[op]
-    axes = () if kind.kind == "map" else check.axes(op, axis, x.ndim)
-    storage = x.dtype if x.dtype.kind == "f" or x.dtype.name == "bfloat16" or kind.integers == "keep" else np.dtype(float)
-    storage = storage if storage.isnative else storage.newbyteorder("=")
+    (x,) = check.arrays("plan", x=x)
+    axes = () if kind.kind == "map" else check.axes("plan", axis, x.ndim)
+    mask = check.mask("plan", where, x.shape)
+    scale = check.scale("plan", scale)
+    if x.size == 0:
+        raise ValueError(f"plan: x is empty (its shape is {x.shape}), it must have elements to plan for")
+    storage = check.scaled(check.selecting(x) if kind.integers == "keep" else check.computing(x), scale)
     order = [i for i in range(x.ndim) if i not in axes] + list(axes)
     view = x.transpose(order)
     value = np.empty(view.shape[: x.ndim - len(axes)], storage)
@@ -134,6 +149,6 @@ def plan(op: str, x, axis=-1, *, where=None) -> Plan:
         "max_backward": ((value, view, None), (full,)),
         "maximum_backward": ((view, view, view), (full, full)),
     }.get(op, ((view,) * (2 if kind.direction == "backward" or op == "maximum" else 1), (full,)))
-    mask = None if where is None else np.broadcast_to(np.asarray(where, bool), x.shape).transpose(order)
-    executor, threads, streaming, ahead = kernels.core.run(op, storage, inputs, outputs, x.ndim - len(axes), mask, dry=True)
+    mask = None if mask is None else mask.transpose(order)
+    executor, threads, streaming, ahead = kernels.core.run(op, storage, inputs, outputs, x.ndim - len(axes), mask, scale, dry=True)
     return Plan(EXECUTORS[executor], threads, bool(streaming), bool(ahead), kernels.core.isa)

@@ -172,3 +172,52 @@ def test_a_plan_computes_nothing(rng):
         plan = sc.plan(name, x)
         assert plan.executor in planner.EXECUTORS
         assert plan.threads >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "text"),
+    [
+        (("sofmax", np.zeros(3)), {}, ValueError, "op is 'sofmax', it must be one of 'max', 'argmax', "),
+        ((sc.softmax, np.zeros(3)), {}, TypeError, "op is a function, it must be a str"),
+        (("softmax", np.zeros(3, complex)), {}, TypeError, "x has dtype complex128, it must be bool, an integer, "),
+        (("softmax", [None]), {}, TypeError, "x has dtype object"),
+        (("sigmoid", "text"), {}, TypeError, "x has dtype <U4"),
+        (("softmax", np.zeros((2, 0))), {}, ValueError, r"x is empty \(its shape is \(2, 0\)\)"),
+        (("softmax", np.zeros((2, 3)), 2), {}, np.exceptions.AxisError, "axis 2 is out of bounds for an array of 2 dimensions"),
+        (("softmax", np.zeros((2, 3)), "0"), {}, TypeError, "axis is a str"),
+        (("softmax", np.zeros((2, 3))), {"where": np.ones(3)}, TypeError, "where has dtype float64, it must be bool"),
+        (("softmax", np.zeros((2, 3))), {"where": np.ones(2, bool)}, ValueError, r"where has shape \(2,\), it must broadcast to \(2, 3\)"),
+        (("softmax", np.zeros(3)), {"scale": "2"}, TypeError, "scale is a str, it must be a real number"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(arguments, options, error, text):
+    with pytest.raises(error, match=f"^plan: {text}"):
+        sc.plan(*arguments, **options)
+
+
+def test_a_scale_that_needs_float64_is_planned_in_float64(monkeypatch):
+    x = np.zeros((64, 1024), np.float32)
+    given = []
+
+    def choose(*arguments, **options):
+        given.append(arguments)
+        return planner.choose(*arguments, **options)
+
+    try:
+        kernels.core.configure(choose, planner.SMALL)
+        for scale in (1.0, 1e31, -1e-31):
+            sc.plan("softmax", x, scale=scale)
+            sc.softmax(x, scale=scale)
+            planned, ran = given[-2:]
+            assert planned[5:] == ran[5:]  # itemsize, operands and what the layout allows
+    finally:
+        kernels.core.configure(planner.choose, planner.SMALL)
+
+
+@pytest.mark.parametrize("dtype", ["?", "i2", "u8", ">f4", ">i8", "f2"])
+def test_any_dtype_that_an_op_takes_has_a_plan(dtype):
+    x = np.ones((30, 40), dtype)
+    for name, op in OPS.items():
+        assert sc.plan(name, x, -1 if "axis" in op.options else None).executor in planner.EXECUTORS
+        assert sc.plan(name, np.ones((), dtype)).threads == 1
