@@ -129,6 +129,11 @@ def explain_nonfinite(x: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> 
     str
         One sentence, with the number of rows for each reason and the indices of the first few.
 
+    Raises
+    ------
+    TypeError
+        If x is complex, an object or a string: there is no softmax of it.
+
     Examples
     --------
     >>> explain_nonfinite([[0.0, 1.0], [np.nan, 2.0], [-np.inf, -np.inf], [3.0, np.nan]])
@@ -137,6 +142,8 @@ def explain_nonfinite(x: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> 
     'All 2 values are finite.'
     """
     x = np.asarray(x)
+    if x.dtype.kind not in "biu" and not _is_real(x):
+        raise TypeError(f"explain_nonfinite: x has dtype {x.dtype}, it must be real numbers")
     x = x if x.dtype == np.longdouble else x.astype(float)
     if np.isfinite(x).all():
         return f"All {x.size} values are finite."

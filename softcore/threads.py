@@ -11,6 +11,9 @@ from contextvars import ContextVar
 
 from softcore.kernels import cpu_base
 
+#: More threads than any machine has processors for: such a count is a mistake, and OpenMP ends the process that it cannot serve.
+MOST = 4096
+
 # The modules of all instruction sets share one OpenMP runtime; the base module is there on every machine.
 _serial_build = cpu_base.openmp_runtime().startswith("none")
 # What OpenMP allowed when softcore was imported. threadpoolctl lowers it later, and only then does it bind an explicit count.
@@ -56,14 +59,14 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. It may be more than the number of CPUs.
+        From 1 to 4096. It may be more than the number of CPUs.
 
     Raises
     ------
     TypeError
         If `n` is not an integer.
     ValueError
-        If `n` is less than 1.
+        If `n` is less than 1 or more than 4096.
 
     See Also
     --------
@@ -79,7 +82,7 @@ class num_threads:
     Parameters
     ----------
     n : int
-        At least 1.
+        From 1 to 4096.
 
     Examples
     --------
@@ -108,8 +111,8 @@ def _count(function, n):
     if isinstance(n, bool) or not hasattr(type(n), "__index__"):
         raise TypeError(f"{function}: n is a {type(n).__name__}, it must be an int")
     n = n.__index__()
-    if n < 1:
-        raise ValueError(f"{function}: n is {n}, it must be at least 1")
+    if not 1 <= n <= MOST:
+        raise ValueError(f"{function}: n is {n}, it must be from 1 to {MOST}")
     return n
 
 

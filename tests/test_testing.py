@@ -202,3 +202,9 @@ def test_broadcasts_have_strides_of_zero(rng):
     assert list(found) == ["axis 0", "axis 1", "axis 2", "all"]
     assert all(a.shape == x.shape and 0 in a.strides for a in found.values())
     assert broadcasts(np.zeros((2, 0))) == {}
+
+
+@pytest.mark.parametrize("x", [np.array([1 + 2j, np.nan]), ["a"], [None]], ids=str)
+def test_explain_nonfinite_of_what_has_no_softmax(x):
+    with pytest.raises(TypeError, match="^explain_nonfinite: x has dtype .*, it must be real numbers$"):
+        explain_nonfinite(x)

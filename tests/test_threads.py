@@ -76,7 +76,9 @@ def test_context_is_of_one_python_thread():
 @pytest.mark.parametrize(
     ("n", "error", "text"),
     [
-        (0, ValueError, "n is 0, it must be at least 1"),
+        (0, ValueError, "n is 0, it must be from 1 to 4096"),
+        (4097, ValueError, "n is 4097, it must be from 1 to 4096"),
+        (2**80, ValueError, "n is 1208925819614629174706176, it must be from 1 to 4096"),
         (-2, ValueError, "n is -2"),
         (1.0, TypeError, "n is a float, it must be an int"),
         ("2", TypeError, "n is a str"),
