@@ -46,6 +46,7 @@ def arrays(op: str, optional: str | None = None, **operands) -> list:
 
 
 def _array(op, name, a):
+    not_masked(op, name, a)
     try:
         a = np.asarray(a)
     except (ValueError, TypeError) as error:
@@ -53,6 +54,12 @@ def _array(op, name, a):
     if a.dtype.kind not in "biu" and not _is_floating(a.dtype):
         raise TypeError(f"{op}: {name} has dtype {a.dtype}, it must be {_NUMBERS}")
     return a
+
+
+def not_masked(op: str, name: str, a) -> None:
+    """Refuse a masked array: np.asarray would drop the mask, and what it hides would take part."""
+    if type(a) is not np.ndarray and any(c.__name__ == "MaskedArray" for c in type(a).__mro__):
+        raise TypeError(f"{op}: {name} is a masked array, it must be a plain one; what `where` is False for is masked out")
 
 
 def _beside(op, name, number, dtype):
@@ -226,6 +233,7 @@ def mask(op: str, where, shape: tuple[int, ...]) -> np.ndarray | None:
         return None
     if _is_opencl(where):
         raise TypeError(f"{op}: where is a pyopencl array and the other arrays are not; all must be of one kind")
+    not_masked(op, "where", where)
     try:
         where = np.asarray(where)
     except (ValueError, TypeError) as error:
@@ -268,6 +276,7 @@ def out(op: str, array, shape: tuple[int, ...], dtype: np.dtype, name: str = "ou
         return np.empty(shape, dtype)
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{op}: {name} is a {type(array).__name__}, it must be a numpy.ndarray")
+    not_masked(op, name, array)
     if array.dtype != dtype:
         raise TypeError(f"{op}: {name} has dtype {array.dtype}, it must be {dtype}")
     if array.shape != shape:
