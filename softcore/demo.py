@@ -190,12 +190,16 @@ def measure(shape: tuple[int, int] = (2048, 1024), *, rounds: int = 5, show=prin
     x = (3 * rng.standard_normal(shape)).astype(np.float32)
     show(f"float32, {shape[0]} x {shape[1]}, last axis, {sc.get_num_threads()} threads, {sc.info()['isa']}")
     show(_LINE.format(*_HEAD))
+    elapsed = waited = 0.0
     for name, op in sc.reference.OPS.items():
         axis = -1 if "axis" in op.options else None
         error = peers.worst_ulp(name, op.inputs(x[:256], rng), axis)
         arguments = op.inputs(x, rng)
         contenders = peers.calls(name, arguments, axis, ["numpy", "scipy", "torch"])
-        times = peers.take_turns(contenders, rounds=rounds, block=0.004)
+        start, queued = time.perf_counter(), peers.waited()
+        times = peers.take_turns(contenders, rounds=rounds, block=0.004, patience=4 * rounds)
+        elapsed += time.perf_counter() - start
+        waited += peers.waited() - queued
         moved = op.moved(arguments, getattr(sc, name)(*arguments))
         own = times["softcore"]
         plain = min((times[library] for library in ("numpy", "scipy") if library in times), default=None)
@@ -203,3 +207,5 @@ def measure(shape: tuple[int, int] = (2048, 1024), *, rounds: int = 5, show=prin
         show(_LINE.format(name, "exact" if error == 0 else f"{error:.2f} ulp", f"{moved / own / 1e9:.1f}", *ratios))
     show("error: the largest against the float64 definition, in units in the last place; where terms cancel, of the largest term.")
     show("GB/s: what is read and written once, by the best time. NumPy/SciPy, PyTorch: their best time by softcore's ('-': none).")
+    if waited > 0.05 * elapsed:
+        show(f"The machine was busy: threads waited {waited:.1f} s for a processor in {elapsed:.1f} s of timing, so speeds are unsure.")

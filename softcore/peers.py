@@ -7,6 +7,7 @@ not installed is left out. Every spelling writes into outputs made beforehand, w
 from __future__ import annotations
 
 import gc
+import glob
 import importlib
 import time
 import timeit
@@ -17,7 +18,7 @@ import numpy as np
 import softcore as sc
 from softcore.testing import ulp_error
 
-__all__ = ["LIBRARIES", "calls", "largest_term", "take_turns", "worst_ulp"]
+__all__ = ["LIBRARIES", "calls", "largest_term", "take_turns", "waited", "worst_ulp"]
 
 Call = Callable[[], object]
 
@@ -286,14 +287,17 @@ def calls(name: str, arguments: tuple, axis: int | None = -1, libraries: Iterabl
 # --- Time --------------------------------------------------------------------------------------------------------------------
 
 
-def take_turns(contenders: dict[str, Call | timeit.Timer], *, rounds: int = 10, block: float = 0.02) -> dict[str, float]:
+def take_turns(
+    contenders: dict[str, Call | timeit.Timer], *, rounds: int = 10, block: float = 0.02, patience: int = 0
+) -> dict[str, float]:
     """The time of one call of each contender, in seconds: the best of its blocks, with the contenders taking turns.
 
     A block is one call or as many as fill `block` seconds. Each begins with a pause, in which the threads of the one before
-    go to sleep, and a call that does not count.
+    go to sleep, and a call that does not count. Where the two best blocks of a contender differ by a tenth or more, `patience` more
+    rounds may be added.
     """
     timers = {name: c if isinstance(c, timeit.Timer) else timeit.Timer(c) for name, c in contenders.items()}
-    counts, best = {}, {}
+    counts, blocks = {}, {name: [] for name in timers}
     with np.errstate(all="ignore"):
         for name, timer in timers.items():
             timer.timeit(1)  # warm-up: compiles, starts threads, touches the outputs
@@ -301,16 +305,34 @@ def take_turns(contenders: dict[str, Call | timeit.Timer], *, rounds: int = 10, 
             if once < block / 100:
                 once = timer.timeit(100) / 100
             counts[name] = max(1, round(block / once))
-            best[name] = float("inf")
         order = list(timers)
         gc.collect()
-        for _ in range(rounds):
+        for i in range(rounds + patience):
+            if i >= rounds and not any(map(_unsettled, blocks.values())):
+                break
             for name in order:
                 time.sleep(0.002)
                 timers[name].timeit(1)
-                best[name] = min(best[name], timers[name].timeit(counts[name]) / counts[name])
+                blocks[name].append(timers[name].timeit(counts[name]) / counts[name])
             order.append(order.pop(0))  # so that nobody always follows the same one
-    return best
+    return {name: min(taken) for name, taken in blocks.items()}
+
+
+def _unsettled(taken):
+    best, second = sorted(taken)[:2] if len(taken) > 1 else (0, 1)
+    return second > 1.1 * best
+
+
+def waited() -> float:
+    """The seconds that threads of this process were ready but other jobs held the processors, so far; 0 where Linux does not say."""
+    total = 0
+    for account in glob.glob("/proc/self/task/*/schedstat"):
+        try:
+            with open(account) as file:
+                total += int(file.read().split()[1])  # nanoseconds in the queue
+        except (OSError, IndexError, ValueError):
+            pass  # the thread has ended, or there is no account
+    return total * 1e-9
 
 
 # --- Error -------------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """The demo learns, the commands print, and the comparison with other libraries runs."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
+import time
+import timeit
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 
 import softcore as sc
 from softcore import __main__ as command
+from softcore import peers
 
 PEERS = Path(__file__).parents[1] / "benchmarks" / "peers.py"
 
@@ -58,8 +62,60 @@ def test_the_table_has_every_op():
 
     lines = []
     demo.measure((16, 64), rounds=1, show=lines.append)
-    assert [line.split()[0] for line in lines[2:-2]] == list(sc.reference.OPS)
-    assert not any("inf" in line or "nan" in line for line in lines[2:-2])
+    table = lines[2 : 2 + len(sc.reference.OPS)]
+    assert [line.split()[0] for line in table] == list(sc.reference.OPS)
+    assert not any("inf" in line or "nan" in line for line in table)
+
+
+def test_the_table_says_where_the_machine_was_busy(monkeypatch):
+    from softcore import demo
+
+    def lines(queued):
+        told, clock = [], iter(np.arange(1000.0) * queued)
+        monkeypatch.setattr(peers, "waited", lambda: next(clock))
+        demo.measure((4, 8), rounds=1, show=told.append)
+        return told
+
+    assert not any("busy" in line for line in lines(0.0))
+    assert lines(1.0)[-1].startswith("The machine was busy: threads waited ")
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux says how long a thread waited")
+def test_waiting_is_measured():
+    before = os.sched_getaffinity(0)
+    cpu = min(before)
+    spin = f"import os\nos.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
+    spinners = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(2)]
+    try:
+        os.sched_setaffinity(0, {cpu})
+        start = time.perf_counter()
+        while time.perf_counter() < start + 0.3:  # until both are at it
+            pass
+        start, queued = time.perf_counter(), peers.waited()
+        while time.perf_counter() < start + 0.5:
+            pass
+        assert peers.waited() - queued > 0.1
+    finally:
+        os.sched_setaffinity(0, before)
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
+
+
+def test_more_rounds_where_blocks_disagree():
+    def rounds(durations, **options):
+        clock, calls = [0.0], []
+
+        def call():
+            calls.append(1)
+            clock[0] += durations(len(calls))
+
+        peers.take_turns({"one": timeit.Timer(call, timer=lambda: clock[0])}, rounds=4, block=1.0, **options)
+        return (len(calls) - 2) // 2  # two calls to warm up, two in a block of one call
+
+    assert rounds(lambda i: 1.0) == rounds(lambda i: 1.0, patience=9) == 4
+    assert rounds(lambda i: 2.0**i, patience=9) == 13
+    assert rounds(lambda i: 2.0**i) == 4
 
 
 def test_a_missing_extra_is_one_line_that_names_it(monkeypatch, tmp_path):
