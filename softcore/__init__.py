@@ -13,6 +13,15 @@ from softcore.ops.maxima import (
     relu_backward,
     step,
 )
+from softcore.ops.pooling import (
+    avg_pool,
+    avg_pool_backward,
+    max_pool,
+    max_pool_backward,
+    max_unpool,
+    softmax_pool,
+    softmax_pool_backward,
+)
 from softcore.ops.softmax import (
     log_sigmoid,
     log_sigmoid_backward,
@@ -34,6 +43,8 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "argmax",
+    "avg_pool",
+    "avg_pool_backward",
     "compat",
     "get_num_threads",
     "hardmax",
@@ -46,6 +57,9 @@ __all__ = [
     "logsumexp_backward",
     "max",
     "max_backward",
+    "max_pool",
+    "max_pool_backward",
+    "max_unpool",
     "max_with_argmax",
     "maximum",
     "maximum_backward",
@@ -59,6 +73,8 @@ __all__ = [
     "sigmoid_backward",
     "softmax",
     "softmax_backward",
+    "softmax_pool",
+    "softmax_pool_backward",
     "softplus",
     "softplus_backward",
     "step",

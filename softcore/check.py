@@ -6,10 +6,13 @@ what it must be; what it returns is what the kernels may trust.
 
 from __future__ import annotations
 
+from math import prod
 from numbers import Real
 
 import numpy as np
 from numpy.exceptions import AxisError
+
+from softcore import windows as geometry
 
 _NUMBERS = "bool, an integer, float16, bfloat16, float32 or float64"
 
@@ -265,6 +268,124 @@ def index(op: str, value, shape: tuple[int, ...], length: int) -> np.ndarray | N
         wrong = value.max() if value.min() >= 0 else value.min()
         raise IndexError(f"{op}: index holds {wrong}, it must be from 0 to {length - 1}, for rows of {length} elements")
     return value.astype(np.int64, copy=False)
+
+
+# ----------------------------------------------------------------------------------------------------------------- windows
+
+
+def windows(op, shape, window, stride, padding, dilation, ceil_mode, layout, name="x"):
+    """The spatial axes of an array of `shape` and how windows lie along each: ``(places, axes)``, see `softcore.windows`."""
+    layout = ("channels_first", "channels_last")[choice(op, "layout", layout, ("channels_first", "channels_last"))]
+    ceil_mode = flag(op, "ceil_mode", ceil_mode)
+    rank = len(window) if isinstance(window, (tuple, list)) else 1
+    if not 1 <= rank <= 3:
+        raise ValueError(f"{op}: window is {window}, it must be an int or a tuple of 1 to 3 ints")
+    window = _counts(op, "window", window, rank, 1)
+    stride = window if stride is None else _counts(op, "stride", stride, rank, 1)
+    dilation = _counts(op, "dilation", dilation, rank, 1)
+    padding = _padding(op, padding, rank)
+    if not rank <= len(shape) <= rank + 2:
+        raise ValueError(
+            f"{op}: {name} has {len(shape)} dimensions, it must have {rank} to {rank + 2} for a window of {rank}: "
+            "the spatial ones and, if there are, a batch and a channel axis"
+        )
+    places = geometry.spatial(len(shape), rank, layout)
+    axes = [geometry.along(shape[i], *given, ceil_mode) for i, *given in zip(places, window, stride, padding, dilation)]
+    for i, a in zip(places, axes):
+        if a.count < 1:
+            raise ValueError(
+                f"{op}: the window reaches over {(a.window - 1) * a.dilation + 1} elements along axis {i} of {name}, it must be no more "
+                f"than there are with padding, {a.before + a.size + a.after}"
+            )
+        alone = geometry.padded_window(a)
+        if alone is not None:
+            raise ValueError(
+                f"{op}: window {alone} along axis {i} of {name} lies wholly in padding ({a}), each must have an element of {name}"
+            )
+    return places, axes
+
+
+_LARGEST = 2**31 - 1  # so that places computed in 64 bits cannot overflow
+
+
+def _count(op, name, value, least, whole):
+    if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{op}: {name} is {whole!r}, it must be made of ints")
+    try:
+        n = value.__index__()
+    except TypeError:  # an array of more than one element
+        raise TypeError(f"{op}: {name} is an array, it must be an int or a tuple of ints") from None
+    if not least <= n <= _LARGEST:
+        raise ValueError(f"{op}: {name} is {whole!r}, it must be at least {least} and at most {_LARGEST}")
+    return n
+
+
+def _counts(op, name, value, rank, least):
+    """One int for each of `rank` axes, or one for all."""
+    if not isinstance(value, (tuple, list)):
+        return (_count(op, name, value, least, value),) * rank
+    if len(value) != rank:
+        raise ValueError(f"{op}: {name} is {value!r}, it must be an int or {rank} ints, one for each axis of the window")
+    return tuple(_count(op, name, n, least, value) for n in value)
+
+
+def _padding(op, padding, rank):
+    """A pair of ints for each of `rank` axes, or the name of a rule."""
+    if isinstance(padding, str):
+        choice(op, "padding", padding, ("same", "valid"))
+        return (padding,) * rank
+    if not isinstance(padding, (tuple, list)):
+        return ((_count(op, "padding", padding, 0, padding),) * 2,) * rank
+    if len(padding) != rank:
+        raise ValueError(f"{op}: padding is {padding!r}, it must be an int, or an int or a pair of ints for each of {rank} axes")
+    pairs = []
+    for p in padding:
+        pair = p if isinstance(p, (tuple, list)) else (p, p)
+        if len(pair) != 2:
+            raise ValueError(f"{op}: padding is {padding!r}, it must be an int, or an int or a pair of ints for each of {rank} axes")
+        pairs.append(tuple(_count(op, "padding", n, 0, padding) for n in pair))
+    return tuple(pairs)
+
+
+def whole_shape(op: str, value, name: str = "shape") -> tuple[int, ...]:
+    """The shape of an array."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_count(op, name, n, 0, value) for n in value)
+    return (_count(op, name, value, 0, value),)
+
+
+def places(op: str, value) -> np.ndarray:
+    """Places in an array, as integers; `unpooled` says whether they lie in it."""
+    value = _array(op, "indices", value)
+    if value.dtype.kind not in "iu":
+        raise TypeError(f"{op}: indices has dtype {value.dtype}, it must be an integer dtype")
+    return value
+
+
+def unpooled(op: str, pooled: tuple[int, ...], shape: tuple[int, ...], layout: str, lowest: int, largest: int) -> tuple[int, ...]:
+    """The spatial axes of `shape`, into which `indices` of shape `pooled` point, from `lowest` to `largest`.
+
+    They are those that a batch and a channel axis leave over, or if the shapes differ elsewhere or the indices reach further, those
+    that one other axis leaves over, or all.
+    """
+    layout = ("channels_first", "channels_last")[choice(op, "layout", layout, ("channels_first", "channels_last"))]
+    if len(pooled) != len(shape):
+        raise ValueError(f"{op}: shape is {shape}, it must have the {len(pooled)} dimensions of indices")
+    size = None
+    for others in (2, 1, 0):
+        rank = len(shape) - others
+        if not 1 <= rank <= 3:
+            continue
+        axes = geometry.spatial(len(shape), rank, layout)
+        if any(n != m for i, (n, m) in enumerate(zip(pooled, shape)) if i not in axes):
+            continue
+        size = prod(shape[i] for i in axes)
+        if 0 in pooled or (lowest >= 0 and largest < size):
+            return axes
+    if size is None:
+        raise ValueError(f"{op}: shape is {shape}, it must have the batch and channels of indices, whose shape is {pooled}, and 1 to 3 more axes")
+    wrong = lowest if lowest < 0 else largest
+    raise IndexError(f"{op}: indices holds {wrong}, it must be from 0 to {size - 1}, the spatial elements of {shape}")
 
 
 # ----------------------------------------------------------------------------------------------------------------- outputs

@@ -17,7 +17,7 @@ GRAIN = 1 << 15
 LONG = 1 << 16
 
 #: In the order the kernels number them.
-EXECUTORS = ("rows", "split", "map", "columns", "short", "plain")
+EXECUTORS = ("rows", "split", "map", "columns", "short", "plain", "windows", "channels")
 
 
 class Plan(NamedTuple):
@@ -81,7 +81,17 @@ def choose(op, rows, length, inner, itemsize, operands, contiguous, columns, sho
     return 0, threads, streaming, ahead
 
 
-def plan(op: str, x, axis=-1, *, where=None, scale=1.0) -> Plan:
+def choose_windows(work, units, itemsize, across, gradient, limit=None):
+    """The plan of one op on windows, as `choose` gives it: ``work`` elements, in ``units`` that threads may share."""
+    if limit is None:
+        from . import threads
+
+        limit = threads.get_num_threads()
+    streaming = work * itemsize >= LAST_LEVEL
+    return 7 if across else 6, threads_for(work, units, limit), streaming, False
+
+
+def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="channels_first") -> Plan:
     """How a call of an op on arrays laid out like `x` would run; nothing is computed.
 
     Parameters
@@ -96,6 +106,8 @@ def plan(op: str, x, axis=-1, *, where=None, scale=1.0) -> Plan:
         A mask, if the call has one.
     scale : real number, optional
         The call's scale: one that float32 cannot hold makes it run in float64.
+    window, layout
+        Of a pooling op, whose `x` is that before pooling. The default is a window of two along each of the last two axes.
 
     Returns
     -------
@@ -129,12 +141,14 @@ def plan(op: str, x, axis=-1, *, where=None, scale=1.0) -> Plan:
     check.choice("plan", "op", op, tuple(OPS))
     kind = OPS[op]
     (x,) = check.arrays("plan", x=x)
-    axes = () if kind.kind == "map" else check.axes("plan", axis, x.ndim)
+    axes = () if kind.kind in ("map", "windows") else check.axes("plan", axis, x.ndim)
     mask = check.mask("plan", where, x.shape)
     scale = check.scale("plan", scale)
     if x.size == 0:
         raise ValueError(f"plan: x is empty (its shape is {x.shape}), it must have elements to plan for")
     storage = check.scaled(check.selecting(x) if kind.integers == "keep" else check.computing(x), scale)
+    if kind.kind == "windows":
+        return _plan_windows(op, kind, x, storage, window, layout)
     order = [i for i in range(x.ndim) if i not in axes] + list(axes)
     view = x.transpose(order)
     value = np.empty(view.shape[: x.ndim - len(axes)], storage)
@@ -151,4 +165,25 @@ def plan(op: str, x, axis=-1, *, where=None, scale=1.0) -> Plan:
     }.get(op, ((view,) * (2 if kind.direction == "backward" or op == "maximum" else 1), (full,)))
     mask = None if mask is None else mask.transpose(order)
     executor, threads, streaming, ahead = kernels.core.run(op, storage, inputs, outputs, x.ndim - len(axes), mask, scale, dry=True)
+    return Plan(EXECUTORS[executor], threads, bool(streaming), bool(ahead), kernels.core.isa)
+
+
+def _plan_windows(op, kind, x, storage, window, layout):
+    import numpy as np
+
+    from . import check, kernels
+    from .ops.run import run_windows
+
+    if window is None:
+        window = tuple(min(2, n) for n in x.shape[-2:])
+    places, axes = check.windows("plan", x.shape, window, None, 0, 1, False, layout)
+    y = np.moveaxis(np.empty_like(np.moveaxis(x, places, range(-len(places), 0))[(..., *(slice(a.count) for a in axes))], storage), range(-len(places), 0), places)
+    full, index = np.empty_like(x, dtype=storage), np.empty_like(y, dtype=np.int64)
+    inputs, outputs = {
+        "max_pool_backward": ((y, index), (full,)),
+        "max_unpool": ((y, index), (full,)),
+        "avg_pool_backward": ((y,), (full,)),
+        "softmax_pool_backward": ((y, x), (full,)),
+    }.get(op, ((x,), (y,)))
+    executor, threads, streaming, ahead = run_windows(op, storage, inputs, outputs, places, axes, dry=True)
     return Plan(EXECUTORS[executor], threads, bool(streaming), bool(ahead), kernels.core.isa)

@@ -40,6 +40,7 @@ def load(isa: str):
     else:
         module = import_module(f"{__name__}.{_MODULES[isa]}")
         module.configure(planner.choose, planner.SMALL)
+        module.configure_windows(planner.choose_windows)
         return module
     raise ImportError(f"softcore: {problem}; available here: {', '.join(available())}")
 

@@ -539,6 +539,8 @@ cdef void plain_operand(Task* t, cnp.ndarray a, int code, Py_ssize_t batch, Py_s
     if inner > 1:
         o.outer[d] = item
 
+include "pool.pxi"
+
 # ------------------------------------------------------------------------------------------------ what the machine says
 
 def max_threads():

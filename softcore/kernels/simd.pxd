@@ -197,3 +197,59 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     double lowest[S](const S*)
     void to_columns[S](acc[S]*, Py_ssize_t width, const S* x, Py_ssize_t stride, Py_ssize_t length, Py_ssize_t rows)
     void from_columns[S](S* y, Py_ssize_t stride, const acc[S]*, Py_ssize_t width, Py_ssize_t length, Py_ssize_t rows)
+
+cdef extern from "pool.h" namespace "softcore" nogil:
+    # windows
+    cdef enum Pooling:
+        POOL_MAX, POOL_MAX_INDEX, POOL_MEAN, POOL_SOFT
+    cdef enum:
+        OUTPUTS, TAPS, PARTIAL_BYTES
+    cdef struct Windows:
+        Py_ssize_t size
+        Py_ssize_t count
+        Py_ssize_t window
+        Py_ssize_t stride
+        Py_ssize_t dilation
+        Py_ssize_t before
+        Py_ssize_t after
+    Py_ssize_t start_of(const Windows*, Py_ssize_t output)
+    Py_ssize_t first_tap(const Windows*, Py_ssize_t output)
+    Py_ssize_t end_tap(const Windows*, Py_ssize_t output)
+    Py_ssize_t counted_taps(const Windows*, Py_ssize_t output, bint padding)
+    Py_ssize_t first_window(const Windows*, Py_ssize_t i)
+    Py_ssize_t end_window(const Windows*, Py_ssize_t i)
+    cdef cppclass Packed[S]:
+        acc[S]* room
+        Py_ssize_t slots
+        Py_ssize_t taps
+    cdef cppclass Partial[S]:
+        acc[S]* m
+        bint nan
+    void plan_taps[S](const S*, Packed[S]*, const Windows*, Py_ssize_t output, Py_ssize_t outputs, Py_ssize_t first)
+    void pack_row[S](const S*, const Packed[S]*, const Windows*, const char* row, Py_ssize_t step, int code, bint lowest)
+    Partial[S] partial_at[S](const S*, char*)
+    void begin_max[S](const S*, Partial[S]*, const Windows*, const Packed[S]*, bint index)
+    void add_max[S](const S*, Partial[S]*, const Windows*, const Packed[S]*, bint index)
+    void join_max[S](const S*, Partial[S]*, const Partial[S]*, Py_ssize_t n, Py_ssize_t offset, bint first, bint index)
+    void begin_sum[S](const S*, Partial[S]*, Py_ssize_t n)
+    void add_sum[S](const S*, Partial[S]*, const Packed[S]*)
+    void join_sum[S](const S*, Partial[S]*, const Partial[S]*, Py_ssize_t n)
+    void put_row[S](const S*, char*, Py_ssize_t step, const acc[S]*, Py_ssize_t n, int code)
+    void put_places[S](const S*, char*, Py_ssize_t step, const Partial[S]*, Py_ssize_t n, Py_ssize_t start, Py_ssize_t stride)
+    bint put_means[S](const S*, char*, Py_ssize_t step, const Partial[S]*, const double* count, Py_ssize_t n)
+    void add_soft[S](const S*, const Partial[S]*, Partial[S]* mass, Partial[S]* moment, const Packed[S]*)
+    void soft_means[S](const S*, const Partial[S]* mass, const Partial[S]* moment, double* mean, double* total, Py_ssize_t n)
+    void put_doubles[S](const S*, char*, Py_ssize_t step, const double*, Py_ssize_t n)
+    void soft_gradient[S](const S*, double*, const Packed[S]*, Py_ssize_t tap, const acc[S]* m, const double* mean, const double* slope)
+    cdef struct Reach:
+        const char* x
+        Py_ssize_t taps[3]
+        Py_ssize_t step[3]
+        Py_ssize_t place[3]
+        Py_ssize_t first
+    void max_across[S](const S*, char* y, char* index, const Reach*, Py_ssize_t channels, bint past)
+    bint mean_across[S](const S*, char* y, const Reach*, Py_ssize_t channels, double count, bint past)
+    void add_strided[S](const S*, double* high, double* low, Py_ssize_t step, const double*, Py_ssize_t n)
+    void put_sums[S](const S*, char*, Py_ssize_t step, const double* high, const double* low, Py_ssize_t n, bint past)
+    void scatter_sums[S](const S*, double* high, double* low, const long long* place, const double*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
+    void scatter_last[T](T*, const long long* place, const T*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)

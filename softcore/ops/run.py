@@ -93,3 +93,51 @@ def _is_same(a, b):
         and a.strides == b.strides
         and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
     )
+
+
+def run_windows(op, storage, inputs, outputs, places, axes=(), *, padding=False, dtypes=None, dry=False):
+    """Run one kernel on windows, or with `dry` only plan to.
+
+    Parameters
+    ----------
+    op, storage, inputs, outputs, dtypes
+        As for `run`; every array has the same number of axes.
+    places : tuple of int
+        The spatial axes, neighbours of each other.
+    axes : list of softcore.windows.Axis
+        How windows lie along them.
+    padding : bool
+        Whether a mean counts padding.
+    """
+    if any(o.size == 0 for o in outputs):
+        return None
+    dtypes = dtypes or [storage] * len(outputs)
+    targets = [
+        np.empty(o.shape, d) if o.dtype != d or not o.flags.aligned or any(overlaps(o, a) for a in inputs) else o
+        for o, d in zip(outputs, dtypes)
+    ]
+    plan = kernels.core.pool(
+        op,
+        storage,
+        tuple([_planes(a, places) for a in inputs]),
+        tuple([_planes(a, places) for a in targets]),
+        (_POINT,) * (3 - len(axes)) + tuple(axes),
+        padding,
+        dry,
+    )
+    if dry:
+        return plan
+    for output, target in zip(outputs, targets):
+        copy(output, target)
+    return None
+
+
+_POINT = (1, 1, 1, 1, 1, 0, 0)  # a window of one along an axis of one
+
+
+def _planes(a, places):
+    """A view of five axes: two others, then depth, height and width, with axes of one for those that `a` does not have."""
+    others = [i for i in range(a.ndim) if i not in places]
+    a = a.transpose((*others, *places))
+    one, every = (None,), (slice(None),)
+    return a[one * (2 - len(others)) + every * len(others) + one * (3 - len(places))]
