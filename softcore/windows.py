@@ -52,15 +52,14 @@ def along(size: int, window: int, stride: int, padding: int | tuple[int, int] | 
 
 def padded_window(axis: Axis) -> int | None:
     """The first window that lies wholly in padding; None if each has an element of the input."""
-    if (axis.count - 1) * axis.stride - axis.before >= axis.size:
-        return -(-(axis.size + axis.before) // axis.stride)
     for o in range(min(axis.count, -(-axis.before // axis.stride))):
         start = o * axis.stride - axis.before
         if -(start // axis.dilation) >= axis.window or start % axis.dilation >= axis.size:
             return o
-        if axis.dilation <= axis.size:  # then all the others have one too
+        if axis.dilation <= axis.size:  # then all the others that begin before the input reach it too
             break
-    return None
+    beyond = -(-(axis.size + axis.before) // axis.stride)  # the first that begins after it
+    return beyond if beyond < axis.count else None
 
 
 def spatial(ndim: int, rank: int, layout: str) -> tuple[int, ...]:
