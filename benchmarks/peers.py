@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import timeit
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -68,13 +68,24 @@ class Case:
     dtype: str = "float32"
     libraries: tuple[str, ...] = ALL
     copy: bool = False
+    options: dict = field(default_factory=dict)
 
     @property
     def name(self):
         sizes = " x ".join(f"{n // 2**20}M" if n % 2**20 == 0 else str(n) for n in self.shape)
         axis = "" if self.axis in (-1, None) else f" axis {self.axis}"
         dtype = "" if self.dtype == "float32" else f" {self.dtype}"
-        return f"{self.op}{dtype} {sizes}{axis}"
+        return f"{self.op}{dtype} {sizes}{axis}{self.tiles}"
+
+    @property
+    def tiles(self):
+        """The windows of a pooling op, in words."""
+        if not self.options:
+            return ""
+        window = " x ".join(map(str, self.options["window"]))
+        other = [name for name in ("return_indices",) if self.options.get(name)]
+        last = ["last"] if self.options["layout"] == "channels_last" else []
+        return f", {window}" + "".join(f", {word.removeprefix('return_')}" for word in (*other, *last))
 
 
 def faster(limit, than="best peer"):
@@ -83,6 +94,21 @@ def faster(limit, than="best peer"):
 
 def at_most(limit, than="copyto"):
     return (Target(than, limit, slower=True),)
+
+
+def pooling():
+    """Tiles of 2 x 2 and overlapping windows of 3 x 3, channels first and last."""
+    for layout, shape in (("channels_first", (32, 64, 112, 112)), ("channels_last", (32, 112, 112, 64))):
+        for options in ({"window": (2, 2), "stride": 2}, {"window": (3, 3), "stride": 2, "padding": 1}):
+            options["layout"] = layout
+            for op, limit, more in (
+                ("max_pool", 5, {}),
+                ("max_pool", 5, {"return_indices": True}),
+                ("max_pool_backward", 3, {}),
+                ("avg_pool", 3, {}),
+                ("avg_pool_backward", 3, {}),
+            ):
+                yield Case(op, shape, faster(limit, "torch"), axis=None, libraries=("torch",), options={**options, **more})
 
 
 TILE = (4096, 1024)
@@ -112,6 +138,7 @@ CASES = [
     Case("argmax", TILE, faster(10, "numpy"), axis=0),
     Case("max_with_argmax", TILE, faster(5, "torch")),
     Case("sigmoid", (8 * MILLION,), at_most(1.15) + faster(1, "torch"), axis=None, copy=True),
+    *pooling(),
 ]
 
 
@@ -132,10 +159,23 @@ def inputs(case, x, rng):
     """The arguments, made by softcore itself: the definitions would take minutes over the large cases."""
     import softcore as sc
 
+    if case.options:
+        window, options = case.options["window"], {name: v for name, v in case.options.items() if name not in ("window", "return_indices")}
+        if not case.op.endswith("_backward"):
+            return x, window
+        y, indices = sc.max_pool(x, window, return_indices=True, **options)
+        dy = rng.standard_normal(y.shape, dtype=np.float32)
+        return (dy, indices, x.shape) if case.op == "max_pool_backward" else (dy, x.shape, window)
     if not case.op.endswith("_backward"):
         return (x,)
     y = getattr(sc, case.op.removesuffix("_backward"))(x, case.axis)
     return rng.standard_normal(case.shape).astype(x.dtype), y
+
+
+def taken(case):
+    """The options of the call: a window is an argument, and the gradient of a maximum has no need of it."""
+    names = ("layout",) if case.op == "max_pool_backward" else [name for name in case.options if name != "window"]
+    return {name: case.options[name] for name in names if name in case.options}
 
 
 def row(case, threads, times, targets):
@@ -161,7 +201,7 @@ def compare(case, threads, rounds, block):
     except ImportError:
         return None
     libraries = [name for name in case.libraries if name != "jax" or threads >= 2]
-    contenders = peers.calls(case.op, inputs(case, x, rng), case.axis, libraries)
+    contenders = peers.calls(case.op, inputs(case, x, rng), case.axis, libraries, taken(case))
     if case.copy:
         copied = np.zeros_like(x)
         contenders["copyto"] = lambda: np.copyto(copied, x)
@@ -277,7 +317,7 @@ def gather(threads, pattern, quick, show):
 
 
 def heading(columns):
-    return f"{'case':<40}{'n':>2}{'softcore':>10}" + "".join(f"{c:>9}" for c in columns) + f"{'to best':>9}{'to copy':>9}  target, met?"
+    return f"{'case':<52}{'n':>2}{'softcore':>10}" + "".join(f"{c:>9}" for c in columns) + f"{'to best':>9}{'to copy':>9}  target, met?"
 
 
 def line(result, columns):
@@ -292,7 +332,7 @@ def line(result, columns):
     own = time("softcore", 10) if ms else f"{result['value']:.2f} {result['unit']}".rjust(10)
     targets = "; ".join(f"{t['text']}: {'yes' if t['met'] else 'NO'} ({t['ratio']:.2f})" for t in result["targets"])
     middle = "".join(time(c, 9) for c in columns) + ratio("to_best_peer") + ratio("to_copy")
-    return f"{result['case']:<40}{result['threads']:>2}{own}{middle}  {targets}"
+    return f"{result['case']:<52}{result['threads']:>2}{own}{middle}  {targets}"
 
 
 def draw(rows, path):

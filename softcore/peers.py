@@ -91,6 +91,7 @@ def _numpy(np, axis):
         np.multiply(out, dy, out=out)
 
     return {
+        **_numpy_pooling(np),
         "max": lambda x, out: np.max(x, axis, out=out),
         "argmax": lambda x, out: np.argmax(x, axis, out=out),
         "max_with_argmax": max_with_argmax,
@@ -113,6 +114,43 @@ def _numpy(np, axis):
         "log_sigmoid_backward": log_sigmoid_backward,
         "softplus": lambda x, out: np.logaddexp(0, x, out=out),
         "softplus_backward": softplus_backward,
+    }
+
+
+def _numpy_pooling(np):
+    def taps(x, window, stride=None, padding=0, layout="channels_first", fill=0):
+        """The windows of the last two axes (or those before the last) of x: a view, of more axes."""
+        first = x.ndim - 2 - (layout == "channels_last")
+        if padding:
+            x = np.pad(x, [(padding, padding) if first <= i < first + 2 else (0, 0) for i in range(x.ndim)], constant_values=fill)
+        steps = (slice(None, None, stride or window[0]), slice(None, None, stride or window[1]))
+        return np.lib.stride_tricks.sliding_window_view(x, window, (first, first + 1))[(slice(None),) * first + steps]
+
+    def max_pool_backward(dy, indices, shape, out):
+        np.add.at(zeroed(out).reshape(-1), flat(indices, shape), dy)
+
+    def max_unpool(y, indices, shape, out):
+        zeroed(out).reshape(-1)[flat(indices, shape)] = y
+
+    def zeroed(out):
+        out[...] = 0
+        return out
+
+    def flat(indices, shape):
+        plane = shape[-1] * shape[-2]
+        return indices + plane * np.arange(int(np.prod(shape[:-2]))).reshape((*shape[:-2], 1, 1))
+
+    def softmax_pool(x, window, out, **options):
+        x = taps(x, window, **options)
+        e = np.exp(x - np.max(x, (-2, -1), keepdims=True))
+        np.divide(np.sum(e * x, (-2, -1)), np.sum(e, (-2, -1)), out=out)
+
+    return {
+        "max_pool": lambda x, window, out, **options: np.max(taps(x, window, fill=-np.inf, **options), (-2, -1), out=out),
+        "max_pool_backward": max_pool_backward,
+        "max_unpool": max_unpool,
+        "avg_pool": lambda x, window, out, **options: np.mean(taps(x, window, **options), (-2, -1), out=out),
+        "softmax_pool": softmax_pool,
     }
 
 
@@ -150,6 +188,7 @@ def _torch(torch, axis):
     saved = {}
 
     return {
+        **_torch_pooling(torch),
         "max": lambda x, out: torch.amax(x, axis, out=out),
         "argmax": lambda x, out: torch.argmax(x, axis, out=out),
         "max_with_argmax": lambda x, out: torch.max(x, axis, out=out),
@@ -172,6 +211,53 @@ def _torch(torch, axis):
         "log_sigmoid_backward": log_sigmoid_backward,
         "softplus": lambda x, out: aten.softplus.out(x, 1, 20, out=out),
         "softplus_backward": lambda dy, x, out: aten.softplus_backward.grad_input(dy, x, 1, 20, grad_input=out),
+    }
+
+
+def _torch_pooling(torch):
+    aten = torch.ops.aten
+    saved = {}
+
+    def planes(t, layout="channels_first"):
+        """(batch, channel, height, width), a view; channels last are torch's channels_last format."""
+        return t.permute(0, 3, 1, 2) if layout == "channels_last" else t[(None,) * (4 - t.ndim)]
+
+    def how(window, stride=None, padding=0, layout=None, return_indices=None):
+        return window, (stride or window[0], stride or window[1]), (padding, padding)
+
+    def spare(name, made):  # what torch computes whether wanted or not
+        if name not in saved:
+            saved[name] = made()
+        return saved[name]
+
+    def max_pool(x, window, out, layout="channels_first", return_indices=False, **options):
+        y = planes(out[0] if return_indices else out, layout)
+        indices = planes(out[1], layout) if return_indices else spare("indices", lambda: torch.empty_like(y, dtype=torch.int64))
+        aten.max_pool2d_with_indices.out(planes(x, layout), *how(window, **options), (1, 1), False, out=y, indices=indices)
+
+    def max_pool_backward(dy, indices, shape, out, layout="channels_first"):
+        dy, indices, dx = (planes(t, layout) for t in (dy, indices, out))
+        given = spare("x", lambda: torch.empty_like(dx))
+        tiles = how((2, 2))  # of the windows it only checks that they come to this shape
+        aten.max_pool2d_with_indices_backward.grad_input(dy, given, *tiles, (1, 1), False, indices, grad_input=dx)
+
+    def avg_pool(x, window, out, layout="channels_first", **options):
+        aten.avg_pool2d.out(planes(x, layout), *how(window, **options), False, True, None, out=planes(out, layout))
+
+    def avg_pool_backward(dy, shape, window, out, layout="channels_first", **options):
+        dx = planes(out, layout)
+        given = spare("x", lambda: torch.empty_like(dx))
+        aten.avg_pool2d_backward.grad_input(planes(dy, layout), given, *how(window, **options), False, True, None, grad_input=dx)
+
+    def max_unpool(y, indices, shape, out):
+        aten.max_unpool2d.out(planes(y), planes(indices), shape[-2:], out=planes(out))
+
+    return {
+        "max_pool": max_pool,
+        "max_pool_backward": max_pool_backward,
+        "max_unpool": max_unpool,
+        "avg_pool": avg_pool,
+        "avg_pool_backward": avg_pool_backward,
     }
 
 
@@ -258,21 +344,25 @@ def _each(convert, arrays):
     return tuple(map(convert, arrays)) if isinstance(arrays, tuple) else convert(arrays)
 
 
-def calls(name: str, arguments: tuple, axis: int | None = -1, libraries: Iterable[str] = tuple(LIBRARIES)) -> dict[str, Call]:
+def calls(
+    name: str, arguments: tuple, axis: int | None = -1, libraries: Iterable[str] = tuple(LIBRARIES), options: dict | None = None
+) -> dict[str, Call]:
     """softcore's op of that name and its peers, each as a call without arguments that repeats its work.
 
-    `axis` is None for an op that has none. Libraries that are not installed or have no such op are left out.
+    `axis` is None for an op that has none. `options` are others, which the spellings take too. Libraries that are not installed or
+    have no such op are left out.
     """
     op = getattr(sc, name)
-    options = {} if axis is None else {"axis": axis}
+    others = options or {}
+    options = others if axis is None else {"axis": axis, **others}
     result = _each(np.asarray, op(*arguments, **options))
 
-    def bind(spelling, convert):
-        given = tuple(convert(np.asarray(a)) for a in arguments)
+    def bind(spelling, convert, options=others):
+        given = tuple(a if isinstance(a, tuple) else convert(np.asarray(a)) for a in arguments)
         out = _each(lambda y: convert(np.zeros_like(y)), result)
-        return lambda: spelling(*given, out=out)
+        return lambda: spelling(*given, out=out, **options)
 
-    found = {"softcore": bind(lambda *given, out: op(*given, **options, out=out), _same)}
+    found = {"softcore": bind(op, _same, options)}
     for library in libraries:
         module, spell, convert = LIBRARIES[library]
         try:
@@ -349,6 +439,10 @@ def largest_term(name: str, arguments: tuple, axis: int | None = -1) -> np.ndarr
     if name == "log_softmax_backward":  # dy - exp(y) sum(dy)
         dy, y = (np.asarray(a).astype(float) for a in arguments)
         return np.maximum(np.abs(dy), np.exp(y) * np.sum(np.abs(dy), axis, keepdims=True))
+    if name in ("avg_pool", "softmax_pool"):
+        return sc.reference.max_pool(np.abs(arguments[0]), *arguments[1:])
+    if name in ("max_pool_backward", "avg_pool_backward", "softmax_pool_backward"):
+        return np.max(np.abs(arguments[0].astype(float)), initial=0)
     return None
 
 
@@ -359,7 +453,8 @@ def worst_ulp(name: str, arguments: tuple, axis: int | None = -1) -> float:
     """
     options = {} if axis is None else {"axis": axis}
     actual = getattr(sc, name)(*arguments, **options)
-    wide = [a.astype(np.longdouble) if a.dtype == np.float64 else a for a in map(np.asarray, arguments)]
+    arrays = [a if isinstance(a, tuple) else np.asarray(a) for a in arguments]
+    wide = [a.astype(np.longdouble) if getattr(a, "dtype", None) == np.float64 else a for a in arrays]
     expected = sc.reference.OPS[name].reference(*wide, **options)
     pairs = zip(actual, expected) if isinstance(actual, tuple) else [(actual, expected)]
     at = largest_term(name, arguments, axis)

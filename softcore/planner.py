@@ -23,7 +23,7 @@ EXECUTORS = ("rows", "split", "map", "columns", "short", "plain", "windows", "ch
 class Plan(NamedTuple):
     """What will happen to a call."""
 
-    executor: str  #: ``rows``, ``split``, ``map``, ``columns``, ``short`` or ``plain``
+    executor: str  #: ``rows``, ``split``, ``map``, ``columns``, ``short`` or ``plain``; of windows ``windows`` or ``channels``
     threads: int  #: threads that take part
     streaming: bool  #: results are written past the cache
     ahead: bool  #: the next row is asked for while this one is computed
@@ -81,8 +81,11 @@ def choose(op, rows, length, inner, itemsize, operands, contiguous, columns, sho
     return 0, threads, streaming, ahead
 
 
-def choose_windows(work, units, itemsize, across, gradient, limit=None):
-    """The plan of one op on windows, as `choose` gives it: ``work`` elements, in ``units`` that threads may share."""
+def choose_windows(work, units, itemsize, across, limit=None):
+    """The plan of one op on windows, as `choose` gives it: ``work`` elements, in ``units`` that threads may share.
+
+    ``across`` says that lanes run across channels that lie side by side.
+    """
     if limit is None:
         from . import threads
 
@@ -171,13 +174,13 @@ def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="cha
 def _plan_windows(op, kind, x, storage, window, layout):
     import numpy as np
 
-    from . import check, kernels
+    from . import check, kernels, windows
     from .ops.run import run_windows
 
     if window is None:
         window = tuple(min(2, n) for n in x.shape[-2:])
     places, axes = check.windows("plan", x.shape, window, None, 0, 1, False, layout)
-    y = np.moveaxis(np.empty_like(np.moveaxis(x, places, range(-len(places), 0))[(..., *(slice(a.count) for a in axes))], storage), range(-len(places), 0), places)
+    y = np.empty_like(x[tuple(slice(n) for n in windows.pooled_shape(x.shape, places, axes))], dtype=storage)  # laid out like x
     full, index = np.empty_like(x, dtype=storage), np.empty_like(y, dtype=np.int64)
     inputs, outputs = {
         "max_pool_backward": ((y, index), (full,)),

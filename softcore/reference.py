@@ -525,7 +525,7 @@ def softmax_pool_backward(dy, x, window, *, stride=None, padding=0, dilation=1, 
 def once(arguments, results):
     """Bytes moved by an op that reads every argument once and writes every result once."""
     results = results if isinstance(results, tuple) else (results,)
-    return sum(np.asarray(a).nbytes for a in (*arguments, *results))
+    return sum(np.asarray(a).nbytes for a in (*arguments, *results) if not isinstance(a, tuple))
 
 
 @dataclass(frozen=True)
@@ -537,8 +537,8 @@ class Op:
     """
 
     reference: Callable  # the definition
-    family: str  # "max" or "softmax"
-    kind: str  # "fold": reduces the axis; "rows": of x's shape, from the whole row; "map": element by element
+    family: str  # "max", "softmax" or "pooling"
+    kind: str  # "fold": reduces the axis; "rows": of x's shape, from the whole row; "map": element by element; "windows": pools
     inputs: Callable  # (x, rng, axis=-1, **options) -> the positional arguments; dy and y in x's dtype, or promoted
     forward: str | None = None  # of a backward: the op it belongs to
     exact: bool = False  # a selection: equal to the reference, not close to it (but for split ties, and sums over broadcast axes)
@@ -605,6 +605,29 @@ def _log_magnitude(x, axis=-1, *, b=None, where=None, keepdims=False):
     return logsumexp(x, axis, b=b, where=where, keepdims=keepdims, return_sign=True)[0]
 
 
+def _tiles(x):
+    """Windows of two along each of the last two axes."""
+    return tuple(int(n) for n in np.minimum(2, x.shape[-2:]))
+
+
+def _pooled(reference, forward=None, **fields):
+    """Inputs of an op on windows."""
+
+    def inputs(x, rng, axis=-1, **options):
+        x = np.asarray(x)
+        dtype = np.dtype(float) if x.dtype.kind in "biu" else x.dtype if x.dtype.isnative else x.dtype.newbyteorder("=")
+        y, indices = max_pool(x, _tiles(x), return_indices=True)
+        dy = rng.standard_normal(y.shape).astype(dtype)
+        return {
+            "max_pool_backward": (dy, indices, x.shape),
+            "max_unpool": (y.astype(x.dtype), indices, x.shape),
+            "avg_pool_backward": (dy, x.shape, _tiles(x)),
+            "softmax_pool_backward": (dy, x, _tiles(x)),
+        }.get(reference.__name__, (x, _tiles(x)))
+
+    return Op(reference, "pooling", "windows", inputs, forward=forward and forward.__name__, **fields)
+
+
 _selection = {"exact": True, "integers": "keep"}
 _close = {"ulp": {"float32": 2, "float64": 4}}
 
@@ -634,6 +657,13 @@ OPS: Mapping[str, Op] = MappingProxyType(
             _backward(log_sigmoid_backward, "softmax", "map", log_sigmoid, "x"),
             _forward(softplus, "softmax", "map", **_close),
             _backward(softplus_backward, "softmax", "map", softplus, "x"),
+            _pooled(max_pool, **_selection),
+            _pooled(max_pool_backward, max_pool),
+            _pooled(max_unpool, **_selection),
+            _pooled(avg_pool, **_close),
+            _pooled(avg_pool_backward, avg_pool),
+            _pooled(softmax_pool, **_close),
+            _pooled(softmax_pool_backward, softmax_pool),
         ]
     }
 )

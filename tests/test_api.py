@@ -14,7 +14,7 @@ from calls import sample
 
 import softcore as sc
 from softcore import kernels
-from softcore.ops import maxima, softmax
+from softcore.ops import maxima, pooling, softmax
 
 
 # ------------------------------------------------------------------------------------------------------------- the surface
@@ -42,6 +42,13 @@ log_sigmoid(x, *, out=None)
 log_sigmoid_backward(dy, x, *, out=None)
 softplus(x, *, out=None)
 softplus_backward(dy, x, *, out=None)
+max_pool(x, window, *, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, layout='channels_first', out=None)
+max_pool_backward(dy, indices, shape, *, layout='channels_first', out=None)
+max_unpool(y, indices, shape, *, layout='channels_first', out=None)
+avg_pool(x, window, *, stride=None, padding=0, dilation=1, ceil_mode=False, count_include_pad=True, layout='channels_first', out=None)
+avg_pool_backward(dy, shape, window, *, stride=None, padding=0, dilation=1, ceil_mode=False, count_include_pad=True, layout='channels_first', out=None)
+softmax_pool(x, window, *, stride=None, padding=0, dilation=1, ceil_mode=False, layout='channels_first', out=None)
+softmax_pool_backward(dy, x, window, *, stride=None, padding=0, dilation=1, ceil_mode=False, layout='channels_first', out=None)
 """.strip().splitlines()
 FUNCTIONS = [line.partition("(")[0] for line in SIGNATURES]
 
@@ -58,7 +65,7 @@ def test_every_function_is_listed_once():
     assert len(sc.__all__) == len(set(sc.__all__))
     assert set(dir(sc)) == set(sc.__all__)
     public = {
-        n for module in (maxima, softmax) for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__
+        n for module in (maxima, pooling, softmax) for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__
     }
     assert {n for n in public if not n.startswith("_")} == set(FUNCTIONS)
     for name in FUNCTIONS:
@@ -72,7 +79,7 @@ def test_docstring_has_what_a_reader_looks_for(name):
         assert f"\n{section}\n{'-' * len(section)}\n" in doc
 
 
-@pytest.mark.parametrize("module", ["softcore.ops.maxima", "softcore.ops.softmax", "softcore.threads", "softcore.about"])
+@pytest.mark.parametrize("module", ["softcore.ops.maxima", "softcore.ops.pooling", "softcore.ops.softmax", "softcore.windows", "softcore.threads", "softcore.about"])
 def test_examples_in_docstrings(module):
     tested = doctest.testmod(importlib.import_module(module))
     assert tested.attempted and not tested.failed

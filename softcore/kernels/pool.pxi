@@ -763,7 +763,7 @@ def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding
     if which == MAX_UNPOOL:
         for i in range(0, 3, 2):
             t.arg[i].code = {1: UINT8, 2: UINT16, 4: UINT32, 8: UINT64}[t.arg[i].itemsize] | (t.arg[i].code & SWAPPED)
-    plan = choose_windows(work, units, t.arg[whole].itemsize, t.across, which >= MAX_POOL_BACKWARD)
+    plan = choose_windows(work, units, t.arg[whole].itemsize, t.across)
     if dry:
         return plan
     threads = plan[1]
