@@ -1,6 +1,5 @@
 // elementwise.h: what happens to one element, in lanes, and the loops that carry it over a tile.
 #pragma once
-#include <algorithm>
 #include "convert.h"
 #include "state.h"
 
@@ -80,6 +79,38 @@ template <class S> __attribute__((noinline)) void scale_columns(S *y, ptrdiff_t 
             Lanes<S> v = times<S>(load<acc<S>>(kept + (j * groups + g) * L), inverse[g]);
             if (streaming && width - g * L >= L) stream<S>(p, v); else store_some<S>(p, v, width - g * L);
         }
+}
+// y = f(v, g), Lanes g of a row of columns after another; `streaming` where y is made of whole lines.
+template <class S, class X, class F> INLINE void over_columns(S *y, ptrdiff_t y_stride, const X *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool streaming, F f) {
+    const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
+    streaming = streaming && to_alignment(y) == 0 && y_stride % 64 == 0;
+    for (ptrdiff_t start = 0; start < n; start += ROWS)
+        for (ptrdiff_t g = 0; g < groups; g++)
+            rows_of_columns(row_at(x, stride, start) + g * L, stride, std::min(ROWS, n - start), width - g * L, [&](ptrdiff_t j, auto v) TERM {
+                v = f(v, g);
+                for (ptrdiff_t i = 0; i < (ptrdiff_t)(sizeof v / sizeof(Lanes<S>)); i++) {
+                    S *p = (S *)((char *)y + (start + j + i) * y_stride) + g * L;
+                    if (streaming && width - g * L >= L) stream<S>(p, part<S>(&v, i)); else store_some<S>(p, part<S>(&v, i), width - g * L);
+                }
+            });
+}
+template <class S, int WAY> __attribute__((noinline)) void softmax_columns_by_way(S *y, ptrdiff_t y_stride, const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, const Inverse<S> *inverse, bool streaming) {
+    over_columns<S>(y, y_stride, x, stride, n, width, streaming, [=](auto v, ptrdiff_t g) TERM {
+        typedef decltype(v) P;
+        const P e = value(term_by_way<S, WAY>(v, frame[g]));
+        return times(e, repeat<P>(inverse[g].high), repeat<P>(inverse[g].low)); });
+}
+// y = exp(scale x) / l, for columns whose exponentials were not kept.
+template <class S> INLINE void softmax_of_columns(S *y, ptrdiff_t y_stride, const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, const Inverse<S> *inverse, double scale, bool streaming) {
+    switch (way_of_columns<S>(frame, (width + lanes<S>() - 1) / lanes<S>(), scale)) {
+    case SCALED: return softmax_columns_by_way<S, SCALED>(y, y_stride, x, stride, n, width, frame, inverse, streaming);
+    case FAR: return softmax_columns_by_way<S, FAR>(y, y_stride, x, stride, n, width, frame, inverse, streaming);
+    default: return softmax_columns_by_way<S, NEAR>(y, y_stride, x, stride, n, width, frame, inverse, streaming);
+    }
+}
+template <class S, class X> __attribute__((noinline)) void log_softmax_of_columns(S *y, ptrdiff_t y_stride, const X *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const LogFrame<S> *frame, double scale, bool streaming) {
+    if (scale == 1) over_columns<S>(y, y_stride, x, stride, n, width, streaming, [=](auto v, ptrdiff_t g) TERM { return log_softmax_by_way<S, false>(v, frame[g]); });
+    else over_columns<S>(y, y_stride, x, stride, n, width, streaming, [=](auto v, ptrdiff_t g) TERM { return log_softmax_by_way<S, true>(v, frame[g]); });
 }
 template <class S, int WAY> __attribute__((noinline)) void softmax_row_by_way(S *y, const S *x, ptrdiff_t n, const RowFrame<S> *frame, const RowInverse<S> *inverse, bool streaming, const S *ahead) {
     const Frame<S> f = spread_frame<S>(*frame);
@@ -387,7 +418,7 @@ template <class S> __attribute__((noinline)) double top_of_tile(const S *x, ptrd
 template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *top, const Lanes<S> *hidden, acc<S> *kept) {
     const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
     const bool copies = kept && (const void *)kept != (const void *)x, far = stride > 64;
-    Lanes<S> nan[16];
+    Lanes<S> nan[WIDE];
     for (ptrdiff_t g = 0; g < groups; g++) {
         top[g] = constant<Lanes<S>>(-INFINITY);
         nan[g] = constant<Lanes<S>>(0);

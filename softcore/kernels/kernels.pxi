@@ -20,9 +20,10 @@ cnp.import_array()
 
 cdef enum:
     GROUPS = 4   # Lanes of columns that one slab is wide
-    WIDE = 64    # the most where a column needs no more than its maximum (COLUMNS): long stretches are read fastest
+    SLAB = 16    # the same where columns are kept
+    WIDE = 64    # and where they are not: long stretches are read fastest
     SHORT = 64   # the longest row that is turned into a column
-    KEPT = 1 << 20  # bytes of columns that are kept
+    KEPT = 1 << 18  # bytes of columns that are kept
 
 include "task.pxi"
 include "max.pxi"
@@ -359,11 +360,13 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         if rooms == NULL:
             raise MemoryError()
     # As many columns as lie well together, but no more than leave their slab in the cache where it is kept.
-    wide_columns = GROUPS
-    if op == MAX or op == ARGMAX or op == MAX_WITH_ARGMAX:  # and a slab for every thread
-        wide_columns = max(GROUPS, min(WIDE, (t.rows - 1) // (k.lanes * threads) + 1))
+    k.keeps = k.keeps and KEPT // (64 * t.n) >= GROUPS
+    if op == SOFTMAX_BACKWARD or op == LOG_SOFTMAX_BACKWARD:
+        wide_columns = GROUPS
+    else:  # and a slab for every thread
+        wide_columns = max(GROUPS, min(SLAB if k.keeps else WIDE, (t.rows - 1) // (k.lanes * threads) + 1))
     if k.keeps:
-        wide_columns = max(1, min(wide_columns, KEPT // (64 * t.n)))
+        wide_columns = min(wide_columns, KEPT // (64 * t.n))
     wide_columns *= k.lanes
     with nogil:
         if executor == 0:

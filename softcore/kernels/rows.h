@@ -19,7 +19,7 @@ template <class S> struct Block {
     alignas(64) acc<S> e[FRAME<S>() + 16];
     S scratch[FRAME<S>()];  // for rows that are no plain memory
     S *x[16], *y[16];
-    ptrdiff_t rows;
+    ptrdiff_t first, rows;
     Lanes<S> top;
     State<Doubles<S>> s;
     Frame<S> frame;
@@ -28,10 +28,11 @@ template <class S> struct Block {
     LogFrame<S> log;
 };
 template <class S> INLINE ptrdiff_t whole_lanes(ptrdiff_t n) { return (n + lanes<S>() - 1) / lanes<S>() * lanes<S>(); }
-// As many rows as leave three blocks in the first cache, where they are short enough.
-template <class S> INLINE ptrdiff_t block_of_rows(const S *, ptrdiff_t n) {
-    const ptrdiff_t fit = FRAME<S>() / 2 / whole_lanes<S>(n);
-    return fit < 1 ? 1 : fit < lanes<S>() ? fit : lanes<S>();
+// As many rows as leave three blocks in the first cache, where they are short enough; where the block keeps nothing of its own,
+// as the second cache has room for, so that less is left to do once a block (logsumexp of 4096 x 1024: 1.15 times as fast).
+template <class S> INLINE ptrdiff_t block_of_rows(const S *, ptrdiff_t n, bool keeps) {
+    const ptrdiff_t fit = (keeps ? FRAME<S>() / 2 : 4 * FRAME<S>()) / whole_lanes<S>(n);
+    return std::max<ptrdiff_t>(1, std::min(fit, lanes<S>()));
 }
 
 // What is written of row i of a block.
@@ -61,7 +62,8 @@ template <class S, int AFTER, bool SCALE> INLINE Lanes<S> across(const Result<S,
 template <class S, int WAY, int AFTER>
 __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ahead, Streamed<S> *streamed) {
     typedef Lanes<S> P;
-    const ptrdiff_t L = lanes<S>();
+    typedef typename Several<S>::type PP;
+    const ptrdiff_t L = lanes<S>(), LL = sizeof(PP) / sizeof(P) * L;
     const bool writes = AFTER != TO_LOGSUMEXP, keeps = AFTER == TO_SOFTMAX;
     bool begun = false;  // the row before wrote the beginning of this one
     for (ptrdiff_t i = 0; i < rows; i++) {
@@ -75,24 +77,28 @@ __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const
         Tally<S> tally = empty_tally<S>();
         P m = constant<P>(-INFINITY), sum = constant<P>(0);
         auto meet = [&](P v) TERM { m = greater(v, m); sum = sum + v; };
-        auto exponential_of = [&](P v, ptrdiff_t j) TERM {
+        auto exponential_of = [&](auto v, ptrdiff_t j) TERM {
             v = count<S>(&tally, term_by_way<S, WAY>(v, f));
             if (keeps) store_pack(e + j, v);
         };
         ptrdiff_t j = 0;
         auto read = [&] TERM {
-            prefetch(a + ahead + j);
-            meet(load<S>(a + j));
-            exponential_of(load<S>(b + j), j);
-            j += L;
+            PP v;
+            for (ptrdiff_t i = 0; i < LL; i += L) {
+                prefetch(a + ahead + j + i);
+                meet(load<S>(a + j + i));
+                part<S>(&v, i) = load<S>(b + j + i);
+            }
+            exponential_of(v, j);
+            j += LL;
         };
         // Large arrays of NumPy start at the same place of a page, and so do rows of theirs: writing stays some Lanes behind, where
         // no load seems to want, by the last twelve bits of its address, what is just being stored.
-        const ptrdiff_t start = n < 32 * L ? std::min(n, L) : 4 * L;
-        while (j + L <= start) read();
-        for (; j + L <= n; w.j += L) {
+        const ptrdiff_t start = n < 32 * L ? std::min(n, LL) : 4 * L;
+        while (j + LL <= start) read();
+        while (j + LL <= n) {
             read();
-            if (writes) put<S>(y + w.j, result(w.j, L), w.past);
+            for (ptrdiff_t i = 0; writes && i < LL; i += L, w.j += L) put<S>(y + w.j, result(w.j, L), w.past);
         }
         begun = keeps && w.past && n % L == 0 && i + 1 < rows && done->y[i + 1] == y + n;
         if (begun) {
@@ -146,8 +152,11 @@ template <class S> INLINE void frame_block(Block<S> *b, double scale) {
     b->frame = frame_of<S>(b->s, scale);
 }
 template <class S> INLINE void sum_block(Block<S> *b) {
-    double high[lanes<S>()] = {}, low[lanes<S>()] = {};
-    for (ptrdiff_t i = 0; i < b->rows; i++) high[i] = b->sum[i].high, low[i] = b->sum[i].low;
+    double high[lanes<S>()], low[lanes<S>()];
+    for (ptrdiff_t i = 0; i < lanes<S>(); i++) {  // a lane without a row must not look as if it had a spike
+        high[i] = i < b->rows ? b->sum[i].high : INFINITY;
+        low[i] = i < b->rows ? b->sum[i].low : 0;
+    }
     load_pack(high, &b->s.l.high);
     load_pack(low, &b->s.l.low);
 }

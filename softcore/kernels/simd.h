@@ -237,9 +237,14 @@ template <int N> INLINE Pack<int64_t, N> whole_number(Pack<double, N> a) { retur
 INLINE double number(int64_t a) { return (double)a; }
 INLINE int64_t whole_number(double a) { return (int64_t)a; }
 INLINE int64_t sum_integers(Pack<int64_t, 1> a) {
-    int64_t sum = 0;
-    for (unsigned i = 0; i < SOFTCORE_VECTOR / 8; i++) sum += a.v[i];
-    return sum;
+#if SOFTCORE_VECTOR == 64
+    return _mm512_reduce_add_epi64((__m512i)a.v);
+#elif SOFTCORE_VECTOR == 32
+    __m128i b = _mm_add_epi64(_mm256_castsi256_si128((__m256i)a.v), _mm256_extracti128_si256((__m256i)a.v, 1));
+    return _mm_cvtsi128_si64(_mm_add_epi64(b, _mm_unpackhi_epi64(b, b)));
+#else
+    return a.v[0] + a.v[1];
+#endif
 }
 template <int N> INLINE int64_t sum_integers(Pack<int64_t, N> a) { return sum_integers(a.lo + a.hi); }
 #if SOFTCORE_VECTOR == 64
@@ -429,6 +434,14 @@ template <class A> INLINE Pack<A, 1> in_register(Pack<A, 1> x) {
     return x;
 }
 template <class A, int N> INLINE Pack<A, N> in_register(Pack<A, N> x) { return {in_register(x.lo), in_register(x.hi)}; }
+
+// Two Lanes at a time where a Lanes is one vector: twice the independent work, for loops that wait for each other's results.
+template <class S> struct Several { typedef Pack<acc<S>, SOFTCORE_VECTOR == 64 ? 2 : 64 / SOFTCORE_VECTOR> type; };
+template <class A, int N> INLINE void repeat(Pack<A, N> x, Pack<A, N> *p) { *p = x; }
+template <class A, int N> INLINE void repeat(Pack<A, N> x, Pack<A, 2 * N> *p) { *p = {x, x}; }
+template <class P, class A, int N> INLINE P repeat(Pack<A, N> x) { P p; repeat(x, &p); return p; }
+template <class S> INLINE Lanes<S> &part(Lanes<S> *x, ptrdiff_t) { return *x; }
+template <class S> INLINE Lanes<S> &part(Pack<acc<S>, 128 / SOFTCORE_VECTOR> *x, ptrdiff_t i) { return i ? x->hi : x->lo; }
 
 // load_some, store_some: n lanes, all of them or a part.  stream: a store past the cache, for an aligned p.
 template <class S> INLINE Lanes<S> load_some(const S *p, ptrdiff_t n, double fill) {

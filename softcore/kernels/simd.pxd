@@ -103,11 +103,10 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     Lanes[S] lanes_of_doubles[S](const S*, const Doubles[S]*)
     void top_of_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, Lanes[S]* top, const Lanes[S]* hidden, acc[S]* kept)
     void exp_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, double scale, const Lanes[S]* hidden, Sum[Doubles[S]]*)
-    Lanes[S] softmax_of[S](Lanes[S], const Frame[S]*, const Inverse[S]*, double scale)
-    Lanes[S] load_kept[S](const S*, const acc[S]*)
+    void softmax_of_columns[S](S*, Py_ssize_t, const S*, Py_ssize_t, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, const Inverse[S]*, double scale, bint streaming)
+    void log_softmax_of_columns[S, X](S*, Py_ssize_t, const X*, Py_ssize_t, Py_ssize_t n, Py_ssize_t width, const LogFrame[S]*, double scale, bint streaming)
     void scale_columns[S](S* y, Py_ssize_t stride, const acc[S]*, Py_ssize_t n, Py_ssize_t width, const Inverse[S]*, bint streaming)
     void exp_kept_columns[S](const S*, acc[S]* kept, Py_ssize_t step, Py_ssize_t n, const Frame[S]*, double scale, bint keep, const char* ahead, Py_ssize_t ahead_stride, Sum[Doubles[S]]*)
-    Lanes[S] log_softmax_of[S](Lanes[S], const LogFrame[S]*, double scale)
 
     # sums of backwards
     double sum_row[S](const S*, Py_ssize_t n)
@@ -149,13 +148,14 @@ cdef extern from "rows.h" namespace "softcore" nogil:
         S* scratch
         S** x
         S** y
+        Py_ssize_t first
         Py_ssize_t rows
         Lanes[S] top
         State[Doubles[S]] s
         Frame[S] frame
         Inverse[S] inverse
         LogFrame[S] log
-    Py_ssize_t block_of_rows[S](const S*, Py_ssize_t n)
+    Py_ssize_t block_of_rows[S](const S*, Py_ssize_t n, bint keeps)
     void advance[S](int after, Block[S]* next, Block[S]* now, const Block[S]* done, Py_ssize_t n, double scale, Py_ssize_t ahead, Streamed[S]*)
     void frame_block[S](Block[S]*, double scale)
     void sum_block[S](Block[S]*)

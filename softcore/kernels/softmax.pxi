@@ -103,31 +103,30 @@ cdef Mass[double] mass_of(const Source* from_, Py_ssize_t length, const State[do
 cdef void framed_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int after, storage* _) noexcept nogil:
     # Three blocks at a time, each a step behind the one before it: see rows.h.
     cdef Block[storage] room[3]
-    cdef Row rows[3][BLOCK_ROWS]
     cdef Block[storage]* next
     cdef Block[storage]* now = NULL
     cdef Block[storage]* done = NULL
     cdef Streamed[storage] streamed
-    cdef Py_ssize_t block = block_of_rows(_, t.n), i, ahead
+    cdef bint writes = after != TO_LOGSUMEXP
+    cdef bint gathers = t.masked or not t.arg[0].direct, scatters = writes and (t.masked or not t.arg[1].direct)
+    cdef Py_ssize_t block = block_of_rows(_, t.n, gathers or scatters or after == TO_SOFTMAX), ahead
     cdef int b = 0
     while first < last or now != NULL or done != NULL:
         next = NULL
         ahead = 0
         if first < last:
             next = &room[b]
+            next.first = first
             next.rows = min(block, last - first)
-            for i in range(next.rows):
-                enter(t, first + i, &rows[b][i])
-                bring_row(t, &rows[b][i], next, i)
+            bring_rows(t, next, gathers, writes)
             first += next.rows
             if t.ahead and first + next.rows <= last:
                 ahead = <storage*> row_start(t, &t.arg[0], first) - next.x[0]
         advance(after, next, now, done, t.n, t.scale, ahead, &streamed if t.streaming else NULL)
-        if done != NULL and (t.masked or not t.arg[1].direct) and after != TO_LOGSUMEXP:
-            for i in range(done.rows):
-                take_away_row(t, &rows[(b + 1) % 3][i], done, i, 0 if after == TO_SOFTMAX else -INFINITY)
+        if done != NULL and scatters:
+            take_rows_away(t, done, 0 if after == TO_SOFTMAX else -INFINITY)
         if now != NULL:
-            finish_block(t, rows[(b + 2) % 3], now, after, _)
+            finish_block(t, now, after, _)
         if next != NULL:
             frame_block(next, t.scale)
         done = now
@@ -135,42 +134,63 @@ cdef void framed_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int afte
         b = (b + 1) % 3
     finish_line(&streamed)
 
-cdef void bring_row(const Task* t, const Row* row, Block[storage]* block, Py_ssize_t i) noexcept nogil:
+cdef void bring_rows(const Task* t, Block[storage]* block, bint gathers, bint writes) noexcept nogil:
     cdef unsigned char masks[FRAME_SCRATCH]
-    block.x[i] = take(t, row, 0, 0, t.n, block.scratch + i * t.n, take_mask(t, row, 0, t.n, masks), -INFINITY)
-    block.y[i] = open_tile(t, row, 1, 0, block.scratch + i * t.n)
+    cdef Row row
+    cdef Py_ssize_t i, r
+    for i in range(block.rows):
+        r = block.first + i
+        if gathers:
+            enter(t, r, &row)
+            block.x[i] = take(t, &row, 0, 0, t.n, block.scratch + i * t.n, take_mask(t, &row, 0, t.n, masks), -INFINITY)
+        else:
+            block.x[i] = <storage*> row_start(t, &t.arg[0], r)
+        if writes:
+            block.y[i] = <storage*> row_start(t, &t.arg[1], r) if t.arg[1].direct else block.scratch + i * t.n
 
-cdef void take_away_row(const Task* t, const Row* row, Block[storage]* block, Py_ssize_t i, double fill) noexcept nogil:
+cdef void take_rows_away(const Task* t, const Block[storage]* block, double fill) noexcept nogil:
     cdef unsigned char masks[FRAME_SCRATCH]
-    close_tile(t, row, 1, 0, t.n, block.y[i], take_mask(t, row, 0, t.n, masks), fill)
+    cdef Row row
+    cdef Py_ssize_t i
+    for i in range(block.rows):
+        enter(t, block.first + i, &row)
+        close_tile(t, &row, 1, 0, t.n, block.y[i], take_mask(t, &row, 0, t.n, masks), fill)
 
-cdef void finish_block(const Task* t, const Row* row, Block[storage]* block, int after, storage* _) noexcept nogil:
+cdef void finish_block(const Task* t, Block[storage]* block, int after, storage* _) noexcept nogil:
     cdef Mass[Doubles[storage]] mass
     cdef Mass[double] one
     cdef Doubles[storage] result
     cdef Source from_
+    cdef Row row
     cdef Py_ssize_t i
+    cdef double m
     sum_block(block)
     if after == TO_SOFTMAX:
         block.inverse = inverses_of(_, &block.s)
         return
     from_.task = t
+    from_.row = &row
     mass = masses_of(_, &block.s, t.scale)
     if any_thin(_, &mass, t.n):
         for i in range(block.rows):
             one.sum = number_at(_, &mass.sum, i)
             one.rest = number_at(_, &mass.rest, i)
-            from_.row = &row[i]
             if is_thin(_, &one, t.n):
+                enter(t, block.first + i, &row)
                 set_number(_, &mass.rest, i, rest_again(&from_, t.n, number_at(_, &block.s.m, i), t.scale, _))
                 set_number(_, &mass.rest_low, i, 0)
     if after == TO_LOG_SOFTMAX:
         block.log = logs_of(_, &block.s, &mass, t.scale)
         return
     result = logsumexps_of(_, &block.s, &mass)
-    for i in range(block.rows):
-        from_.row = &row[i]
-        finish_logsumexp(t, &row[i], &from_, number_at(_, &block.s.m, i), number_at(_, &result, i), _)
+    if t.nargs == 3 or any_cancelled(_, &block.s, &result):
+        for i in range(block.rows):
+            m = number_at(_, &block.s.m, i)
+            enter(t, block.first + i, &row)
+            finish_logsumexp(t, &row, &from_, m, number_at(_, &result, i), _)
+    else:
+        for i in range(block.rows):
+            put_double(_, row_start(t, &t.arg[1], block.first + i), number_at(_, &result, i))
 
 cdef void finish_logsumexp(const Task* t, const Row* row, const Source* from_, double m, double result, storage* _) noexcept nogil:
     if cancelled(_, m, result):
@@ -252,12 +272,12 @@ cdef void logsumexp_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t 
 cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const Lanes[storage]* hidden, State[Doubles[storage]]* total, storage* _) noexcept nogil:
     # The states of a slab without the hidden elements, if any.  True if slab.kept then holds its exponentials, or if not asked
     # for those its elements.
-    cdef State[Doubles[storage]] chunk[GROUPS]
-    cdef State[Doubles[storage]] one
+    cdef State[Doubles[storage]] chunk[WIDE]
+    cdef State[Doubles[storage]] frames[WIDE]
     cdef State[Doubles[storage]]* to
-    cdef State[Doubles[storage]]* s
-    cdef Frame[storage] frame
-    cdef Lanes[storage] top[GROUPS]
+    cdef Frame[storage] frame[WIDE]
+    cdef Sum[Doubles[storage]] sums[WIDE]
+    cdef Lanes[storage] top[WIDE]
     cdef Py_ssize_t L = lanes(_), groups = (slab.width + L - 1) // L, g, j = 0, rows
     cdef const storage* x
     cdef acc[storage]* kept = <acc[storage]*> slab.kept if slab.n <= frame_size(_) else NULL
@@ -266,17 +286,21 @@ cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const 
         x = <const storage*> (slab.at[0] + j * slab.stride[0])
         top_of_columns(x, slab.stride[0], rows, slab.width, top, hidden, kept)
         for g in range(groups):
+            frames[g] = states_of_max(_, top[g], scale)
+            frame[g] = frames_of(_, &frames[g], scale)
+        if kept != NULL and hidden == NULL:
+            for g in range(groups):
+                exp_kept_columns(_, kept + g * L, groups * L, rows, &frame[g], scale, exponentials, slab.next + g * L * sizeof(storage) if slab.next else NULL, slab.stride[0], &sums[g])
+        else:
+            exp_columns(x, slab.stride[0], rows, slab.width, frame, scale, hidden, sums)
+        for g in range(groups):
+            frames[g].l = sums[g]
+            close_columns(_, &frames[g])
             to = &total[g] if j < chunk_size(_) else &chunk[g]
-            s = &one if j % chunk_size(_) else to
-            s[0] = states_of_max(_, top[g], scale)
-            frame = frames_of(_, s, scale)
-            if kept != NULL and hidden == NULL:
-                exp_kept_columns(_, kept + g * L, groups * L, rows, &frame, scale, exponentials, slab.next + g * L * sizeof(storage) if slab.next else NULL, slab.stride[0], &s.l)
-            else:
-                exp_columns(x + g * L, slab.stride[0], rows, slab.width - g * L, &frame, scale, hidden + g if hidden else NULL, &s.l)
-            close_columns(_, s)
             if j % chunk_size(_):
-                merge_columns(_, to, s, scale)
+                merge_columns(_, to, &frames[g], scale)
+            else:
+                to[0] = frames[g]
         j += rows
         if j > chunk_size(_) and (j % chunk_size(_) == 0 or j == slab.n):
             for g in range(groups):
@@ -284,29 +308,22 @@ cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const 
     return kept != NULL
 
 cdef void softmax_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef State[Doubles[storage]] s[GROUPS]
-    cdef Frame[storage] frame[GROUPS]
-    cdef Inverse[storage] inverse[GROUPS]
-    cdef const storage* x = <const storage*> slab.at[0]
-    cdef storage* y = <storage*> slab.at[1]
-    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, j
+    cdef State[Doubles[storage]] s[WIDE]
+    cdef Frame[storage] frame[WIDE]
+    cdef Inverse[storage] inverse[WIDE]
+    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
     cdef bint kept = fold_columns(slab, t.scale, True, <const Lanes[storage]*> NULL, s, _)
     for g in range(groups):
         inverse[g] = inverses_of(_, &s[g])
-    if kept:
-        scale_columns(y, slab.stride[1], <const acc[storage]*> slab.kept, slab.n, slab.width, inverse, t.streaming)
-        return
-    for g in range(groups):
         frame[g] = frames_of(_, &s[g], t.scale)
-    for j in range(slab.n):
-        for g in range(groups):
-            store_some(y + g * L, softmax_of(load_some(x + g * L, slab.width - g * L, 0), &frame[g], &inverse[g], t.scale), slab.width - g * L)
-        x = <const storage*> (<const char*> x + slab.stride[0])
-        y = <storage*> (<char*> y + slab.stride[1])
+    if kept:
+        scale_columns(<storage*> slab.at[1], slab.stride[1], <const acc[storage]*> slab.kept, slab.n, slab.width, inverse, t.streaming)
+    else:
+        softmax_of_columns(<storage*> slab.at[1], slab.stride[1], <const storage*> slab.at[0], slab.stride[0], slab.n, slab.width, frame, inverse, t.scale, t.streaming)
 
 cdef void masses_of_columns(const Slab* slab, double scale, const State[Doubles[storage]]* s, Mass[Doubles[storage]]* mass, storage* _) noexcept nogil:
-    cdef State[Doubles[storage]] rest[GROUPS]
-    cdef Lanes[storage] top[GROUPS]
+    cdef State[Doubles[storage]] rest[WIDE]
+    cdef Lanes[storage] top[WIDE]
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
     cdef bint some = False
     for g in range(groups):
@@ -319,28 +336,23 @@ cdef void masses_of_columns(const Slab* slab, double scale, const State[Doubles[
             set_thin(_, &mass[g], slab.n, &rest[g], &s[g], scale)
 
 cdef void log_softmax_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef State[Doubles[storage]] s[GROUPS]
-    cdef Mass[Doubles[storage]] mass[GROUPS]
-    cdef LogFrame[storage] frame[GROUPS]
-    cdef const storage* x = <const storage*> slab.at[0]
-    cdef const acc[storage]* kept = <const acc[storage]*> slab.kept
+    cdef State[Doubles[storage]] s[WIDE]
+    cdef Mass[Doubles[storage]] mass[WIDE]
+    cdef LogFrame[storage] frame[WIDE]
     cdef storage* y = <storage*> slab.at[1]
-    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, j
+    cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
     cdef bint copied = fold_columns(slab, t.scale, False, <const Lanes[storage]*> NULL, s, _)
-    cdef Lanes[storage] v
     masses_of_columns(slab, t.scale, s, mass, _)
     for g in range(groups):
         frame[g] = logs_of(_, &s[g], &mass[g], t.scale)
-    for j in range(slab.n):
-        for g in range(groups):
-            v = load_kept(_, kept + (j * groups + g) * L) if copied else load_some(x + g * L, slab.width - g * L, 0)
-            store_some(y + g * L, log_softmax_of(v, &frame[g], t.scale), slab.width - g * L)
-        x = <const storage*> (<const char*> x + slab.stride[0])
-        y = <storage*> (<char*> y + slab.stride[1])
+    if copied:
+        log_softmax_of_columns(y, slab.stride[1], <const acc[storage]*> slab.kept, groups * 64, slab.n, slab.width, frame, t.scale, t.streaming)
+    else:
+        log_softmax_of_columns(y, slab.stride[1], <const storage*> slab.at[0], slab.stride[0], slab.n, slab.width, frame, t.scale, t.streaming)
 
 cdef void logsumexp_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef State[Doubles[storage]] s[GROUPS]
-    cdef Mass[Doubles[storage]] mass[GROUPS]
+    cdef State[Doubles[storage]] s[WIDE]
+    cdef Mass[Doubles[storage]] mass[WIDE]
     cdef Doubles[storage] result
     cdef Source from_
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, i

@@ -17,6 +17,7 @@
 //
 // D is double for a row and lanes of double for many rows or columns: the same text, hence the same bits.
 #pragma once
+#include <algorithm>
 #include "exp.h"
 
 namespace softcore {
@@ -33,6 +34,8 @@ template <class S> INLINE constexpr ptrdiff_t FRAME() { return 4 * TILE<S>(); }
 template <class S> INLINE constexpr ptrdiff_t CHUNK() { return 16 * TILE<S>(); }
 // The Lanes of a frame: as many as a Tally can count.
 static constexpr ptrdiff_t COUNT = 256;
+// Columns: the most Lanes of them side by side, and the rows that are taken of one Lanes before the next.
+static constexpr ptrdiff_t WIDE = 64, ROWS = 4;
 
 template <class S, int N> INLINE Pack<double, 2 * N> doubles(Pack<float, N> x) { return to_double(x); }
 template <class S, int N> INLINE Pack<double, N> doubles(Pack<double, N> x) { return x; }
@@ -71,12 +74,14 @@ template <class S> struct Grid {
     static INLINE double unit() { return std::ldexp(1.0, E::headroom + 2 - 2 * E::mantissa); }
 };
 template <class S> INLINE Tally<S> empty_tally() { return {constant<Integers<S>>(0), constant<Integers<S>>(0)}; }
-template <class S> INLINE Lanes<S> count(Tally<S> *t, const Term<Lanes<S>> &x) {
+template <class I> INLINE void add_integers(I *sum, I x) { *sum = *sum + x; }
+template <class A, int N> INLINE void add_integers(Pack<A, N> *sum, Pack<A, 2 * N> x) { *sum = *sum + (x.lo + x.hi); }
+template <class S, class P> INLINE P count(Tally<S> *t, const Term<P> &x) {
     typedef bits_t<acc<S>> B;
-    const Lanes<S> coarse = splat<S>(Grid<S>::coarse()), fine = splat<S>(Grid<S>::fine());
-    Lanes<S> e = value(x), c = e + coarse, rest = mad(x.a, x.b, x.power - (c - coarse)) + fine;
-    t->coarse = t->coarse + as<B>(c);
-    t->fine = t->fine + as<B>(rest);
+    const P coarse = constant<P>(Grid<S>::coarse()), fine = constant<P>(Grid<S>::fine());
+    P e = value(x), c = e + coarse, rest = mad(x.a, x.b, x.power - (c - coarse)) + fine;
+    add_integers(&t->coarse, as<B>(c));
+    add_integers(&t->fine, as<B>(rest));
     return e;
 }
 // The counts of a tally after n vectors, without the bits of the grids themselves.
@@ -155,14 +160,14 @@ template <class S> INLINE RowFrame<S> row_of(const Frame<S> *f, ptrdiff_t i) {
 
 // exp(scale x) in the frame.  What lies too low for it, -inf too, comes out so small that it vanishes from sums and
 // results alike.
-template <class S, int WAY> INLINE Term<Lanes<S>> term_by_way(Lanes<S> x, const Frame<S> &f) {
-    typedef Lanes<S> P;
-    if (WAY == NEAR) return exp_term<true, false>(greater(f.low, x), x, f.magic);
-    P t = x - f.origin;
-    if (WAY == FAR) return exp_term<true, false>(greater(f.low, t), t, f.magic);
-    P error, product = two_product(t, f.scale, &error);  // t is exact if it matters
-    error = select(product > f.low, mad(t, f.scale_low, error), constant<P>(0));
-    return exp_term<true, true>(greater(f.low, product), error, f.magic);
+template <class S, int WAY, class P> INLINE Term<P> term_by_way(P x, const Frame<S> &f) {
+    const P low = repeat<P>(f.low), magic = repeat<P>(f.magic);
+    if (WAY == NEAR) return exp_term<true, false>(greater(low, x), x, magic);
+    P t = x - repeat<P>(f.origin);
+    if (WAY == FAR) return exp_term<true, false>(greater(low, t), t, magic);
+    P error, product = two_product(t, repeat<P>(f.scale), &error);  // t is exact if it matters
+    error = select(product > low, mad(t, repeat<P>(f.scale_low), error), constant<P>(0));
+    return exp_term<true, true>(greater(low, product), error, magic);
 }
 
 // ---------------------------------------------------------------- absorb
@@ -196,8 +201,6 @@ template <class S> __attribute__((noinline)) Sum<double> exp_row(const S *x, ptr
     }
 }
 
-// Columns: up to FRAME rows, `stride` bytes apart, of a Lanes of columns; the exponentials are kept, `kept_step` elements
-// apart, if there is room for them.
 template <class S> INLINE const S *row_at(const S *x, ptrdiff_t stride, ptrdiff_t j) { return (const S *)((const char *)x + stride * j); }
 template <class S> struct Columns {  // the sums of columns, a block of COUNT rows at a time
     Counts<float> steps = constant<Counts<float>>(0);
@@ -218,38 +221,80 @@ template <> struct Columns<double> {
         return sum_of_doubles<Doubles<double>>(total.coarse, total.fine);
     }
 };
-template <class S, int WAY, bool HIDE> __attribute__((noinline)) void exp_columns_by_way(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, const Lanes<S> *hidden, acc<S> *kept, ptrdiff_t kept_step, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<S>> *sum) {
-    const Frame<S> f = *frame;
-    Columns<S> columns;
+template <class S> INLINE Way way_of_columns(const Frame<S> *frame, ptrdiff_t groups, double scale) {
+    if (scale != 1) return SCALED;
+    Mask<S> far = constant<Mask<S>>(0);
+    for (ptrdiff_t g = 0; g < groups; g++) far = far | (frame[g].origin != constant<Lanes<S>>(0));
+    return any(far) ? FAR : NEAR;
+}
+// Several rows of one Lanes of columns: f(rows, Lanes of each) and then the rest of them one by one.
+template <class S, class F> INLINE void rows_of_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, F f) {
+    typedef typename Several<S>::type P;
+    const ptrdiff_t several = sizeof(P) / sizeof(Lanes<S>);
+    ptrdiff_t j = 0;
+    for (; width >= lanes<S>() && j + several <= n; j += several) {
+        P v;
+        for (ptrdiff_t i = 0; i < several; i++) part<S>(&v, i) = load<S>(row_at(x, stride, j + i));
+        f(j, v);
+    }
+    for (; j < n; j++) f(j, load_some<S>(row_at(x, stride, j), width, 0));
+}
+template <class S, int WAY, bool HIDE> __attribute__((noinline)) void exp_columns_by_way(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, const Lanes<S> *hidden, Sum<Doubles<S>> *sum) {
+    const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
+    Tally<S> tally[WIDE];
+    Columns<S> columns[WIDE];
     for (ptrdiff_t start = 0; start < n; start += COUNT) {
-        const ptrdiff_t rows = n - start < COUNT ? n - start : COUNT;
-        Tally<S> tally = empty_tally<S>();
-        for (ptrdiff_t j = start; j < start + rows; j++) {
-            prefetch(ahead + j * ahead_stride);
-            Lanes<S> v = load_some<S>(row_at(x, stride, j), width, 0);
-            if (HIDE) v = select(v == *hidden, constant<Lanes<S>>(-INFINITY), v);
-            Lanes<S> e = count<S>(&tally, term_by_way<S, WAY>(v, f));
-            if (kept) store_pack(kept + j * kept_step, e);
-        }
+        const ptrdiff_t end = std::min(n, start + COUNT);
+        for (ptrdiff_t g = 0; g < groups; g++) tally[g] = empty_tally<S>();
+        for (ptrdiff_t j = start; j < end; j += ROWS)
+            for (ptrdiff_t g = 0; g < groups; g++) {
+                const Frame<S> f = frame[g];
+                Tally<S> t = tally[g];
+                rows_of_columns(row_at(x, stride, j) + g * L, stride, std::min(ROWS, end - j), width - g * L, [&](ptrdiff_t, auto v) TERM {
+                    if (HIDE) v = select(v == repeat<decltype(v)>(hidden[g]), constant<decltype(v)>(-INFINITY), v);
+                    count<S>(&t, term_by_way<S, WAY>(v, f));
+                });
+                tally[g] = t;
+            }
+        for (ptrdiff_t g = 0; g < groups; g++) columns[g].take(tally[g], end - start);
+    }
+    for (ptrdiff_t g = 0; g < groups; g++) sum[g] = columns[g].sums();
+}
+// The sums of up to FRAME rows of columns, `stride` bytes apart; `hidden` elements, where given, take no part.
+template <class S> INLINE void exp_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, double scale, const Lanes<S> *hidden, Sum<Doubles<S>> *sum) {
+    switch (way_of_columns<S>(frame, (width + lanes<S>() - 1) / lanes<S>(), scale)) {
+    case SCALED: return hidden ? exp_columns_by_way<S, SCALED, true>(x, stride, n, width, frame, hidden, sum) : exp_columns_by_way<S, SCALED, false>(x, stride, n, width, frame, hidden, sum);
+    case FAR: return hidden ? exp_columns_by_way<S, FAR, true>(x, stride, n, width, frame, hidden, sum) : exp_columns_by_way<S, FAR, false>(x, stride, n, width, frame, hidden, sum);
+    default: return hidden ? exp_columns_by_way<S, NEAR, true>(x, stride, n, width, frame, hidden, sum) : exp_columns_by_way<S, NEAR, false>(x, stride, n, width, frame, hidden, sum);
+    }
+}
+// The same of one Lanes of columns that were copied as accumulators, `step` elements apart, and stay so unless their exponentials
+// take their place.  `ahead`, where given, is asked for meanwhile, line by line.
+template <class A, int WAY> __attribute__((noinline)) void exp_kept_by_way(A *kept, ptrdiff_t step, ptrdiff_t n, const Frame<A> *frame, bool keep, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<A>> *sum) {
+    const Frame<A> f = *frame;
+    Columns<A> columns;
+    for (ptrdiff_t start = 0; start < n; start += COUNT) {
+        const ptrdiff_t rows = std::min(n - start, COUNT);
+        Tally<A> tally = empty_tally<A>();
+        rows_of_columns(kept + start * step, step * (ptrdiff_t)sizeof(A), rows, lanes<A>(), [&](ptrdiff_t j, auto v) TERM {
+            const ptrdiff_t several = sizeof v / sizeof(Lanes<A>);
+            for (ptrdiff_t i = 0; i < several; i++) prefetch(ahead + (start + j + i) * ahead_stride);
+            v = count<A>(&tally, term_by_way<A, WAY>(v, f));
+            for (ptrdiff_t i = 0; keep && i < several; i++) store_pack(kept + (start + j + i) * step, part<A>(&v, i));
+        });
         columns.take(tally, rows);
     }
     *sum = columns.sums();
 }
-// `hidden` elements, where given, take no part; `ahead`, where given, is asked for meanwhile, line by line.
-template <class S, bool HIDE> INLINE void exp_columns_hiding(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, double scale, const Lanes<S> *hidden, acc<S> *kept, ptrdiff_t kept_step, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<S>> *sum) {
-    if (!ahead) ahead = (const char *)x, ahead_stride = 0;
-    if (scale != 1) return exp_columns_by_way<S, SCALED, HIDE>(x, stride, n, width, frame, hidden, kept, kept_step, ahead, ahead_stride, sum);
-    if (any(frame->origin != constant<Lanes<S>>(0))) return exp_columns_by_way<S, FAR, HIDE>(x, stride, n, width, frame, hidden, kept, kept_step, ahead, ahead_stride, sum);
-    exp_columns_by_way<S, NEAR, HIDE>(x, stride, n, width, frame, hidden, kept, kept_step, ahead, ahead_stride, sum);
-}
-template <class S> INLINE void exp_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, double scale, const Lanes<S> *hidden, Sum<Doubles<S>> *sum) {
-    if (hidden) exp_columns_hiding<S, true>(x, stride, n, width, frame, scale, hidden, nullptr, 0, nullptr, 0, sum);
-    else exp_columns_hiding<S, false>(x, stride, n, width, frame, scale, hidden, nullptr, 0, nullptr, 0, sum);
-}
-// The same of columns that were copied as accumulators, and stay so unless their exponentials take their place.
 template <class S> INLINE void exp_kept_columns(const S *, acc<S> *kept, ptrdiff_t step, ptrdiff_t n, const Frame<S> *frame, double scale, bool keep, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<S>> *sum) {
-    const Frame<acc<S>> f = {frame->low, frame->magic, frame->origin, frame->scale, frame->scale_low};
-    exp_columns_hiding<acc<S>, false>(kept, step * (ptrdiff_t)sizeof(acc<S>), n, lanes<S>(), &f, scale, nullptr, keep ? kept : nullptr, step, ahead, ahead_stride, sum);
+    typedef acc<S> A;
+    const Frame<A> f = {frame->low, frame->magic, frame->origin, frame->scale, frame->scale_low};
+    if (!ahead) ahead = (const char *)kept, ahead_stride = 0;
+    switch (way_of<A>(f, scale)) {
+    case SCALED: return exp_kept_by_way<A, SCALED>(kept, step, n, &f, keep, ahead, ahead_stride, sum);
+    case FAR: return exp_kept_by_way<A, FAR>(kept, step, n, &f, keep, ahead, ahead_stride, sum);
+    default: return exp_kept_by_way<A, NEAR>(kept, step, n, &f, keep, ahead, ahead_stride, sum);
+    }
 }
 
 // ---------------------------------------------------------------- merge
@@ -320,15 +365,16 @@ template <class S, class D> INLINE Inverse<S> inverse_of(const State<D> &s) {
 }
 template <class S> INLINE RowInverse<S> row_of(const Inverse<S> *r, ptrdiff_t i) { return {lane<S>(r->high, i), lane<S>(r->low, i)}; }
 template <class S> INLINE Inverse<S> spread_inverse(const RowInverse<S> &r) { return {splat<S>(r.high), splat<S>(r.low)}; }
-template <class S> INLINE Lanes<S> times(Lanes<S> e, const Inverse<S> &r) {
+template <class P> INLINE P times(P e, P high, P low) {
 #if SOFTCORE_FMA
-    return mad(e, r.high, e * r.low);
+    return mad(e, high, e * low);
 #else
     // The product in power + a * b was rounded too, which is enough to lift a share of almost 1 above it.
-    Lanes<S> error, product = two_product(e, r.high, &error), share = product + (error + e * r.low), one = constant<Lanes<S>>(1);
+    P error, product = two_product(e, high, &error), share = product + (error + e * low), one = constant<P>(1);
     return select(share > one, one, share);
 #endif
 }
+template <class S> INLINE Lanes<S> times(Lanes<S> e, const Inverse<S> &r) { return times(e, r.high, r.low); }
 
 // log(c + (u + low)) for c = 1 and u >= 0, or c = 0 and u > 0 not subnormal; right for the smallest u when c is 1.  After
 // fdlibm (Sun Microsystems, 1993): what is added to w, which is exact, is small beside it.
@@ -414,14 +460,14 @@ template <class S> INLINE RowLog<S> row_of(const LogFrame<S> *f, ptrdiff_t i) {
     return {lane<S>(f->m, i), lane<S>(f->log, i), lane<S>(f->scale, i), lane<S>(f->scale_low, i)};
 }
 template <class S> INLINE LogFrame<S> spread_log(const RowLog<S> &f) { return {splat<S>(f.m), splat<S>(f.log), splat<S>(f.scale), splat<S>(f.scale_low)}; }
-template <class S, bool SCALE> INLINE Lanes<S> log_softmax_by_way(Lanes<S> x, const LogFrame<S> &f) {
-    typedef Lanes<S> P;
-    if (!SCALE) return (x - f.m) - f.log;
-    P zero = constant<P>(0), rest, error, t = two_sum(x, zero - f.m, &rest), p = two_product(t, f.scale, &error);
-    error = mad(t, f.scale_low, mad(rest, f.scale, error));
-    Mask<S> finite = (p - p) == zero;
-    p = select((t - t) == zero, p, x * f.scale - f.m * f.scale);  // the difference of huge numbers may overflow, a part of it not
-    return (p - f.log) + select(finite, error, zero);
+template <class S, bool SCALE, class P> INLINE P log_softmax_by_way(P x, const LogFrame<S> &f) {
+    const P m = repeat<P>(f.m), log = repeat<P>(f.log), scale = repeat<P>(f.scale), scale_low = repeat<P>(f.scale_low);
+    if (!SCALE) return (x - m) - log;
+    P zero = constant<P>(0), rest, error, t = two_sum(x, zero - m, &rest), p = two_product(t, scale, &error);
+    error = mad(t, scale_low, mad(rest, scale, error));
+    auto finite = (p - p) == zero;
+    p = select((t - t) == zero, p, x * scale - m * scale);  // the difference of huge numbers may overflow, a part of it not
+    return (p - log) + select(finite, error, zero);
 }
 
 // logsumexp.  Where the maximum and the logarithm cancel, little is left of what either is good for: the row is then
@@ -543,14 +589,6 @@ template <class S> INLINE void close_columns(const S *, State<Doubles<S>> *s) {
 }
 template <class S> INLINE bool any_cancelled(const S *, const State<Doubles<S>> *s, const Doubles<S> *result) { return any(cancels<S>(s->m, *result - s->m)); }
 template <class S> INLINE Lanes<S> lanes_of_doubles(const S *, const Doubles<S> *d) { return lanes_of<S>(*d); }
-template <class S> INLINE Lanes<S> load_kept(const S *, const acc<S> *kept) { return load<acc<S>>(kept); }
-template <class S> INLINE Lanes<S> softmax_of(Lanes<S> x, const Frame<S> *f, const Inverse<S> *r, double scale) {
-    if (scale != 1) return times<S>(value(term_by_way<S, SCALED>(x, *f)), *r);
-    return times<S>(value(term_by_way<S, FAR>(x, *f)), *r);
-}
-template <class S> INLINE Lanes<S> log_softmax_of(Lanes<S> x, const LogFrame<S> *f, double scale) {
-    return scale == 1 ? log_softmax_by_way<S, false>(x, *f) : log_softmax_by_way<S, true>(x, *f);
-}
 template <class S> INLINE void add_columns(const S *, Sum<Doubles<S>> *s, const Doubles<S> *x) { add<S>(s, *x); }
 template <class S> INLINE void merge_sum_columns(const S *, Sum<Doubles<S>> *a, const Sum<Doubles<S>> *b) { add<S>(a, b->high); a->low = a->low + b->low; }
 template <class S> INLINE Sum<Doubles<S>> empty_sum_columns(const S *) { return {constant<Doubles<S>>(0), constant<Doubles<S>>(0)}; }

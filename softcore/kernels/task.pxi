@@ -10,7 +10,6 @@ cdef enum:
     SCRATCH = 4096  # bytes of a tile, whatever its storage
     SCRATCH_DOUBLES = 1024  # a tile of floats, widened
     FRAME_SCRATCH = 16384   # bytes of a frame
-    BLOCK_ROWS = 16  # rows that go through the steps of softmax together
 
 cdef struct Operand:
     char* data
