@@ -5,12 +5,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+EXAMPLES := $(sort $(basename $(notdir $(wildcard examples/*.py))))
 KERNELS := $(wildcard softcore/kernels/*.h softcore/kernels/*.px? softcore/kernels/*.pyx)
 
-.PHONY: demo test test-default test-base test-serial build bench clean
+.PHONY: demo example test test-default test-base test-serial build bench clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m softcore demo
+
+# make example NAME=brainteaser
+example: $(if $(filter $(EXAMPLES),$(NAME)),$(VENV)/demo.stamp)
+	$(if $(filter $(EXAMPLES),$(NAME)),,$(error NAME is '$(NAME)', it must be one of: $(EXAMPLES)))
+	$(BIN)/python examples/$(NAME).py
 
 test: test-default test-base test-serial
 

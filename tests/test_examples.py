@@ -1,0 +1,64 @@
+"""Each example runs, says what it found, and writes its picture; the gradients of its network are right."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load(name):
+    for module in ("sklearn", "matplotlib", "tqdm"):
+        pytest.importorskip(module)
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # for dataclasses
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run an example as `make example` does, but quickly; what it returned, and what it printed."""
+
+    def run(example):
+        monkeypatch.chdir(tmp_path)
+        found = example.main(["--quick"])
+        name = example.__name__.removeprefix("example_")
+        assert [p.name for p in tmp_path.iterdir()] == [f"{name}.png"]
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        printed = capsys.readouterr().out
+        assert printed.endswith(f"picture: {name}.png\n")
+        return found, printed
+
+    return run
+
+
+def assert_gradients(loss, parameters, slopes, rng):
+    """The slopes of loss(parameters) are what central differences along random directions say."""
+    assert [s.shape for s in slopes] == [p.shape for p in parameters]
+    for _ in range(3):
+        directions = [rng.standard_normal(p.shape) for p in parameters]
+        above, below = (loss([p + e * d for p, d in zip(parameters, directions)]) for e in (1e-6, -1e-6))
+        expected = sum(np.sum(s * d) for s, d in zip(slopes, directions))
+        np.testing.assert_allclose((above - below) / 2e-6, expected, rtol=1e-5)
+
+
+def test_brainteaser(run):
+    example = load("brainteaser")
+    (jacobians, paths), printed = run(example)
+    assert "softmax: the gradient of output 3 lands on 10 of 10 numbers and sums to 0.000" in printed
+    assert "sigmoid: the gradient of output 3 lands on 1 of 10 numbers and sums to 0.249" in printed
+    x, eye = example.ten_numbers(), np.eye(10)
+    for name, (forward, _) in example.FUNCTIONS.items():
+        slopes = (forward(x + 1e-6 * eye) - forward(x - 1e-6 * eye)).T / 2e-6  # row: output, column: number
+        np.testing.assert_allclose(jacobians[name], slopes, atol=1e-9)
+        others = np.delete(paths[name], 3, axis=1)
+        assert np.all(np.diff(paths[name][:, 3]) > 0)
+        if name == "softmax":
+            assert np.all(np.diff(others.sum(-1)) < 0) and np.all(others[-1] != others[0])
+        else:
+            assert np.all(others == others[0])
