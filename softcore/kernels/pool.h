@@ -23,12 +23,15 @@ INLINE ptrdiff_t first_tap(const Windows *w, ptrdiff_t o) {
     return s < 0 ? (w->dilation - 1 - s) / w->dilation : 0;
 }
 INLINE ptrdiff_t end_tap(const Windows *w, ptrdiff_t o) {
+    if (start_of(w, o) + (w->window - 1) * w->dilation < w->size) return w->window;
     return std::min(w->window, (w->size - start_of(w, o) + w->dilation - 1) / w->dilation);
 }
 // How many taps a mean counts: those in the input, or in it and the padding around it.
 INLINE ptrdiff_t counted_taps(const Windows *w, ptrdiff_t o, bool padding) {
+    const ptrdiff_t s = start_of(w, o);
+    if ((padding || s >= 0) && s + (w->window - 1) * w->dilation < w->size + (padding ? w->after : 0)) return w->window;
     if (!padding) return end_tap(w, o) - first_tap(w, o);
-    return std::min(w->window, (w->size + w->after - start_of(w, o) + w->dilation - 1) / w->dilation);
+    return std::min(w->window, (w->size + w->after - s + w->dilation - 1) / w->dilation);
 }
 // The windows that element i may lie in: from the first to one past the last.
 INLINE ptrdiff_t first_window(const Windows *w, ptrdiff_t i) {
@@ -322,8 +325,12 @@ template <class S> bool put_means(const S *, char *p, ptrdiff_t step, const Part
         Doubles<S> c;
         load_pack(count + j, &c);
         const Lanes<S> y = mean_of<S>(load_sum<S>(r->high, r->low, j), c);
-        store<acc<S>>(v, y);
         if (sizeof(acc<S>) == 8) wrong = wrong | any((y - y) != constant<Lanes<S>>(0));
+        if (step == (ptrdiff_t)sizeof(S)) {
+            store_some<S>((S *)p + j, y, n - j);
+            continue;
+        }
+        store<acc<S>>(v, y);
         put_row<S>((const S *)nullptr, p + j * step, step, v, std::min(n - j, lanes<S>()), 0);
     }
     return wrong;
@@ -471,6 +478,134 @@ template <class S> void put_sums(const S *, char *p, ptrdiff_t step, const doubl
         }
     }
     for (; j < n; j++) put_one((const S *)nullptr, p + j * step, (acc<S>)total_of<S>(Sum<double>{high[j], low[j]}));
+}
+
+// sums[j] += dy[j] over the number of elements of its window: `count` has what to multiply floats by, and what to divide doubles by.
+template <class S> void add_slopes(const S *, double *high, double *low, const char *dy, ptrdiff_t step, int code, const double *count, ptrdiff_t n) {
+    acc<S> v[OUTPUTS + 16];
+    const ptrdiff_t rounded = round_up<S>(n);
+    for (ptrdiff_t j = n; j < rounded; j++) v[j] = 0;
+    if (code == code_of_storage((const S *)nullptr) && step == (ptrdiff_t)sizeof(S)) every<S>(v, (const S *)dy, n);
+    else gather<acc<S>>(v, dy, step, n, code);
+    for (ptrdiff_t j = 0; j < n; j += lanes<S>()) {
+        Sum<Doubles<S>> s = load_sum<S>(high, low, j);
+        Doubles<S> c;
+        load_pack(count + j, &c);
+        const Doubles<S> x = doubles<S>(load<acc<S>>(v + j));
+        add<S>(&s, sizeof(acc<S>) == 4 ? x * c : x / c);
+        store_sum<S>(high, low, j, s);
+    }
+}
+
+// Lanes one after the other: a0 b0 a1 b1 ...
+#if SOFTCORE_VECTOR == 64
+INLINE Pack<float, 2> alternate(Pack<float, 1> a, Pack<float, 1> b) {
+    return {{(vec<float>)_mm512_permutex2var_ps((__m512)a.v, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), (__m512)b.v)},
+            {(vec<float>)_mm512_permutex2var_ps((__m512)a.v, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), (__m512)b.v)}};
+}
+INLINE Pack<double, 2> alternate(Pack<double, 1> a, Pack<double, 1> b) {
+    return {{(vec<double>)_mm512_permutex2var_pd((__m512d)a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), (__m512d)b.v)},
+            {(vec<double>)_mm512_permutex2var_pd((__m512d)a.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), (__m512d)b.v)}};
+}
+template <class A> INLINE void store_alternate(A *p, Pack<A, 1> a, Pack<A, 1> b) { store_pack(p, alternate(a, b)); }
+template <class A, int N> INLINE void store_alternate(A *p, Pack<A, N> a, Pack<A, N> b) {
+    store_alternate(p, a.lo, b.lo);
+    store_alternate((A *)((char *)p + 2 * sizeof a.lo), a.hi, b.hi);
+}
+#else
+template <class A, int N> INLINE void store_alternate(A *p, Pack<A, N> a, Pack<A, N> b) {
+    A x[sizeof a / sizeof(A)], y[sizeof a / sizeof(A)];
+    store_pack(x, a);
+    store_pack(y, b);
+    for (size_t i = 0; i < sizeof a / sizeof(A); i++) p[2 * i] = x[i], p[2 * i + 1] = y[i];
+}
+#endif
+// The columns of a row of windows that lie one or two elements apart: columns from -before on, a Lanes of windows at a time.  There is
+// room for `margin` numbers before and after the sums, which are set to 0 here.
+template <class S> INLINE Lanes<S> reach_back(const double *sums, ptrdiff_t j, ptrdiff_t far) {
+    Sum<Doubles<S>> s = no_sum<S>();
+    for (; far >= 0; far--) {
+        Doubles<S> v;
+        load_pack(sums + j - far, &v);
+        add<S>(&s, v);
+    }
+    return lanes_of<S>(total_of<S>(s));
+}
+template <class S> void spread_evenly(const S *, acc<S> *to, double *sums, const Windows *w, ptrdiff_t margin) {
+    const ptrdiff_t columns = w->size + w->before;
+    for (ptrdiff_t j = 1; j <= margin; j++) sums[-j] = 0;
+    for (ptrdiff_t j = w->count; j < (columns + w->stride - 1) / w->stride + lanes<S>(); j++) sums[j] = 0;
+    if (w->stride == 1) {
+        for (ptrdiff_t j = 0; j < columns; j += lanes<S>()) store<acc<S>>(to + j, reach_back<S>(sums, j, w->window - 1));
+        return;
+    }
+    for (ptrdiff_t j = 0; 2 * j < columns; j += lanes<S>())
+        store_alternate(to + 2 * j, reach_back<S>(sums, j, (w->window - 1) / 2), reach_back<S>(sums, j, w->window / 2 - 1));
+}
+// A row of accumulators as elements of S, past the cache if asked for.
+template <class S> void put_accumulators(const S *, char *p, ptrdiff_t step, const acc<S> *v, ptrdiff_t n, Streamed<S> *streamed) {
+    if (step != (ptrdiff_t)sizeof(S)) return put_row<S>((const S *)nullptr, p, step, v, n, 0);
+    write_row<S>((S *)p, n, streamed, [=](ptrdiff_t j, ptrdiff_t m) TERM { return load_some<acc<S>>(v + j, m, 0); });
+}
+
+// The gradient of a mean at one element with all its channels: windows along each axis that reach it, and elements that each counts.
+struct Sources { const char *dy; ptrdiff_t many[3], step[3]; const double *counted[3]; double full; };
+template <class S> void spread_across(const S *, char *y, const Sources *r, ptrdiff_t channels, bool past) {
+    const double inverse = 1 / r->full;
+    for (ptrdiff_t c = 0; c < channels; c += lanes<S>()) {
+        const ptrdiff_t n = std::min(channels - c, lanes<S>());
+        Sum<Doubles<S>> s = no_sum<S>();
+        for (ptrdiff_t k = 0; k < r->many[2]; k++) {
+            Sum<Doubles<S>> column = no_sum<S>();
+            for (ptrdiff_t i = 0; i < r->many[0]; i++)
+                for (ptrdiff_t j = 0; j < r->many[1]; j++) {
+                    const double count = r->counted[0][i] * r->counted[1][j] * r->counted[2][k];
+                    const char *p = r->dy + i * r->step[0] + j * r->step[1] + k * r->step[2] + c * (ptrdiff_t)sizeof(S);
+                    const Doubles<S> x = doubles<S>(load_some<S>((const S *)p, n, 0));
+                    add<S>(&column, sizeof(acc<S>) == 4 ? x * constant<Doubles<S>>(count == r->full ? inverse : 1 / count) : x / constant<Doubles<S>>(count));
+                }
+            add<S>(&s, total_of<S>(column));
+        }
+        const Lanes<S> v = lanes_of<S>(total_of<S>(s));
+        if (past && n == lanes<S>()) stream<S>((S *)y + c, v); else store_some<S>((S *)y + c, v, n);
+    }
+}
+
+// What is evenly spaced needs no copy: n pixels, `wide` planes side by side.
+template <class S, ptrdiff_t WIDE> INLINE void scatter_by(double *high, double *low, const char *place, ptrdiff_t place_step, const char *v, ptrdiff_t v_step, ptrdiff_t n, ptrdiff_t wide, ptrdiff_t from, ptrdiff_t length) {
+    const ptrdiff_t many = WIDE ? WIDE : wide;
+    for (ptrdiff_t j = 0; j < n; j++, place += place_step, v += v_step)
+        for (ptrdiff_t c = 0; c < many; c++) {
+            const size_t i = (size_t)(((const long long *)place)[c] - from);
+            if (i < (size_t)length) add_number<S>(high + i * many + c, low + i * many + c, (double)widen<S>(((const S *)v)[c]));
+        }
+}
+template <class S> void scatter_pixels(const S *, double *high, double *low, const char *place, ptrdiff_t place_step, const char *v, ptrdiff_t v_step, ptrdiff_t n, ptrdiff_t wide, ptrdiff_t from, ptrdiff_t length) {
+    if (wide == 1 && place_step == 8 && v_step == (ptrdiff_t)sizeof(S)) scatter_by<S, 1>(high, low, place, 8, v, sizeof(S), n, 1, from, length);
+    else if (wide == 16) scatter_by<S, 16>(high, low, place, place_step, v, v_step, n, wide, from, length);
+    else scatter_by<S, 0>(high, low, place, place_step, v, v_step, n, wide, from, length);
+}
+INLINE void range_of_pixels(const char *place, ptrdiff_t step, ptrdiff_t n, ptrdiff_t wide, long long *low, long long *high) {
+    long long least[16], most[16];
+    for (ptrdiff_t c = 0; c < wide; c++) least[c] = most[c] = ((const long long *)place)[c];
+    for (ptrdiff_t j = 0; j < n; j++, place += step)
+        for (ptrdiff_t c = 0; c < wide; c++) {
+            least[c] = std::min(least[c], ((const long long *)place)[c]);
+            most[c] = std::max(most[c], ((const long long *)place)[c]);
+        }
+    *low = *std::min_element(least, least + wide), *high = *std::max_element(most, most + wide);
+}
+// Sums of a band to n elements, `step` bytes apart, of `wide` planes side by side.
+template <class S> void put_pixels(const S *, char *p, ptrdiff_t step, const double *high, const double *low, ptrdiff_t n, ptrdiff_t wide, bool past) {
+    const bool lines = wide == lanes<S>() && past && (uintptr_t)p % 64 == 0 && step % 64 == 0 && sizeof(S) == sizeof(acc<S>);
+    for (ptrdiff_t i = 0; i < n; i++, p += step, high += wide, low += wide) {
+        if (wide != lanes<S>()) {
+            put_sums<S>((const S *)nullptr, p, sizeof(S), high, low, wide, false);
+            continue;
+        }
+        const Lanes<S> v = lanes_of<S>(total_of<S>(load_sum<S>(high, low, 0)));
+        if (lines) stream<S>((S *)p, v); else store<S>((S *)p, v);
+    }
 }
 
 // Numbers to their places, which are counted from `from`; those beyond `length` belong to others.

@@ -8,6 +8,7 @@ cdef enum:
     KEPT_ROWS = 64       # reduced rows that a thread keeps
     KEPT_STATS = 256     # of soft windows, whose gradients need them more than once
     COLUMNS = 2048       # of a row of gradients that are worked on together
+    MARGIN = 64          # zeros before and after the sums of a row
     BAND = 16384         # elements of a plane that gradients are gathered in
     SIDE_BY_SIDE = 16    # channels of such a band
     ITEMS = 256          # gradients that are looked at together
@@ -330,8 +331,10 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
     cdef Py_ssize_t near_d = ((t.w[0].window - 1) * t.w[0].dilation) // t.w[0].stride + 1, near_h = ((t.w[1].window - 1) * t.w[1].dilation) // t.w[1].stride + 1
     cdef Py_ssize_t near_w = min(outs, (COLUMNS + (w.window - 1) * w.dilation) // w.stride // OUTPUTS + 2)
     cdef bint keeps = t.op == POOL_SOFT and near_d * near_h * near_w <= KEPT_STATS
-    cdef Py_ssize_t plane, d, h, od, oh, ob, from_, to, first, n, i, slot, before = -1
+    cdef Py_ssize_t plane, d, h, od, oh, ob, from_, to, first, n, i, slot, before = -1, counted = -1
     cdef Pool forward
+    cdef bint evenly
+    cdef Streamed[storage] streamed
     cdef Bench b
     cdef Packed[storage] p
     cdef double* high
@@ -345,11 +348,12 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
     p.room = <acc[storage]*> b.packed
     high = <double*> (<char*> b.packed + BENCH_BYTES)
     low = high + COLUMNS
-    sums = low + COLUMNS
-    stats = sums + 2 * (OUTPUTS + 16)
+    sums = low + COLUMNS + MARGIN
+    stats = sums + 2 * (OUTPUTS + 16 + MARGIN)
     tags = <Py_ssize_t*> (stats + KEPT_STATS * 3 * (OUTPUTS + 16))
     forward = t[0]
     forward.arg[0] = x[0]
+    evenly = t.op == POOL_MEAN and outs == 1 and blocks == 1 and w.stride <= 2 and w.dilation == 1 and w.window <= MARGIN and w.size + w.before <= min(w.stride * (OUTPUTS + 16), COLUMNS - 64)
     while unit < last:
         h = unit % t.w[1].size
         d = unit // t.w[1].size % t.w[0].size
@@ -360,9 +364,10 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
             before = unit // t.w[1].size // t.w[0].size
             for i in range(KEPT_STATS):
                 tags[i] = -1
-        for i in range(to - from_):
-            high[i] = low[i] = 0
-        ob = first_window(w, from_) // OUTPUTS
+        if not evenly:
+            for i in range(to - from_):
+                high[i] = low[i] = 0
+        ob = 0 if evenly else first_window(w, from_) // OUTPUTS
         while ob * OUTPUTS < end_window(w, to - 1):
             first = ob * OUTPUTS
             n = min(OUTPUTS, w.count - first)
@@ -377,7 +382,11 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
                         continue
                     source = row_of(dy, plane_of(dy, plane), od, oh) + first * dy.step[4]
                     if t.op == POOL_MEAN:
-                        add_slopes(t, sums, source, dy.step[4], dy.code, od, oh, first, n, _)
+                        i = counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding)
+                        if counted != i * outs + ob:
+                            counted = i * outs + ob
+                            fill_counts(t, b.count, i, first, n, storage is not double)
+                        add_slopes(_, sums, sums + OUTPUTS + 16 + MARGIN, source, dy.step[4], dy.code, b.count, n)
                         continue
                     slot = (od % near_d * near_h + oh % near_h) * near_w + ob % near_w if keeps else 0
                     i = ((od * t.w[1].count) + oh) * outs + ob
@@ -385,39 +394,79 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
                         soft_stats(&forward, &b, &p, plane_of(x, plane), od, oh, first, n, stats + slot * 3 * (OUTPUTS + 16), source, dy.step[4], dy.code, _)
                         tags[slot] = i
                     spread_soft(t, &b, &p, row_of(x, plane_of(x, plane), d, h), first, n, stats + slot * 3 * (OUTPUTS + 16), high, low, from_, to, _)
-            if t.op == POOL_MEAN:
+            if evenly:
+                fold_numbers(sums, n, _)
+                spread_evenly(_, <acc[storage]*> high, sums, w, MARGIN)
+            elif t.op == POOL_MEAN:
+                fold_numbers(sums, n, _)
                 spread_numbers(w, sums, first, n, high, low, from_, to, _)
             ob += 1
         target = row_of(dx, plane_of(dx, plane), d, h) + from_ * dx.step[4]
+        if evenly:
+            put_accumulators(_, target, dx.step[4], <acc[storage]*> high + w.before, to, &streamed if t.streaming else NULL)
+            unit += 1
+            continue
         put_sums(_, target, dx.step[4], high, low, to - from_, t.streaming)
+        unit += 1
+    finish_line(&streamed)
+
+# Across channels: a unit is a row of dx with all of them.
+cdef void spread_channels(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+    cdef const Planes* dy = &t.arg[0]
+    cdef const Planes* dx = &t.arg[1]
+    cdef int other = 1 - t.channel, i
+    cdef Py_ssize_t at[3]
+    cdef Py_ssize_t first[3]
+    cdef Py_ssize_t batch, o
+    cdef Sources r
+    cdef double* counted = <double*> room  # of each window along each axis
+    cdef const double* of_axis[3]
+    cdef char* target
+    r.full = t.w[0].window * t.w[1].window * t.w[2].window
+    for i in range(3):
+        of_axis[i] = counted
+        for o in range(t.w[i].count):
+            counted[o] = counted_taps(&t.w[i], o, t.padding)
+        counted += t.w[i].count
+    while unit < last:
+        at[1] = unit % t.w[1].size
+        at[0] = unit // t.w[1].size % t.w[0].size
+        batch = unit // t.w[1].size // t.w[0].size
+        target = row_of(dx, dx.data + batch * dx.step[other], at[0], at[1])
+        for o in range(t.w[2].size):
+            at[2] = o
+            r.dy = dy.data + batch * dy.step[other]
+            for i in range(3):
+                if i == 2 or o == 0:
+                    first[i] = first_window(&t.w[i], at[i])
+                    r.many[i] = max(0, end_window(&t.w[i], at[i]) - first[i])
+                r.step[i] = dy.step[2 + i]
+                r.dy += first[i] * r.step[i]
+                r.counted[i] = of_axis[i] + first[i]
+            spread_across(_, target + o * dx.step[4], &r, dx.shape[t.channel], t.streaming)
         unit += 1
 
 cdef inline void begin_numbers(double* sums, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t j
-    for j in range(n):
-        sums[j] = sums[OUTPUTS + 16 + j] = 0
-
-# dy over the number of elements of its window, added to the sums of the columns.
-cdef void add_slopes(const Pool* t, double* sums, const char* dy, Py_ssize_t step, int code, Py_ssize_t od, Py_ssize_t oh, Py_ssize_t first, Py_ssize_t n, storage* _) noexcept nogil:
-    cdef double v[OUTPUTS]
-    cdef Py_ssize_t j, rows = counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding)
-    gather(<double*> v, dy, step, n, code)
-    for j in range(n):
-        v[j] /= rows * counted_taps(&t.w[2], first + j, t.padding)
-    add_strided(_, sums, sums + OUTPUTS + 16, 1, <double*> v, n)
+    for j in range(n + 15):
+        sums[j] = sums[OUTPUTS + 16 + MARGIN + j] = 0
 
 # The outputs of a block whose tap lies in columns from_ to to: from the first to one past the last.
 cdef inline Py_ssize_t output_at(const Windows* w, Py_ssize_t tap, Py_ssize_t column, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t past = column + w.before - tap * w.dilation
     return max(0, min(n, (past + w.stride - 1) // w.stride - first if past > 0 else 0))
 
-# From windows to columns; windows come in order for each column, since the last tap is the first window's.
-cdef void spread_numbers(const Windows* w, double* sums, Py_ssize_t first, Py_ssize_t n, double* high, double* low, Py_ssize_t from_, Py_ssize_t to, storage* _) noexcept nogil:
-    cdef Py_ssize_t tap = w.window - 1, j, end, at
-    cdef double* second = sums + OUTPUTS + 16
+# Sums of doubles from two to one.
+cdef inline void fold_numbers(double* sums, Py_ssize_t n, storage* _) noexcept nogil:
+    cdef double* second = sums + OUTPUTS + 16 + MARGIN
+    cdef Py_ssize_t j
     if storage is double:
         for j in range(n):
             sums[j] += second[j] if second[j] == second[j] else 0
+
+# From windows to columns; windows come in order for each column, since the last tap is the first window's.
+cdef void spread_numbers(const Windows* w, double* sums, Py_ssize_t first, Py_ssize_t n, double* high, double* low, Py_ssize_t from_, Py_ssize_t to, storage* _) noexcept nogil:
+    cdef Py_ssize_t tap = w.window - 1, j, end, at
     while tap >= 0:
         j = output_at(w, tap, from_, first, n)
         end = output_at(w, tap, to, first, n)
@@ -506,6 +555,10 @@ cdef void take_pixels(const Pool* t, const Planes* a, char* group, Py_ssize_t wi
         first += run
         n -= run
 
+# Whether the elements of a plane follow each other at one distance, and planes that are taken together lie side by side.
+cdef inline bint evenly_spaced(const Pool* t, const Planes* a) noexcept nogil:
+    return a.step[3] == a.step[4] * a.shape[4] and a.step[2] == a.step[3] * a.shape[3] and <size_t> a.data % a.itemsize == 0
+
 cdef inline Py_ssize_t pixels_at_once(Py_ssize_t wide) noexcept nogil:
     return ITEMS // wide
 
@@ -516,6 +569,11 @@ cdef void range_of_places(const Pool* t, const Bands* s, Py_ssize_t group, long 
     cdef char* at = group_of(t, &t.arg[1], s, group, &wide)
     while first < s.pixels:
         n = min(s.pixels - first, pixels_at_once(wide))
+        if t.arg[1].code == INT64 and evenly_spaced(t, &t.arg[1]):
+            range_of_pixels(at + first * t.arg[1].step[4], t.arg[1].step[4], n, wide, &low[i], &high[i])
+            i += 1
+            first += n
+            continue
         take_pixels(t, &t.arg[1], at, wide, first, n, <long long*> place)
         low[i] = high[i] = place[0]
         for j in range(1, n * wide):
@@ -538,8 +596,7 @@ cdef void put_band(const Pool* t, const Planes* x, char* group, Py_ssize_t wide,
         if wide == 1:
             put_sums(_, row, x.step[4], high, low, run, t.streaming)
         else:
-            for i in range(run):
-                put_sums(_, row + i * x.step[4], x.step[t.channel], high + i * wide, low + i * wide, wide, t.streaming)
+            put_pixels(_, row, x.step[4], high, low, run, wide, t.streaming)
         high += run * wide
         low += run * wide
         first += run
@@ -577,6 +634,7 @@ cdef void gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* 
     cdef long long place[ITEMS]
     cdef double dy[ITEMS]
     cdef Py_ssize_t group, from_, length, wide = 1, first, n, i, j, known = -1
+    cdef bint direct = t.arg[0].code == code_of_storage(_) and evenly_spaced(t, &t.arg[0]) and t.arg[1].code == INT64 and evenly_spaced(t, &t.arg[1])
     cdef char* source
     cdef char* places
     while unit < last:
@@ -594,9 +652,17 @@ cdef void gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* 
             for j in range(length * wide):
                 low[j] = 0
         first = i = 0
+        if direct and s.bands == 1:
+            scatter_pixels(_, high, low, places, t.arg[1].step[4], source, t.arg[0].step[4], s.pixels, wide, from_, length)
+            first = s.pixels
         while first < s.pixels:
             n = min(s.pixels - first, pixels_at_once(wide))
             if s.bands == 1 or (least_place[i] < from_ + length and most[i] >= from_):
+                if direct:
+                    scatter_pixels(_, high, low, places + first * t.arg[1].step[4], t.arg[1].step[4], source + first * t.arg[0].step[4], t.arg[0].step[4], n, wide, from_, length)
+                    i += 1
+                    first += n
+                    continue
                 take_pixels(t, &t.arg[1], places, wide, first, n, <long long*> place)
                 take_pixels(t, &t.arg[0], source, wide, first, n, <double*> dy)
                 scatter_sums(_, high, low, <long long*> place, <double*> dy, n * wide, wide, from_, length)
@@ -691,6 +757,8 @@ cdef void float_units(const Pool* t, int op, Py_ssize_t unit, Py_ssize_t last, c
         forward_units(t, unit, last, room, _)
     elif op == MAX_POOL_BACKWARD:
         gradient_bands(t, unit, last, room, _)
+    elif t.across:
+        spread_channels(t, unit, last, room, _)
     else:
         spread_rows(t, unit, last, room, _)
 
@@ -756,10 +824,13 @@ def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding
     elif which == MAX_POOL_BACKWARD or which == MAX_UNPOOL:
         units = bands_of(&t).groups * bands_of(&t).bands
         bytes += band_bytes(&t)
+    elif which == AVG_POOL_BACKWARD and t.across and same and t.w[0].dilation == 1 and t.w[1].dilation == 1 and t.w[2].dilation == 1:
+        units = t.w[0].size * t.w[1].size * t.arg[whole].shape[1 - t.channel]
+        bytes += 8 * (t.w[0].count + t.w[1].count + t.w[2].count)
     else:
         t.across = False
         units = t.planes * t.w[0].size * t.w[1].size * ((t.w[2].size + COLUMNS - 1) // COLUMNS)
-        bytes += BENCH_BYTES + 8 * (2 * COLUMNS + (3 * KEPT_STATS + 2) * (OUTPUTS + 16) + KEPT_STATS)
+        bytes += BENCH_BYTES + 8 * (2 * COLUMNS + 3 * KEPT_STATS * (OUTPUTS + 16) + 2 * (OUTPUTS + 16) + 3 * MARGIN + KEPT_STATS)
     if which == MAX_UNPOOL:
         for i in range(0, 3, 2):
             t.arg[i].code = {1: UINT8, 2: UINT16, 4: UINT32, 8: UINT64}[t.arg[i].itemsize] | (t.arg[i].code & SWAPPED)
@@ -767,7 +838,7 @@ def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding
     if dry:
         return plan
     threads = plan[1]
-    t.streaming = plan[2] and (not t.across or whole or lines_of(&t.arg[1]))
+    t.streaming = plan[2] and (not t.across or which == MAX_POOL_BACKWARD or lines_of(&t.arg[1]))
     room = <char*> malloc(bytes * threads)
     if room == NULL:
         raise MemoryError()

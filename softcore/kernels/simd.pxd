@@ -251,5 +251,18 @@ cdef extern from "pool.h" namespace "softcore" nogil:
     bint mean_across[S](const S*, char* y, const Reach*, Py_ssize_t channels, double count, bint past)
     void add_strided[S](const S*, double* high, double* low, Py_ssize_t step, const double*, Py_ssize_t n)
     void put_sums[S](const S*, char*, Py_ssize_t step, const double* high, const double* low, Py_ssize_t n, bint past)
+    void add_slopes[S](const S*, double* high, double* low, const char* dy, Py_ssize_t step, int code, const double* count, Py_ssize_t n)
+    void spread_evenly[S](const S*, acc[S]*, double* sums, const Windows*, Py_ssize_t margin)
+    void put_accumulators[S](const S*, char*, Py_ssize_t step, const acc[S]*, Py_ssize_t n, Streamed[S]*)
+    cdef struct Sources:
+        const char* dy
+        Py_ssize_t many[3]
+        Py_ssize_t step[3]
+        const double* counted[3]
+        double full
+    void spread_across[S](const S*, char*, const Sources*, Py_ssize_t channels, bint past)
+    void scatter_pixels[S](const S*, double* high, double* low, const char* place, Py_ssize_t place_step, const char*, Py_ssize_t step, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
+    void range_of_pixels(const char* place, Py_ssize_t step, Py_ssize_t n, Py_ssize_t wide, long long* low, long long* high)
+    void put_pixels[S](const S*, char*, Py_ssize_t step, const double* high, const double* low, Py_ssize_t n, Py_ssize_t wide, bint past)
     void scatter_sums[S](const S*, double* high, double* low, const long long* place, const double*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
     void scatter_last[T](T*, const long long* place, const T*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
