@@ -29,7 +29,8 @@ template <class S> struct Conversion<S, S> {
     static INLINE S of(S value) { return value; }
 };
 template <class S, class T> void gather_from(S *tile, const char *p, ptrdiff_t stride, ptrdiff_t n, bool swapped) {
-    if (swapped) for (ptrdiff_t i = 0; i < n; i++) tile[i] = Conversion<S, T>::of(fetch<T>(p + i * stride, true));
+    if (stride == 0 && n > 0) std::fill_n(tile, n, Conversion<S, T>::of(fetch<T>(p, swapped)));  // one value a row
+    else if (swapped) for (ptrdiff_t i = 0; i < n; i++) tile[i] = Conversion<S, T>::of(fetch<T>(p + i * stride, true));
     else for (ptrdiff_t i = 0; i < n; i++) tile[i] = Conversion<S, T>::of(fetch<T>(p + i * stride, false));
 }
 // n elements of dtype `code`, `stride` bytes apart.

@@ -440,7 +440,7 @@ template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptr
             nan[g] = b;
         }
     }
-    for (ptrdiff_t g = 0; g < groups; g++) top[g] = select(nan[g] != nan[g], nan[g], top[g]);
+    for (ptrdiff_t g = 0; g < groups; g++) top[g] = select(nan[g] != nan[g], constant<Lanes<S>>(NAN), top[g]);
 }
 // A tile without its elements equal to `top`.
 template <class S> void hide_top(S *tile, const S *x, ptrdiff_t n, double top) {
