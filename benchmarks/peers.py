@@ -137,6 +137,8 @@ CASES = [
     Case("argmax", TILE, faster(1, "numpy")),
     Case("argmax", TILE, faster(10, "numpy"), axis=0),
     Case("max_with_argmax", TILE, faster(5, "torch")),
+    Case("cross_entropy_with_grad", (2048, 32000), faster(6, "torch") + at_most(1.5), libraries=FEW, copy=True),
+    Case("cross_entropy_with_grad", (256, 256000), faster(6, "torch") + at_most(1.5), libraries=FEW, copy=True),
     Case("sigmoid", (8 * MILLION,), at_most(1.15) + faster(1, "torch"), axis=None, copy=True),
     *pooling(),
 ]
@@ -166,6 +168,8 @@ def inputs(case, x, rng):
         y, indices = sc.max_pool(x, window, return_indices=True, **options)
         dy = rng.standard_normal(y.shape, dtype=np.float32)
         return (dy, indices, x.shape) if case.op == "max_pool_backward" else (dy, x.shape, window)
+    if case.op == "cross_entropy_with_grad":
+        return x, rng.integers(0, case.shape[-1], case.shape[:-1])
     if not case.op.endswith("_backward"):
         return (x,)
     y = getattr(sc, case.op.removesuffix("_backward"))(x, case.axis)

@@ -1,6 +1,14 @@
 """softcore: a compiled numerical core for max, softmax and gates. NumPy arrays in, NumPy arrays out, gradients included."""
 
 from softcore.about import info
+from softcore.ops.losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_backward,
+    binary_cross_entropy_with_grad,
+    cross_entropy,
+    cross_entropy_backward,
+    cross_entropy_with_grad,
+)
 from softcore.ops.maxima import (
     argmax,
     hardmax,
@@ -45,7 +53,13 @@ __all__ = [
     "argmax",
     "avg_pool",
     "avg_pool_backward",
+    "binary_cross_entropy",
+    "binary_cross_entropy_backward",
+    "binary_cross_entropy_with_grad",
     "compat",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "cross_entropy_with_grad",
     "get_num_threads",
     "hardmax",
     "info",

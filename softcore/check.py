@@ -20,8 +20,8 @@ _NUMBERS = "bool, an integer, float16, bfloat16, float32 or float64"
 # ---------------------------------------------------------------------------------------------------------------- operands
 
 
-def arrays(op: str, optional: str | None = None, **operands) -> list:
-    """The operands as ndarrays of supported dtypes; the optional one may be None and stays so.
+def arrays(op: str, optional: tuple[str, ...] = (), **operands) -> list:
+    """The operands as ndarrays of supported dtypes; the optional ones may be None and stay so.
 
     A Python number takes the dtype of the arrays beside it unless it is of a higher kind (bool, int, float), as in NumPy.
     """
@@ -33,7 +33,7 @@ def arrays(op: str, optional: str | None = None, **operands) -> list:
             numbers.append(name)
         elif _is_opencl(a):
             on_device.append(name)
-        elif a is not None or name != optional:
+        elif a is not None or name not in optional:
             arrays[name] = _array(op, name, a)
     if on_device and (arrays or numbers):
         others = ", ".join([*arrays, *numbers])
@@ -214,6 +214,28 @@ def initial(op: str, value, dtype: np.dtype) -> np.ndarray:
     return as_dtype(op, "initial", value, dtype)
 
 
+def within(op: str, name: str, value, low: float, high: float = np.inf) -> float:
+    """A finite real number from `low` to `high`."""
+    value = _float(op, name, number(op, name, value))
+    if not (low <= value <= high and np.isfinite(value)):
+        bounds = f"from {low:g} to {high:g}" if np.isfinite(high) else f"finite and at least {low:g}"
+        raise ValueError(f"{op}: {name} is {value:g}, it must be {bounds}")
+    return value
+
+
+def integer(op: str, name: str, value) -> int:
+    """An int that int64 can hold."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be an int")
+    try:
+        value = value.__index__()
+    except TypeError:  # an array of more than one element
+        raise TypeError(f"{op}: {name} is an array, it must be an int") from None
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{op}: {name} is {value}, which int64 cannot hold")
+    return value
+
+
 def flag(op: str, name: str, value) -> bool:
     """True or False; 1 and 0 will do."""
     if not isinstance(value, (bool, np.bool_, int, np.integer)):
@@ -386,6 +408,36 @@ def unpooled(op: str, pooled: tuple[int, ...], shape: tuple[int, ...], layout: s
         raise ValueError(f"{op}: shape is {shape}, it must have the batch and channels of indices, whose shape is {pooled}, and 1 to 3 more axes")
     wrong = lowest if lowest < 0 else largest
     raise IndexError(f"{op}: indices holds {wrong}, it must be from 0 to {size - 1}, the spatial elements of {shape}")
+
+
+# ----------------------------------------------------------------------------------------------------------------- targets
+
+
+def target(op: str, value, shape: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray:
+    """Class labels, one per row of logits of `shape`, or a probability for each of them."""
+    (value,) = arrays(op, target=value)
+    if value.dtype.kind == "b":
+        raise TypeError(f"{op}: target has dtype bool, it must be an integer dtype (labels) or a floating one (probabilities)")
+    labels = value.dtype.kind in "iu"
+    expected = reduced(shape, axes, False) if labels else shape
+    if value.shape != expected:
+        kind = "labels" if labels else "probabilities"
+        raise ValueError(f"{op}: target has shape {value.shape}, it must be {expected} for {kind} of logits of shape {shape}")
+    return value
+
+
+def class_weight(op: str, weight: np.ndarray | None, classes: int) -> np.ndarray | None:
+    """A weight for each class."""
+    if weight is not None:
+        shape(op, "weight", weight, (classes,))
+    return weight
+
+
+def label(op: str, label: int, classes: int, ignore_index: int) -> None:
+    """Refuse a label that names no class."""
+    raise IndexError(
+        f"{op}: target holds {label}, it must be from 0 to {classes - 1}, for {classes} classes, or {ignore_index} to be ignored"
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- outputs

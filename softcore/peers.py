@@ -71,6 +71,33 @@ def _numpy(np, axis):
         np.exp(out, out=out)
         np.multiply(out, np.expand_dims(dy, axis), out=out)
 
+    def cross_entropy(x, target, out, gradient=None):
+        m = np.max(x, axis, keepdims=True)
+        e = np.subtract(x, m, out=gradient)
+        np.exp(e, out=e)
+        s = np.sum(e, axis, keepdims=True)
+        kept = np.expand_dims(target != -100, axis)
+        label = np.where(kept, np.expand_dims(target, axis), 0)
+        out[...] = np.sum((np.log(s) + m - np.take_along_axis(x, label, axis)) * kept) / np.sum(kept)
+        return e, s, label, kept
+
+    def cross_entropy_with_grad(x, target, out):
+        dx, s, label, kept = cross_entropy(x, target, *out)
+        np.multiply(dx, kept / (s * np.float32(np.sum(kept))), out=dx, casting="unsafe")
+        np.put_along_axis(dx, label, np.take_along_axis(dx, label, axis) - kept / np.sum(kept), axis)
+
+    def binary_cross_entropy(x, target, out):
+        out[...] = np.mean(np.maximum(x, 0) - x * target + np.log1p(np.exp(-np.abs(x))))
+
+    def binary_cross_entropy_backward(dloss, x, target, out):
+        sigmoid(x, out)
+        np.subtract(out, target, out=out)
+        np.multiply(out, dloss / np.float32(x.size), out=out)
+
+    def binary_cross_entropy_with_grad(x, target, out):
+        binary_cross_entropy(x, target, out[0])
+        binary_cross_entropy_backward(np.float32(1), x, target, out[1])
+
     def sigmoid(x, out):
         np.exp(-x, out=out)
         np.add(out, 1, out=out)
@@ -114,6 +141,15 @@ def _numpy(np, axis):
         "log_sigmoid_backward": log_sigmoid_backward,
         "softplus": lambda x, out: np.logaddexp(0, x, out=out),
         "softplus_backward": softplus_backward,
+        "cross_entropy": cross_entropy,
+        "cross_entropy_with_grad": cross_entropy_with_grad,
+        "cross_entropy_backward": lambda dloss, x, target, out: (
+            cross_entropy_with_grad(x, target, (np.zeros(()), out)),
+            np.multiply(out, dloss, out=out),
+        ),
+        "binary_cross_entropy": binary_cross_entropy,
+        "binary_cross_entropy_with_grad": binary_cross_entropy_with_grad,
+        "binary_cross_entropy_backward": binary_cross_entropy_backward,
     }
 
 
@@ -185,7 +221,34 @@ def _torch(torch, axis):
             saved["exp"] = torch.exp(-x.abs())
         aten.log_sigmoid_backward.grad_input(dy, x, saved["exp"], grad_input=out)
 
+    def log_softmax(x):
+        if "log" not in saved:
+            saved["log"], saved["slope"] = torch.empty_like(x), torch.empty_like(x)
+        return aten._log_softmax.out(x, axis, False, out=saved["log"])
+
+    def cross_entropy_backward(dloss, x, target, out, y=None, weight=None):
+        if y is None:
+            y = log_softmax(x)
+            weight = aten.nll_loss_forward(y, target, None, 1, -100)[1]
+        aten.nll_loss_backward.grad_input(dloss, y, target, None, 1, -100, weight, grad_input=saved["slope"])
+        aten._log_softmax_backward_data.out(saved["slope"], y, axis, y.dtype, out=out)
+
+    def cross_entropy_with_grad(x, target, out):
+        y = log_softmax(x)
+        loss, weight = aten.nll_loss_forward(y, target, None, 1, -100)
+        out[0].copy_(loss)
+        cross_entropy_backward(one, x, target, out[1], y, weight)
+
+    def binary_cross_entropy_backward(dloss, x, target, out):  # as its derivatives.yaml has it
+        torch.sigmoid(x, out=out)
+        out.sub_(target).mul_(dloss / x.numel())
+
+    def binary_cross_entropy_with_grad(x, target, out):
+        out[0].copy_(aten.binary_cross_entropy_with_logits(x, target))
+        binary_cross_entropy_backward(one, x, target, out[1])
+
     saved = {}
+    one = torch.ones(())
 
     return {
         **_torch_pooling(torch),
@@ -211,6 +274,12 @@ def _torch(torch, axis):
         "log_sigmoid_backward": log_sigmoid_backward,
         "softplus": lambda x, out: aten.softplus.out(x, 1, 20, out=out),
         "softplus_backward": lambda dy, x, out: aten.softplus_backward.grad_input(dy, x, 1, 20, grad_input=out),
+        "cross_entropy": lambda x, target, out: out.copy_(aten.nll_loss_forward(log_softmax(x), target, None, 1, -100)[0]),
+        "cross_entropy_with_grad": cross_entropy_with_grad,
+        "cross_entropy_backward": cross_entropy_backward,
+        "binary_cross_entropy": lambda x, target, out: out.copy_(aten.binary_cross_entropy_with_logits(x, target)),
+        "binary_cross_entropy_with_grad": binary_cross_entropy_with_grad,
+        "binary_cross_entropy_backward": binary_cross_entropy_backward,
     }
 
 
@@ -274,6 +343,9 @@ def _jax(jax, axis):
         "log_softmax_backward": lambda dy, y: dy - jnp.exp(y) * jnp.sum(dy, axis, keepdims=True),
         "logsumexp": lambda x: nn.logsumexp(x, axis),
         "sigmoid": nn.sigmoid,
+        "cross_entropy_with_grad": jax.value_and_grad(
+            lambda x, target: jnp.mean(nn.logsumexp(x, axis) - jnp.take_along_axis(x, jnp.expand_dims(target, axis), axis)[..., 0])
+        ),
     }
 
     def ready(compiled):
@@ -443,6 +515,12 @@ def largest_term(name: str, arguments: tuple, axis: int | None = -1) -> np.ndarr
         return sc.reference.max_pool(np.abs(arguments[0]), *arguments[1:])
     if name in ("max_pool_backward", "avg_pool_backward", "softmax_pool_backward"):
         return np.max(np.abs(arguments[0].astype(float)), initial=0)
+    if name.startswith("cross_entropy_"):  # softmax - 1 at the label, 1 over the number of labels
+        dloss, x, target = arguments if name.endswith("_backward") else (1.0, *arguments)
+        return abs(float(dloss)) / max(np.sum(target != -100), 1)
+    if name.startswith("binary_cross_entropy_"):  # sigmoid - target
+        dloss, x, target = arguments if name.endswith("_backward") else (1.0, *arguments)
+        return abs(float(dloss)) / x.size * np.maximum(sc.reference.sigmoid(x), target.astype(float))
     return None
 
 
@@ -456,11 +534,12 @@ def worst_ulp(name: str, arguments: tuple, axis: int | None = -1) -> float:
     arrays = [a if isinstance(a, tuple) else np.asarray(a) for a in arguments]
     wide = [a.astype(np.longdouble) if getattr(a, "dtype", None) == np.float64 else a for a in arrays]
     expected = sc.reference.OPS[name].reference(*wide, **options)
-    pairs = zip(actual, expected) if isinstance(actual, tuple) else [(actual, expected)]
-    at = largest_term(name, arguments, axis)
+    pairs = list(zip(actual, expected)) if isinstance(actual, tuple) else [(actual, expected)]
+    term = largest_term(name, arguments, axis)
     worst = 0.0
     for a, e in pairs:
         a = np.asarray(a)
+        at = None if name.endswith("_with_grad") and a.ndim == 0 else term
         error = np.where(a == e, 0.0, np.inf) if a.dtype.kind in "biu" else ulp_error(a, e, at)
         worst = max(worst, float(np.max(error, initial=0.0)))
     return worst

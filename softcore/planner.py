@@ -165,9 +165,20 @@ def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="cha
         "logsumexp_backward": ((value, view, value, None), (full,)),
         "max_backward": ((value, view, None), (full,)),
         "maximum_backward": ((view, view, view), (full, full)),
+        "cross_entropy": ((view, index, None, None, None), (value, None)),
+        "cross_entropy_with_grad": ((view, index, None, None, None), (value, full)),
+        "cross_entropy_backward": ((view, index, None, None, value), (None, full)),
+        "binary_cross_entropy": ((view, view, None, None, None), (full, None)),
+        "binary_cross_entropy_with_grad": ((view, view, None, None, None), (full, full)),
+        "binary_cross_entropy_backward": ((view, view, None, None, view), (None, full)),
     }.get(op, ((view,) * (2 if kind.direction == "backward" or op == "maximum" else 1), (full,)))
-    mask = None if mask is None else mask.transpose(order)
-    executor, threads, streaming, ahead = kernels.core.run(op, storage, inputs, outputs, x.ndim - len(axes), mask, scale, dry=True)
+    nouter = x.ndim - len(axes)
+    if kind.family == "losses":
+        numbers = (False, 1.0, 0.0, 0.0, 0.0, 1.0, -100)
+        executor, threads, streaming, ahead = kernels.core.run_loss(op, storage, inputs, outputs, nouter, *numbers, dry=True)
+    else:
+        mask = None if mask is None else mask.transpose(order)
+        executor, threads, streaming, ahead = kernels.core.run(op, storage, inputs, outputs, nouter, mask, scale, dry=True)
     return Plan(EXECUTORS[executor], threads, bool(streaming), bool(ahead), kernels.core.isa)
 
 

@@ -14,7 +14,7 @@ from calls import sample
 
 import softcore as sc
 from softcore import kernels
-from softcore.ops import maxima, pooling, softmax
+from softcore.ops import losses, maxima, pooling, softmax
 
 
 # ------------------------------------------------------------------------------------------------------------- the surface
@@ -49,6 +49,12 @@ avg_pool(x, window, *, stride=None, padding=0, dilation=1, ceil_mode=False, coun
 avg_pool_backward(dy, shape, window, *, stride=None, padding=0, dilation=1, ceil_mode=False, count_include_pad=True, layout='channels_first', out=None)
 softmax_pool(x, window, *, stride=None, padding=0, dilation=1, ceil_mode=False, layout='channels_first', out=None)
 softmax_pool_backward(dy, x, window, *, stride=None, padding=0, dilation=1, ceil_mode=False, layout='channels_first', out=None)
+cross_entropy(logits, target, axis=-1, *, weight=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, reduction='mean', out=None)
+cross_entropy_with_grad(logits, target, axis=-1, *, weight=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, reduction='mean', out=None)
+cross_entropy_backward(dloss, logits, target, axis=-1, *, weight=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, reduction='mean', out=None)
+binary_cross_entropy(logits, target, *, weight=None, pos_weight=None, reduction='mean', out=None)
+binary_cross_entropy_with_grad(logits, target, *, weight=None, pos_weight=None, reduction='mean', out=None)
+binary_cross_entropy_backward(dloss, logits, target, *, weight=None, pos_weight=None, reduction='mean', out=None)
 """.strip().splitlines()
 FUNCTIONS = [line.partition("(")[0] for line in SIGNATURES]
 
@@ -64,9 +70,8 @@ def test_signature(line):
 def test_every_function_is_listed_once():
     assert len(sc.__all__) == len(set(sc.__all__))
     assert set(dir(sc)) == set(sc.__all__)
-    public = {
-        n for module in (maxima, pooling, softmax) for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__
-    }
+    modules = (maxima, pooling, softmax, losses)
+    public = {n for m in modules for n, f in vars(m).items() if inspect.isfunction(f) and f.__module__ == m.__name__}
     assert {n for n in public if not n.startswith("_")} == set(FUNCTIONS)
     for name in FUNCTIONS:
         assert name in sc.__all__
@@ -79,7 +84,10 @@ def test_docstring_has_what_a_reader_looks_for(name):
         assert f"\n{section}\n{'-' * len(section)}\n" in doc
 
 
-@pytest.mark.parametrize("module", ["softcore.ops.maxima", "softcore.ops.pooling", "softcore.ops.softmax", "softcore.windows", "softcore.threads", "softcore.about"])
+MODULES = [f"softcore.ops.{family}" for family in ("maxima", "softmax", "losses", "pooling")]
+
+
+@pytest.mark.parametrize("module", [*MODULES, "softcore.windows", "softcore.threads", "softcore.about"])
 def test_examples_in_docstrings(module):
     tested = doctest.testmod(importlib.import_module(module))
     assert tested.attempted and not tested.failed

@@ -36,14 +36,14 @@ def bits(result):
 def call(op, arguments, axis=-1, **options):
     if "axis" in op.options:
         options["axis"] = axis
-    return getattr(sc, op.name)(*arguments, **options)
+    return getattr(sc, op.name)(*arguments, **{**op.apart, **options})
 
 
 def operands(op, rows, length, dtype=np.float32, seed=0):
     """Arguments of a call over a matrix of ordinary values."""
     rng = np.random.default_rng(seed)
     x = (3 * rng.standard_normal((rows, length))).astype(dtype)
-    return op.inputs(x, rng)
+    return op.inputs(x, rng, **op.apart)
 
 
 def pieces(arguments, part):
@@ -84,7 +84,7 @@ def test_one_long_row_split_over_threads(op, dtype):
     rng = np.random.default_rng(0)
     x = (3 * rng.standard_normal((1, 200_003))).astype(dtype)
     x[0, ::1000] = -np.inf
-    arguments = op.inputs(x, rng)
+    arguments = op.inputs(x, rng, **op.apart)
     with sc.num_threads(1):
         expected = bits(call(op, arguments))
     for n in (2, 3, 5):
@@ -116,10 +116,10 @@ def test_bad_rows_do_not_disturb_others(op, name):
     rng = np.random.default_rng(0)
     for length in (40, 200):
         x = rng.standard_normal((33, length)).astype(np.float32)
-        arguments = op.inputs(x, np.random.default_rng(1))
+        arguments = op.inputs(x, np.random.default_rng(1), **op.apart)
         bad = x.copy()
         bad[16] = awkward((1, length), np.float32, rng)[name]
-        disturbed = op.inputs(bad, np.random.default_rng(1))
+        disturbed = op.inputs(bad, np.random.default_rng(1), **op.apart)
         keep = np.arange(33) != 16
         arguments, disturbed = (tuple(np.array(a) for a in given) for given in (arguments, disturbed))
         for axis in (-1, 0):
@@ -173,7 +173,7 @@ def test_axis_0_is_the_last_axis_transposed(op, dtype, length):
 def test_a_middle_axis(op, length):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 20, length), np.float32) if length < 5000 else rng.standard_normal((2, 2, length), np.float32)
-    arguments = op.inputs(x, rng)
+    arguments = op.inputs(x, rng, **op.apart)
     expected = call(op, arguments)
     middle = tuple(np.ascontiguousarray(np.swapaxes(a, 1, 2)) if a.ndim == 3 else a for a in arguments)
     result = call(op, middle, axis=1)
@@ -220,7 +220,7 @@ def test_avx2_and_avx512(op, dtype, length):
     rng = np.random.default_rng(0)
     inputs = [x for x in awkward((20, length), dtype, rng).values() if x.shape == (20, length)]
     for x in inputs:
-        arguments = op.inputs(x, rng)
+        arguments = op.inputs(x, rng, **op.apart)
         turned = tuple(np.ascontiguousarray(a.T) if a.ndim == 2 else a for a in arguments)
         for axis, given in ((-1, arguments), (0, turned)):
             results = []

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import softcore as sc
-from softcore import kernels
+from softcore import kernels, reference
 from softcore.reference import OPS
 from softcore.testing import awkward, ulp_error
 
@@ -42,6 +42,8 @@ def largest_terms(name, arguments, options):
 
     A sum has at least the magnitude of the root of its squared terms: it passes through that, whatever is left of it.
     """
+    if name in ("cross_entropy_backward", "binary_cross_entropy_backward"):
+        return loss_terms(name, *arguments, **options)
     if name not in ("softmax_backward", "log_softmax_backward"):
         return None
     with np.errstate(all="ignore"):
@@ -55,6 +57,27 @@ def largest_terms(name, arguments, options):
         own = np.abs(factor) * np.abs(dy) if name == "softmax_backward" else np.abs(dy)
         own = abs(options.get("scale", 1.0)) * np.maximum(own, np.abs(factor) * total)
         return own, np.broadcast_to(np.max(own, **over, initial=0), own.shape)
+
+
+def loss_terms(name, dloss, x, target, axis=-1, reduction="none", **options):
+    """Those of the gradient of a loss, whose dloss is one number or one of each row."""
+    x = x.astype(float)
+    with np.errstate(all="ignore"):
+        if name.startswith("binary"):
+            up, down = reference._sides(x, target, options.get("weight"), options.get("pos_weight"))
+            size = np.maximum(np.abs(down) * reference.sigmoid(x), np.abs(up) * reference.sigmoid(-x))
+            total = x.size
+        else:
+            given = [options.get(key, default) for key, default in (("weight", None), ("ignore_index", -100), ("label_smoothing", 0.0))]
+            p, kept, total = reference._targets(x, target, (axis % x.ndim,), *given)
+            factor = np.sum(np.abs(p), axis, keepdims=True)
+            if options.get("z_loss"):
+                factor = factor + 2 * options["z_loss"] * np.abs(reference.logsumexp(x, axis, keepdims=True))
+            size = np.where(kept, np.maximum(factor * reference.softmax(x, axis), np.abs(p)), 0)
+            if np.ndim(dloss):
+                dloss = np.expand_dims(dloss, axis)
+        size = size * np.abs(dloss) / (total if reduction == "mean" else 1)
+    return size, size
 
 
 def is_rounded(actual, expected, terms=None):
@@ -75,6 +98,10 @@ def check(op, actual, expected, arguments, options):
     """Assert that a result is as close to the reference as its op promises; return the largest error in ulp."""
     if isinstance(actual, tuple):
         assert isinstance(expected, tuple) and len(actual) == len(expected)
+        if op.family == "losses":
+            value, slope = (OPS[op.name.replace("_with_grad", end)] for end in ("", "_backward"))
+            error = check(value, actual[0], expected[0], arguments, options)
+            return max(error, check(slope, actual[1], expected[1], (1.0, *arguments), options))
         return max(check(op, a, e, arguments, options) for a, e in zip(actual, expected))
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape
@@ -118,6 +145,9 @@ def call(op, arguments, options):
 def dtypes(op, dtype):
     """What an op on this dtype returns."""
     value = np.dtype(float) if dtype.kind in "biu" and op.integers != "keep" else dtype
+    if op.family == "losses":
+        loss = np.dtype(np.float32) if value.itemsize == 2 else value
+        return [value] if op.direction == "backward" else [loss, value]
     return {"argmax": [np.dtype(np.intp)], "max_with_argmax": [value, np.dtype(np.intp)]}.get(op.name, [value, value])
 
 
@@ -130,13 +160,14 @@ def turned(a):
 
 def compare(op, x, options, rng, poison=None):
     """Run an op along both axes on every instruction set, and compare with the reference. Returns the largest error in ulp."""
+    options = {**op.apart, **options}
     with np.errstate(all="ignore"):
         if op.name in ("softmax_backward", "log_softmax_backward"):  # y is what a forward of this dtype returns
             arguments = op.inputs(x, rng, axis=-1, **options)
         elif "axis" in op.options:
-            arguments = op.inputs(x, rng, axis=-1, **{k: v for k, v in options.items() if k in ("where", "b")})
+            arguments = op.inputs(x, rng, axis=-1, **{k: v for k, v in options.items() if k in ("where", "b", "reduction")})
         else:
-            arguments = op.inputs(x, rng)
+            arguments = op.inputs(x, rng, **op.apart)
         if poison is not None:
             arguments = tuple(poison(a) if np.shape(a) == x.shape and a.dtype.kind not in "iub" else a for a in arguments)
         given = {"axis": -1, **options} if "axis" in op.options else options

@@ -61,6 +61,10 @@ def arguments(op, x, axis):
     one, value = np.broadcast_to(np.float32(1), x.shape), np.float32(3)
     if op.name == "max_backward":
         return value, x
+    if op.family == "losses":
+        labels = np.zeros([n for i, n in enumerate(x.shape) if axis is not None and i != axis % x.ndim], np.int32)
+        target = x if op.name.startswith("binary") else labels
+        return (value, x, target) if op.direction == "backward" else (x, target)
     if op.name == "logsumexp_backward":
         return value, x, sc.logsumexp(x, axis)
     if op.direction == "backward":

@@ -251,10 +251,11 @@ def test_bfloat16(rng):
     x = rng.normal(size=(3, 4)).astype(ml_dtypes.bfloat16)
     for op in OPS.values():
         arguments = op.inputs(x, rng)
-        halves = [isinstance(a, np.ndarray) and a.dtype != np.intp for a in arguments]
+        halves = [isinstance(a, np.ndarray) and a.dtype.kind != "i" for a in arguments]
         assert all(a.dtype == ml_dtypes.bfloat16 for a, half in zip(arguments, halves) if half)
         wide = op.reference(*(a.astype(float) if half else a for a, half in zip(arguments, halves)))
-        assert_equal(op.reference(*arguments), wide)
+        for result, same in zip(*(r if isinstance(r, tuple) else (r,) for r in (op.reference(*arguments), wide))):
+            assert_equal(result, same)
 
 
 @pytest.mark.parametrize("x", [np.zeros(3, complex), np.array(["a"]), np.array([None])])
@@ -262,7 +263,9 @@ def test_other_types_are_refused(x):
     for op in OPS.values():
         if op.direction == "forward":
             with pytest.raises(TypeError):
-                op.reference(*{"maximum": (x, x), "max_unpool": (x, np.zeros(3, int), (3,))}.get(op.name, (x, 1) if op.kind == "windows" else (x,)))
+                others = {"windows": (1,), "map": (x,) if op.name == "maximum" else ()}.get(op.kind, ())
+                others = {"losses": (x,)}.get(op.family, {"max_unpool": (np.zeros(3, int), (3,))}.get(op.name, others))
+                op.reference(x, *others)
     with pytest.raises(TypeError, match="where"):
         ref.softmax([1.0, 2.0], where=[1, 0])
 
@@ -350,7 +353,8 @@ def gradient_of(op, **options):
     return f, df
 
 
-BACKWARDS = [op.name for op in OPS.values() if op.direction == "backward" and op.kind != "windows"]  # test_pooling.py has those
+# test_pooling.py and test_losses.py have the others.
+BACKWARDS = [op.name for op in OPS.values() if op.direction == "backward" and op.family in ("max", "softmax")]
 
 
 @pytest.mark.parametrize("name", BACKWARDS)
@@ -406,7 +410,7 @@ def test_every_definition_is_in_the_table_with_what_it_says():
     assert list(OPS) == [op.name for op in OPS.values()]
     assert set(OPS) == set(ref.__all__) - {"OPS", "Op"}
     for op in OPS.values():
-        assert op.family in ("max", "softmax", "pooling") and op.kind in ("fold", "rows", "map", "windows")
+        assert op.family in ("max", "softmax", "pooling", "losses") and op.kind in ("fold", "rows", "map", "windows")
         assert op.integers in ("keep", "promote")
         assert op.reference is getattr(ref, op.name) and op.reference.__doc__
         assert (op.direction == "backward") == op.name.endswith("_backward") == (op.forward in OPS)
@@ -421,15 +425,17 @@ def test_inputs_fit_their_op(name, axis, rng):
     op = OPS[name]
     x = rng.normal(size=(3, 4, 5)).astype(np.float32)
     available = {"scale": 2.0, "where": x > -1, "keepdims": True, "b": np.abs(x), "axis": axis}
-    options = {key: value for key, value in available.items() if key in op.options}
+    options = {key: value for key, value in available.items() if key in op.options} | op.apart
     if name in ("max", "argmax", "max_with_argmax"):
         options["where"] = x >= ref.max(x, axis, keepdims=True)
     arguments = op.inputs(x, rng, **{"axis": axis, **options})
-    assert all(a.dtype == np.float32 for a in arguments)
+    assert all(a.dtype == np.float32 or op.family == "losses" and a.dtype.kind == "i" for a in arguments)
     results = op.reference(*arguments, **options)
     every = results if isinstance(results, tuple) else (results,)
-    for result in every:
-        assert result.shape == (ref.max(x, axis, keepdims=True) if op.kind == "fold" else x).shape
+    reduced = np.shape(ref.max(x, axis, keepdims="keepdims" in op.options))
+    shapes = [reduced, x.shape] if op.name == "cross_entropy_with_grad" else [reduced if op.kind == "fold" else x.shape] * len(every)
+    for result, shape in zip(every, shapes):
+        assert result.shape == shape
         assert not np.isnan(result).any()
     assert op.moved(arguments, results) == sum(a.nbytes for a in (*arguments, *every))
 

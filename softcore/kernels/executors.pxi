@@ -16,6 +16,8 @@ cdef void whole_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_
                 k.fold(t, &row, j, min(t.n, j + k.chunk), &chunk, NULL)
                 k.merge(t, &room, &chunk, NULL)
                 j += k.chunk
+        if k.finish != NULL:
+            k.finish(t, &row, &room, NULL)
         k.map(t, &row, 0, t.n, &room, NULL)
 
 cdef void run_rows(const Task* t, const Kernel* k, int threads) noexcept nogil:
@@ -42,6 +44,8 @@ cdef void run_split(const Task* t, const Kernel* k, int threads, Room* rooms) no
             fold_chunks(t, k, &row, rooms, chunks * i // threads, chunks * (i + 1) // threads)
         for c in range(1, chunks):
             k.merge(t, &rooms[0], &rooms[c], NULL)
+        if k.finish != NULL:
+            k.finish(t, &row, &rooms[0], NULL)
         if k.reduces:
             k.map(t, &row, 0, t.n, rooms, NULL)
             continue

@@ -10,6 +10,7 @@ from softcore.kernels.simd cimport *
 cdef extern from "openmp.h" nogil:
     int softcore_max_threads()
     int softcore_openmp()
+    int softcore_thread()
     bint softcore_supports(int level)
 
 cdef extern from "numpy/arrayobject.h":
@@ -29,12 +30,14 @@ include "task.pxi"
 include "max.pxi"
 include "softmax.pxi"
 include "map.pxi"
+include "losses.pxi"
 
 # ------------------------------------------------------------------------------------------------ the table of ops
 
 cdef enum Op:
     SOFTMAX, LOG_SOFTMAX, SOFTMAX_BACKWARD, LOG_SOFTMAX_BACKWARD, LOGSUMEXP, LOGSUMEXP_BACKWARD
     MAX, ARGMAX, MAX_WITH_ARGMAX, HARDMAX, MAX_BACKWARD, CHOOSE, ELEMENTWISE, EXP, MAXIMUM_BACKWARD_SUM
+    CROSS_ENTROPY, BINARY_CROSS_ENTROPY
 
 cdef dict NAMES = {
     "softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX, "softmax_backward": SOFTMAX_BACKWARD,
@@ -47,6 +50,10 @@ cdef dict NAMES = {
     "sigmoid": ELEMENTWISE + 100 * SIGMOID, "sigmoid_backward": ELEMENTWISE + 100 * SIGMOID_BACKWARD,
     "log_sigmoid": ELEMENTWISE + 100 * LOG_SIGMOID, "log_sigmoid_backward": ELEMENTWISE + 100 * LOG_SIGMOID_BACKWARD,
     "softplus": ELEMENTWISE + 100 * SOFTPLUS, "softplus_backward": ELEMENTWISE + 100 * SOFTPLUS_BACKWARD,
+    # losses: a value, a gradient or both
+    "cross_entropy": CROSS_ENTROPY, "cross_entropy_with_grad": CROSS_ENTROPY, "cross_entropy_backward": CROSS_ENTROPY,
+    "binary_cross_entropy": BINARY_CROSS_ENTROPY, "binary_cross_entropy_with_grad": BINARY_CROSS_ENTROPY,
+    "binary_cross_entropy_backward": BINARY_CROSS_ENTROPY,
 }
 
 cdef void max_kernels(const Task* t, int op, Kernel* k, element* _) noexcept nogil:
@@ -129,6 +136,8 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.map = <Map> elementwise_map[storage]
     elif op == EXP:
         k.map = <Map> exp_map[storage]
+    elif op == CROSS_ENTROPY or op == BINARY_CROSS_ENTROPY:
+        loss_kernels(t, op, k, _)
     else:
         max_kernels(t, op, k, _)
     k.chunk = chunk_size(_)
@@ -137,6 +146,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
 cdef void kernel_of(const Task* t, int op, int code, Kernel* k) noexcept nogil:
     k.fold = NULL
     k.merge = NULL
+    k.finish = NULL
     k.map = NULL
     k.rows = NULL
     k.columns = NULL
@@ -342,19 +352,22 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         if dry:
             return 5, 1, False, False
         t.streaming = t.ahead = False
+        open_totals(t, 1)
         whole_rows(t, &k, 0, t.rows)
+        close_totals(t, 1)
         return None
     rows = row_contiguous(t, &k)
     columns = column_contiguous(t, &k, code)
     plan = choose(name, t.rows, t.n, t.outer[t.nouter - 1] if t.nouter else 1, t.arg[0].itemsize, t.nargs,
                   rows, columns, k.columns != NULL and code <= DOUBLE and rows and t.nouter <= 1 and t.n <= SHORT and t.nargs <= 4,
-                  k.fold == NULL and not k.whole, not k.reduces, k.whole)
+                  k.fold == NULL and not k.whole, not k.reduces or (t.loss != NULL and t.loss.gradient >= 0), k.whole)
     if dry:
         return plan
     executor = plan[0]
     threads = plan[1]
     t.streaming = plan[2]
     t.ahead = plan[3]
+    open_totals(t, threads)
     if executor == 1:
         rooms = <Room*> malloc(((t.n + k.chunk - 1) // k.chunk) * sizeof(Room))
         if rooms == NULL:
@@ -390,6 +403,7 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         if t.streaming:
             fence()
     free(rooms)
+    close_totals(t, threads)
     return None
 
 def run(str op, dtype, tuple inputs, tuple outputs, int nouter, mask=None, double scale=1.0, int option=0, bint dry=False):
@@ -403,6 +417,7 @@ def run(str op, dtype, tuple inputs, tuple outputs, int nouter, mask=None, doubl
     t.option = which // 100 if which >= 100 else option
     which = which % 100
     t.masked = mask is not None
+    t.loss = NULL
     full = next(a for a in inputs + outputs if a is not None and a.ndim >= nouter and (a is inputs[0] or a.ndim > nouter)) if op not in ("max_backward", "logsumexp_backward") else inputs[1]
     x = full
     nd = cnp.PyArray_NDIM(x)
@@ -505,6 +520,7 @@ def plain(str op, x, y, axis, scale, out):
         n = batch
         batch = 1
     t.masked = False
+    t.loss = NULL
     t.scale = scale
     t.factor = 1
     t.nargs = 0

@@ -1,12 +1,14 @@
-// openmp.h: the little of OpenMP that Python asks about, with or without OpenMP.
+// openmp.h: the little of OpenMP that is asked about, with or without OpenMP.
 #pragma once
 #ifdef _OPENMP
 #include <omp.h>
 static inline int softcore_max_threads() { return omp_get_max_threads(); }
 static inline int softcore_openmp() { return _OPENMP; }
+static inline int softcore_thread() { return omp_get_thread_num(); }
 #else
 static inline int softcore_max_threads() { return 1; }
 static inline int softcore_openmp() { return 0; }
+static inline int softcore_thread() { return 0; }
 #endif
 #if defined(__x86_64__)
 static inline int softcore_supports(int level) {

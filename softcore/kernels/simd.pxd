@@ -266,3 +266,46 @@ cdef extern from "pool.h" namespace "softcore" nogil:
     void put_pixels[S](const S*, char*, Py_ssize_t step, const double* high, const double* low, Py_ssize_t n, Py_ssize_t wide, bint past)
     void scatter_sums[S](const S*, double* high, double* low, const long long* place, const double*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
     void scatter_last[T](T*, const long long* place, const T*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
+
+cdef extern from "losses.h" namespace "softcore" nogil:
+    cdef struct Exact:
+        pass
+    void empty_exact(Exact*)
+    void add_to(Exact*, double)
+    void merge_exact(Exact*, Exact*)
+    double value_of(Exact*)
+    cdef struct Targets:
+        Py_ssize_t bad
+        Py_ssize_t kept
+        Exact weight
+    void scan_targets(Targets*, Py_ssize_t at, const char*, Py_ssize_t stride, Py_ssize_t n, int code, Py_ssize_t classes, long long ignored, const char* weight, Py_ssize_t weight_stride, int weight_code)
+    cdef struct Loss:
+        double keep, spread, z, weights, factor, total
+        long long ignored
+        bint soft, sums
+        int weight, pos_weight, dloss, value, gradient
+        Exact* totals
+    cdef struct LossRow:
+        State[double] s
+        Sum[double] dot, mass
+        double amount, taken, c
+    cdef cppclass GradientRow[S]:
+        pass
+    void put_number(char*, int code, double)
+    double number_at_address[S](const S*, const char*, int code)
+    double log_of_mass_of[S](const S*, const Mass[double]*)
+    void weigh_row[S](const S* x, const S* target, const S* weight, Py_ssize_t n, const Loss*, Sum[double]* dot, Sum[double]* mass)
+    void merge_sums_of_loss(Sum[double]*, const Sum[double]*)
+    double loss_of(const LossRow*, double log, double h, double x, double lse, const Loss*)
+    GradientRow[S] gradient_row_of[S](const S*, const LossRow*, const Loss*)
+    void loss_gradient_row[S](S* y, const S* x, const S* target, const S* weight, Py_ssize_t n, const GradientRow[S]*, bint streaming, const S* ahead)
+    S gradient_of_label[S](const S* x, const S* weight, const GradientRow[S]*)
+    void binary_tile[S](acc[S]* losses, S* y, const S* x, const S* target, const S* weight, const S* pos_weight, const acc[S]* dloss, Py_ssize_t n, const Loss*, Sum[double]* total, bint streaming)
+    cdef cppclass Walk[S]:
+        pass
+    Py_ssize_t most_kept[S](const S*)
+    void begin_walk[S](Walk[S]*, acc[S]* kept, Py_ssize_t n, bint streaming)
+    double walk_frame[S](Walk[S]*, const S* x, Py_ssize_t j, Py_ssize_t n, State[double]*, const S* next, Py_ssize_t next_n, bint keeps)
+    bint turn_row[S](Walk[S]*, S* y, const S* x, const LossRow*, const Loss*, Py_ssize_t label)
+    void end_written[S](Walk[S]*)
+    void write_last[S](Walk[S]*)

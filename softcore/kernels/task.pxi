@@ -33,6 +33,7 @@ cdef struct Task:
     bint log               # of softmax and log_softmax, which share their backward, the latter
     bint streaming         # outputs leave the cache: write past it
     bint ahead             # inputs come from memory: ask for the next row early
+    Loss* loss             # what else a loss needs, or NULL
 
 cdef struct Row:
     char* at[OPERANDS]
@@ -131,15 +132,17 @@ ctypedef struct Room:  # a state of any kind
 
 ctypedef void (*Fold)(const Task*, const Row*, Py_ssize_t, Py_ssize_t, Room*, void*) noexcept nogil
 ctypedef void (*Merge)(const Task*, Room*, const Room*, void*) noexcept nogil
+ctypedef void (*Finish)(const Task*, const Row*, Room*, void*) noexcept nogil
 ctypedef void (*Map)(const Task*, const Row*, Py_ssize_t, Py_ssize_t, const Room*, void*) noexcept nogil
 ctypedef void (*Rows)(const Task*, Py_ssize_t, Py_ssize_t, void*) noexcept nogil
 ctypedef void (*Columns)(const Task*, const Slab*, void*) noexcept nogil
 
 # How an op runs for one storage.  fold(j0, j1) absorbs a stretch of a row into a state, merge joins states in order,
-# map finishes and writes a stretch.  `rows` does whole rows that fit the scratch at once, `columns` a slab.
+# map writes a stretch, of what `finish` made of the state if there is one.  `rows` does whole rows that fit the scratch at once, `columns` a slab.
 cdef struct Kernel:
     Fold fold
     Merge merge
+    Finish finish
     Map map
     Rows rows
     Columns columns

@@ -11,8 +11,8 @@ import numpy as np
 from softcore import kernels
 
 
-def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, option=0, dtypes=None):
-    """Run one kernel.
+def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, option=0, dtypes=None, loss=None):
+    """Run one kernel; of a loss that is summed, return the sum.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, o
     storage : numpy.dtype
         The dtype the kernel computes in; it converts the inputs, element by element.
     inputs, outputs : tuple of ndarray
-        Full or value operands (see `by_row`); an input may be None.
+        Full or value operands (see `by_row`); an input may be None, and an output of a loss.
     shape : tuple of int
         The shape of the full operands.
     axes : tuple of int
@@ -30,27 +30,26 @@ def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, o
         A full operand, True where an element takes part.
     dtypes : tuple of dtype, optional
         What the kernel writes, where that is not `storage`.
+    loss : tuple, optional
+        The numbers that the kernels of losses take, in place of mask, scale and option.
     """
     if 0 in shape:
-        return
+        return None
     outer = [i for i in range(len(shape)) if i not in axes]
     order = (*outer, *axes)
     # A temporary serves an output that overlaps an input out of step, or whose dtype is not the one of arithmetic (the
     # gradient of a float32 input whose incoming gradient is float64).
     read = (*inputs, mask)
-    targets = [o if _is_direct(o, read, d) else np.empty(o.shape, d) for o, d in zip(outputs, dtypes or [storage] * len(outputs))]
-    kernels.core.run(
-        op,
-        storage,
-        tuple([_arranged(a, order) for a in inputs]),
-        tuple([_arranged(a, order) for a in targets]),
-        len(outer),
-        _arranged(mask, order),
-        scale,
-        option,
-    )
+    dtypes = dtypes or [storage] * len(outputs)
+    targets = [o if o is None or _is_direct(o, read, d) else np.empty(o.shape, d) for o, d in zip(outputs, dtypes)]
+    arranged = [tuple([_arranged(a, order) for a in arrays]) for arrays in (inputs, targets)]
+    if loss is None:
+        total = kernels.core.run(op, storage, *arranged, len(outer), _arranged(mask, order), scale, option)
+    else:
+        total = kernels.core.run_loss(op, storage, *arranged, len(outer), *loss)
     for output, target in zip(outputs, targets):
         copy(output, target)
+    return total
 
 
 def _arranged(a, order):

@@ -318,7 +318,7 @@ def logsumexp(
         y = kernels.core.plain("logsumexp", x, None, axis, 1.0, out)
         if y is not None:
             return y
-    x, b = check.arrays("logsumexp", x=x, b=b, optional="b")
+    x, b = check.arrays("logsumexp", x=x, b=b, optional=("b",))
     dtype = check.computing(x, b)
     axes = check.axes("logsumexp", axis, x.ndim)
     keepdims = check.flag("logsumexp", "keepdims", keepdims)
@@ -389,7 +389,7 @@ def logsumexp_backward(
     array([0.25, 0.75])
     """
     op = "logsumexp_backward"
-    dy, x, y, b = check.arrays(op, dy=dy, x=x, y=y, b=b, optional="b")
+    dy, x, y, b = check.arrays(op, dy=dy, x=x, y=y, b=b, optional=("b",))
     dtype = check.computing(dy, x, y, b)
     axes = check.axes(op, axis, x.ndim)
     keepdims = check.flag(op, "keepdims", keepdims)

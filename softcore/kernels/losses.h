@@ -1,0 +1,495 @@
+// losses.h: cross-entropy and binary cross-entropy, values and gradients.
+//
+// Cross-entropy is logsumexp with a few more numbers a row.  With p what multiplies each -log_softmax of a row (the one-hot or
+// the soft target, smoothed, times the class weight) and P its sum:
+//
+//   loss      sum p (lse - x) + z lse^2     = P log(mass) + (P m - sum p x) + z lse^2
+//   gradient  c ((P + 2 z lse) softmax - p)     c: what comes in, over what a mean divides by
+//
+// Only labels without smoothing need no sum over p: P and sum p x are one element then.
+#pragma once
+#include "rows.h"
+
+namespace softcore {
+namespace {
+
+// ---------------------------------------------------------------- sums of doubles in any order
+
+// A sum without rounding: 32 bits of it to a part, from the smallest subnormal up.  The order in which rows come, and which
+// thread they come to, cannot be seen in it.
+struct Exact {
+    int64_t part[68];
+    int64_t waiting;  // additions since carries were passed on
+    double special;   // the sum of infinities and NaNs
+};
+INLINE void carry(Exact *s) {
+    for (int i = 0; i < 67; i++) {
+        const int64_t over = s->part[i] >> 32;
+        s->part[i] -= over * ((int64_t)1 << 32);
+        s->part[i + 1] += over;
+    }
+    s->waiting = 0;
+}
+INLINE void empty_exact(Exact *s) { std::memset(s, 0, sizeof *s); }
+INLINE void add_to(Exact *s, double x) {
+    uint64_t b;
+    std::memcpy(&b, &x, sizeof b);
+    const int exponent = (b >> 52) & 0x7ff;
+    if (exponent == 0x7ff) { s->special += x; return; }
+    const uint64_t digits = (b & 0xfffffffffffff) | (exponent ? (uint64_t)1 << 52 : 0);
+    const int at = exponent + !exponent, i = at / 32, shift = at % 32;
+    const int64_t low = (digits << shift) & 0xffffffff, high = digits >> (32 - shift);
+    const int64_t sign = (int64_t)b < 0 ? -1 : 1;
+    s->part[i] += sign * low;
+    s->part[i + 1] += sign * high;
+    if (++s->waiting == 500) carry(s);  // of 53 bits each, in 63
+}
+INLINE void merge_exact(Exact *s, Exact *other) {
+    carry(s);
+    carry(other);
+    for (int i = 0; i < 68; i++) s->part[i] += other->part[i];
+    s->special += other->special;
+}
+// Rounded once.
+INLINE double value_of(Exact *s) {
+    if (s->special != 0) return s->special;
+    carry(s);
+    const bool negative = s->part[67] < 0;
+    if (negative) {
+        for (int i = 0; i < 68; i++) s->part[i] = -s->part[i];
+        carry(s);
+    }
+    int top = 67;
+    while (top > 2 && !s->part[top]) top--;
+    unsigned __int128 digits = ((unsigned __int128)s->part[top] << 64) | ((unsigned __int128)s->part[top - 1] << 32) | (unsigned __int128)s->part[top - 2];
+    for (int i = 0; i < top - 2; i++) if (s->part[i]) digits |= 1;
+    const double value = std::ldexp((double)digits, 32 * (top - 2) - 1075);
+    return negative ? -value : value;
+}
+
+// ---------------------------------------------------------------- targets
+
+// What the targets of a call come to: where the first bad label is, or -1; how many are kept; the sum of their weights.
+struct Targets { ptrdiff_t bad, kept; Exact weight; };
+template <class T> void scan_labels(Targets *s, ptrdiff_t at, const char *p, ptrdiff_t stride, ptrdiff_t n, bool swapped, ptrdiff_t classes, int64_t ignored, const char *weight, ptrdiff_t weight_stride, int weight_code) {
+    ptrdiff_t kept = 0, right = 0;
+    auto label = [=](ptrdiff_t i) TERM { return fetch<T>(p + i * stride, swapped); };
+    // A label that int64 cannot hold is in no case ignored.
+    auto is_kept = [=](T t) TERM { return (int64_t)t != ignored || (std::is_unsigned<T>::value && (int64_t)t < 0); };
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const T t = label(i);
+        const bool keep = is_kept(t);
+        kept += keep;
+        right += keep & ((int64_t)t >= 0) & ((int64_t)t < classes);
+    }
+    for (ptrdiff_t i = 0; right < kept && s->bad < 0; i++) {
+        const T t = label(i);
+        if (is_kept(t) && !((int64_t)t >= 0 && (int64_t)t < classes)) s->bad = at + i;
+    }
+    s->kept += kept;
+    if (s->bad >= 0 || !weight) return;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const T t = label(i);
+        double w;
+        if (!is_kept(t)) continue;
+        gather<double>(&w, weight + (ptrdiff_t)t * weight_stride, 0, 1, weight_code);
+        add_to(&s->weight, w);
+    }
+}
+INLINE void scan_targets(Targets *s, ptrdiff_t at, const char *p, ptrdiff_t stride, ptrdiff_t n, int code, ptrdiff_t classes, int64_t ignored, const char *weight, ptrdiff_t weight_stride, int weight_code) {
+    const bool swapped = code & SWAPPED;
+#define SCAN(T) return scan_labels<T>(s, at, p, stride, n, swapped, classes, ignored, weight, weight_stride, weight_code)
+    switch (code & ~SWAPPED) {
+    case INT8: SCAN(int8_t);
+    case UINT8: SCAN(uint8_t);
+    case INT16: SCAN(int16_t);
+    case UINT16: SCAN(uint16_t);
+    case INT32: SCAN(int32_t);
+    case UINT32: SCAN(uint32_t);
+    case INT64: SCAN(int64_t);
+    case UINT64: SCAN(uint64_t);
+    }
+#undef SCAN
+}
+INLINE void put_number(char *p, int code, double a) {
+    if (code == DOUBLE) { std::memcpy(p, &a, sizeof a); return; }
+    const float f = (float)a;
+    std::memcpy(p, &f, sizeof f);
+}
+
+// ---------------------------------------------------------------- cross-entropy
+
+// What the rows of a call share.  Operands that a call may lack have the place -1.
+struct Loss {
+    double keep, spread, z;  // 1 - smoothing, smoothing / classes, z_loss
+    double weights;          // the sum of the class weights
+    double factor;           // of every gradient: dloss where it is one number, over what a mean divides by
+    long long ignored;
+    bool soft, sums;         // probabilities, not labels; the losses are summed
+    int weight, pos_weight, dloss, value, gradient;
+    Exact *totals;           // of each thread
+    double total;
+};
+// A row between its fold and its map, within a Room.
+struct LossRow {
+    State<double> s;        // as of softmax
+    Sum<double> dot, mass;  // sum p x and sum p, but for a label's own
+    double amount, taken;   // once finished: of the gradient amount softmax - taken, the latter at the label
+    double c;               // what comes in, over what a mean divides by
+};
+static_assert(sizeof(LossRow) <= 12 * sizeof(double), "a state must fit its Room");
+
+template <class S> INLINE double log_of_mass_of(const S *, const Mass<double> *mass) { return log_of_mass<S>(*mass); }
+
+// p of some elements, as doubles.
+template <class S> struct Shares {
+    const S *target, *weight;
+    double keep, spread;
+    INLINE Doubles<S> operator()(ptrdiff_t j, ptrdiff_t m) const {
+        typedef Doubles<S> D;
+        D p = constant<D>(spread);
+        if (target) p = mad(doubles<S>(load_some<S>(target + j, m, 0)), constant<D>(keep), p);
+        return weight ? p * doubles<S>(load_some<S>(weight + j, m, 0)) : p;
+    }
+};
+// Sums of doubles in lanes; those of doubles with what was lost.
+template <class S> INLINE void add_lanes(Sum<Doubles<S>> *s, Doubles<S> x) {
+    if (sizeof(acc<S>) == 4) { s->high = s->high + x; return; }
+    Doubles<S> error;
+    s->high = two_sum(s->high, x, &error);
+    s->low = s->low + error;
+}
+template <class S> INLINE Sum<double> across_lanes(const Sum<Doubles<S>> &s) {
+    double high[128 / sizeof(acc<S>) / 2], low[128 / sizeof(acc<S>) / 2];
+    static_assert(sizeof high >= sizeof s.high, "one double to a lane");
+    std::memcpy(high, &s.high, sizeof s.high);
+    std::memcpy(low, &s.low, sizeof s.low);
+    Sum<double> total = {0, 0};
+    for (unsigned i = 0; i < sizeof s.high / sizeof(double); i++) {
+        add<double>(&total, high[i]);
+        total.low += low[i];
+    }
+    return total;
+}
+// sum p x and sum p over up to a frame.  An x is not looked at where p is 0: it may be -inf.
+template <class S> __attribute__((noinline)) void weigh_row(const S *x, const S *target, const S *weight, ptrdiff_t n, const Loss *o, Sum<double> *dot, Sum<double> *mass) {
+    typedef Doubles<S> D;
+    const D zero = constant<D>(0);
+    const Shares<S> shares = {target, weight, o->keep, o->spread};
+    const bool all = target != nullptr;  // else sum p is known
+    Sum<D> products = {zero, zero}, sum = {zero, zero};
+    for (ptrdiff_t j = 0; j < n; j += lanes<S>()) {
+        D p = shares(j, n - j), v = doubles<S>(load_some<S>(x + j, n - j, 0)), error;
+        if (n - j < lanes<S>()) p = p * doubles<S>(select(first<S>(n - j), constant<Lanes<S>>(1), constant<Lanes<S>>(0)));
+        v = select(p == zero, zero, v);
+        if (sizeof(acc<S>) == 4) {
+            products.high = mad(p, v, products.high);
+        } else {
+            v = two_product(p, v, &error);
+            add_lanes<S>(&products, v);
+            products.low = products.low + select(v - v == zero, error, zero);
+        }
+        if (all) add_lanes<S>(&sum, p);
+    }
+    const Sum<double> a = across_lanes<S>(products), b = across_lanes<S>(sum);
+    add<double>(dot, a.high);
+    dot->low += a.low;
+    add<double>(mass, b.high);
+    mass->low += b.low;
+}
+INLINE void merge_sums_of_loss(Sum<double> *a, const Sum<double> *b) {
+    add<double>(a, b->high);
+    a->low += b->low;
+}
+INLINE double finite_or(double x, double other) { return x - x == 0 ? x : other; }
+
+// The loss of a kept row from its logarithm: of a label with the logit x, with h what multiplies its -log_softmax besides the
+// spread; or with h = 0.  P and the sum p x of all else are in the row.
+INLINE double loss_of(const LossRow *r, double log, double h, double x, double lse, const Loss *o) {
+    const double m = r->s.m;
+    double loss = 0;
+    if (h != 0 || x - x == 0) loss = h * (log + (m - x));
+    if (o->spread != 0 || o->soft) {
+        double error, product = two_product(r->mass.high, m, &error), rest, difference = two_sum(product, -r->dot.high, &rest);
+        rest = finite_or(rest, 0) + finite_or(error, 0) + (r->mass.low * m - r->dot.low);
+        loss += (r->mass.high + r->mass.low) * log + (difference + finite_or(rest, 0));
+    }
+    return loss + (o->z != 0 ? o->z * lse * lse : 0) + (m - m);
+}
+
+// What the gradient of a row needs: a softmax + offset, whatever the target; offset is -c p of all elements, if p has a spread.
+template <class S> struct GradientRow {
+    RowFrame<S> frame;
+    RowInverse<S> inverse;     // a / l, but for a power of two
+    acc<S> unit, keep, spread; // that power; c keep and c spread
+    double taken;              // c p of the label, beyond the spread
+};
+template <class S> INLINE GradientRow<S> gradient_row_of(const S *, const LossRow *r, const Loss *o) {
+    GradientRow<S> g;
+    double amount = r->amount, unit = 1, error;
+    const double size = std::fabs(amount);
+    // Far from 1 the factor's power of two is left for last, so that neither the quotient is subnormal nor what vanishes appears.
+    if (size - size == 0 && size != 0 && !(size > 0x1p-30 && size < 0x1p30)) {
+        int e;
+        std::frexp(amount, &e);
+        const int most = sizeof(acc<S>) == 4 ? 120 : 1000;
+        e = e < -most ? -most : e > most ? most : e;
+        unit = std::ldexp(1.0, e);
+        amount = amount / unit;
+    }
+    const Frame<S> f = frame_of<S>(r->s, 1);
+    g.frame = row_of<S>(&f, 0);
+    const double q = amount / (r->s.l.high + r->s.l.low);
+    const double product = two_product(q, r->s.l.high, &error), one = 1 / (r->s.l.high + r->s.l.low);
+    const double rest = one * (((amount - product) - error) - q * r->s.l.low), high = rounded<S>(q);
+    g.inverse = {(acc<S>)(high + (r->s.m - r->s.m)), (acc<S>)((q - high) + rest)};
+    g.unit = (acc<S>)unit;
+    g.keep = (acc<S>)(o->keep * r->c);
+    g.spread = (acc<S>)(o->spread * r->c);
+    g.taken = r->taken;
+    return g;
+}
+template <class S> struct GradientLanes {
+    Frame<S> frame;
+    Inverse<S> inverse;
+    Lanes<S> unit, keep, spread;
+    bool scaled;
+    INLINE GradientLanes(const GradientRow<S> &g)
+        : frame(spread_frame<S>(g.frame)), inverse(spread_inverse<S>(g.inverse)), unit(splat<S>(g.unit)), keep(splat<S>(g.keep)), spread(splat<S>(g.spread)), scaled(g.unit != 1) {}
+    // a softmax of an exponential.
+    INLINE Lanes<S> share(Lanes<S> e) const {
+#if SOFTCORE_FMA
+        e = mad(e, inverse.high, e * inverse.low);
+#else
+        Lanes<S> error, product = two_product(e, inverse.high, &error);  // not `times`, whose results are at most 1
+        e = product + (error + e * inverse.low);
+#endif
+        return scaled ? e * unit : e;
+    }
+};
+// What a label adds to its element.
+template <class S> INLINE acc<S> less(acc<S> share, double taken) { return (acc<S>)((double)share - taken); }
+template <class S, int WAY> __attribute__((noinline)) void loss_gradient_by_way(S *y, const S *x, const S *target, const S *weight, ptrdiff_t n, const GradientRow<S> *row, bool streaming, const S *ahead) {
+    const GradientLanes<S> g(*row);
+    auto share = [=](ptrdiff_t j, ptrdiff_t m) TERM { prefetch(ahead + j); return g.share(value(term_by_way<S, WAY>(load_some<S>(x + j, m, -INFINITY), g.frame))); };
+    if (!target && row->spread == 0) return over_tile<S>(y, n, streaming, share);
+    over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {
+        Lanes<S> p = g.spread;
+        if (target) p = mad(load_some<S>(target + j, m, 0), g.keep, p);
+        if (weight) p = p * load_some<S>(weight + j, m, 0);
+        return share(j, m) - p; });
+}
+template <class S> INLINE void loss_gradient_row(S *y, const S *x, const S *target, const S *weight, ptrdiff_t n, const GradientRow<S> *row, bool streaming, const S *ahead) {
+    if (!ahead) ahead = x;
+    if (row->frame.origin != 0) loss_gradient_by_way<S, FAR>(y, x, target, weight, n, row, streaming, ahead);
+    else loss_gradient_by_way<S, NEAR>(y, x, target, weight, n, row, streaming, ahead);
+}
+// The gradient of the label's element, from its logit and the weight of its class, if there is one.
+template <class S> INLINE S gradient_of_label(const S *x, const S *weight, const GradientRow<S> *row) {
+    const double w = weight ? (double)widen<S>(*weight) : 1;
+    const GradientLanes<S> g(*row);
+    const Lanes<S> v = splat<S>(widen<S>(*x));
+    const Lanes<S> e = value(row->frame.origin != 0 ? term_by_way<S, FAR>(v, g.frame) : term_by_way<S, NEAR>(v, g.frame));
+    return narrow<S>(less<S>(lane<S>(g.share(e), 0), row->taken + (double)row->spread * w));
+}
+
+template <class S> INLINE double number_at_address(const S *, const char *p, int code) { double x; gather<double>(&x, p, 0, 1, code); return x; }
+
+// ---------------------------------------------------------------- rows frame by frame
+
+// Labels, no smoothing, plain rows.  A row's exponentials are kept, each frame in its own unit, until the row is known; then they
+// are multiplied and written while the exponentials of the next row take their place, and the maximum of the frame after that
+// is found: three steps that wait for different things, in one loop, as in rows.h.
+template <class S> struct Walk {
+    static constexpr ptrdiff_t FRAMES = 64;
+    acc<S> *kept;
+    double k[FRAMES], m[FRAMES];
+    bool near_;            // all frames of the row that is being read have the origin 0
+    // The row that is being written:
+    S *y;                  // or null
+    GradientRow<S> g;
+    acc<S> step[FRAMES];   // what takes a frame's exponentials into the row's unit
+    ptrdiff_t n, label;
+    S own;                 // the gradient at the label
+    Writing writing;
+    Streamed<S> streamed;
+    bool streaming;
+};
+template <class S> INLINE ptrdiff_t most_kept(const S *) { return Walk<S>::FRAMES * FRAME<S>(); }
+template <class S> struct Kept {  // elements of the row that is being written
+    const acc<S> *kept, *step;
+    GradientLanes<S> g;
+    INLINE Kept(const Walk<S> *w) : kept(w->kept), step(w->step), g(w->g) {}
+    INLINE Lanes<S> operator()(ptrdiff_t j, ptrdiff_t m) const {
+        const ptrdiff_t a = j / FRAME<S>(), b = (j + (m < lanes<S>() ? m : lanes<S>()) - 1) / FRAME<S>();
+        Lanes<S> unit = splat<S>(step[a]);
+        if (a != b) unit = select(first<S>(b * FRAME<S>() - j), unit, splat<S>(step[b]));
+        return g.share(load_some<acc<S>>(kept + j, m, 0) * unit);
+    }
+};
+template <class S> INLINE void begin_walk(Walk<S> *w, acc<S> *kept, ptrdiff_t n, bool streaming) {
+    w->kept = kept, w->y = nullptr, w->n = n, w->streaming = streaming, w->near_ = true;
+}
+// The frame of the elements from j on: its exponentials, whose sum is put in *s, and the maximum of `next`, if there is one.
+template <class S, int WAY, bool KEEP, bool WRITE>
+__attribute__((noinline)) double walk_frame_by_way(Walk<S> *w, const S *x, ptrdiff_t j0, ptrdiff_t n, State<double> *s, const S *next, ptrdiff_t next_n) {
+    typedef Lanes<S> P;
+    const ptrdiff_t L = lanes<S>();
+    const RowFrame<S> row = frame_of_row<S>(x, s, 1);
+    const Frame<S> f = spread_frame<S>(row);
+    acc<S> *kept = w->kept + j0;
+    Tally<S> tally = empty_tally<S>();
+    P m[2] = {constant<P>(-INFINITY), constant<P>(-INFINITY)}, sum = constant<P>(0);
+    auto meet = [&](P v, int i) TERM { m[i] = greater(v, m[i]); sum = sum + v; };
+    auto read = [&](P v, ptrdiff_t j) TERM {
+        v = count<S>(&tally, term_by_way<S, WAY>(v, f));
+        if (KEEP) store_pack(kept + j, v);
+    };
+    ptrdiff_t j = 0;
+    const ptrdiff_t both = next ? std::min(n, next_n) : 0;
+    if (WRITE) {
+        const Kept<S> result(w);
+        const bool last = j0 + n == w->n;
+        if (j0 == 0) w->writing = begin_row<S>(w->y, w->n, w->streaming ? &w->streamed : nullptr, result);
+        const P unit = splat<S>(w->step[j0 / FRAME<S>()]);
+        const bool past = w->writing.past;
+        const acc<S> *old = w->kept;
+        S *y = w->y;
+        ptrdiff_t at = w->writing.j;
+        auto write = [&] TERM { put<S>(y + at, result.g.share(load<acc<S>>(old + at) * unit), past); at += L; };
+        // What is written lies a part of a Lanes ahead of what is read, so it is still there.
+        for (; j + L <= both && at + L <= j0 + n; j += L) {
+            meet(load<S>(next + j), 0);
+            write();
+            read(load<S>(x + j), j);
+        }
+        for (; j + L <= n && at + L <= j0 + n; j += L) {
+            write();
+            read(load<S>(x + j), j);
+        }
+        if (last) {
+            end_row<S>(y, w->n, w->streaming ? &w->streamed : nullptr, {at, past}, result);
+        } else if (at < j0 + n) {
+            put<S>(y + at, result(at, L), past);
+            at += L;
+        }
+        w->writing.j = at;
+    }
+    for (; j + L <= both; j += L) {
+        meet(load<S>(next + j), 0);
+        read(load<S>(x + j), j);
+    }
+    const ptrdiff_t met = next ? std::min(j, both / L * L) : 0;
+    for (; j + L <= n; j += L) read(load<S>(x + j), j);
+    if (j < n) read(load_part<S>(x + j, n - j, -INFINITY), j);
+    s->l = s->m - s->m == 0 ? sum_of_row(tally, (n + L - 1) / L) : Sum<double>{0, 0};
+    if (!next) return 0;
+    double top = largest<S>(greater(m[0], m[1])), rest = met < next_n ? top_of_tile<S>(next + met, next_n - met) : top;
+    if (__builtin_expect(any(sum != sum), 0)) return top_of_tile<S>(next, next_n);
+    return rest > top || rest != rest ? rest : top;
+}
+template <class S> double walk_frame(Walk<S> *w, const S *x, ptrdiff_t j0, ptrdiff_t n, State<double> *s, const S *next, ptrdiff_t next_n, bool keeps) {
+    const bool far = s->origin != 0;
+    if (keeps) {
+        w->k[j0 / FRAME<S>()] = s->k;
+        w->m[j0 / FRAME<S>()] = s->m;
+        w->near_ = w->near_ && !far;
+        if (w->y) return far ? walk_frame_by_way<S, FAR, false, true>(w, x, j0, n, s, next, next_n) : walk_frame_by_way<S, NEAR, true, true>(w, x, j0, n, s, next, next_n);
+        return far ? walk_frame_by_way<S, FAR, false, false>(w, x, j0, n, s, next, next_n) : walk_frame_by_way<S, NEAR, true, false>(w, x, j0, n, s, next, next_n);
+    }
+    return far ? walk_frame_by_way<S, FAR, false, false>(w, x, j0, n, s, next, next_n) : walk_frame_by_way<S, NEAR, false, false>(w, x, j0, n, s, next, next_n);
+}
+// The row that was read is the one to be written next, if it was kept: else false.
+template <class S> bool turn_row(Walk<S> *w, S *y, const S *x, const LossRow *r, const Loss *o, ptrdiff_t label) {
+    bool kept = w->near_;
+    w->near_ = true;
+    for (ptrdiff_t f = 0; kept && f * FRAME<S>() < w->n; f++) {
+        const double steps = w->k[f] - r->s.k;
+        if (w->m[f] == -INFINITY) w->step[f] = 0;
+        else if (steps < -120) kept = false;
+        else w->step[f] = (acc<S>)std::ldexp(1.0, (int)steps);
+    }
+    if (!kept) return false;
+    w->g = gradient_row_of<S>(x, r, o);
+    w->y = y;
+    w->label = label;
+    w->own = gradient_of_label<S>(x + label, nullptr, &w->g);
+    return true;
+}
+// After a walk over the next row, or in its place.
+template <class S> INLINE void end_written(Walk<S> *w) {
+    if (w->y) w->y[w->label] = w->own;
+    w->y = nullptr;
+}
+template <class S> void write_last(Walk<S> *w) {
+    if (w->y) write_row<S>(w->y, w->n, w->streaming ? &w->streamed : nullptr, Kept<S>(w));
+    finish_line(&w->streamed);
+    end_written(w);
+}
+
+// ---------------------------------------------------------------- binary cross-entropy
+
+// up softplus(-x) + down softplus(x), of which each is softplus(-|x|) and perhaps |x|; and its derivative
+// down sigmoid(x) - up sigmoid(-x).  A factor of 0 annihilates an infinite logit.
+template <class S> struct Binary {
+    Lanes<S> x, up, down, e;  // e = exp(-|x|) 2^headroom
+    INLINE Binary(Lanes<S> logit, Lanes<S> target, const Lanes<S> *weight, const Lanes<S> *pos_weight) : x(logit) {
+        up = pos_weight ? target * *pos_weight : target;
+        down = constant<Lanes<S>>(1) - target;
+        if (weight) up = up * *weight, down = down * *weight;
+        e = decay<S, false>(x);
+    }
+    static INLINE Lanes<S> times_finite(Lanes<S> a, Lanes<S> b) {
+        const Lanes<S> zero = constant<Lanes<S>>(0);
+        return select((a == zero) & (b == constant<Lanes<S>>(INFINITY)), zero, a * b);
+    }
+    INLINE Lanes<S> loss() const {
+        typedef Lanes<S> P;
+        const P zero = constant<P>(0), rest = log1p_unit<S>(e * constant<P>(std::ldexp(1.0, -Exp<acc<S>>::headroom)));
+        return times_finite(up, select(x < zero, zero - x, zero) + rest) + times_finite(down, select(x > zero, x, zero) + rest);
+    }
+    INLINE Lanes<S> gradient() const {
+        typedef Lanes<S> P;
+        const P unit = constant<P>(std::ldexp(1.0, -Exp<acc<S>>::headroom)), one = constant<P>(1);
+        const P large = one / mad(e, unit, one), small = (e * large) * unit;
+        const Mask<S> negative = x < constant<P>(0);
+        return down * select(negative, small, large) - up * select(negative, large, small);
+    }
+};
+template <class S> INLINE void binary_tile(acc<S> *losses, S *y, const S *x, const S *target, const S *weight, const S *pos_weight, const acc<S> *dloss, ptrdiff_t n, const Loss *o, Sum<double> *total, bool streaming) {
+    typedef Lanes<S> P;
+    const P factor = splat<S>((acc<S>)o->factor);
+    Sum<Doubles<S>> sum = {constant<Doubles<S>>(0), constant<Doubles<S>>(0)};
+    auto at = [=](ptrdiff_t j, ptrdiff_t m) TERM {
+        P w, p;
+        if (weight) w = load_some<S>(weight + j, m, 0);
+        if (pos_weight) p = load_some<S>(pos_weight + j, m, 0);
+        return Binary<S>(load_some<S>(x + j, m, 0), load_some<S>(target + j, m, 0), weight ? &w : nullptr, pos_weight ? &p : nullptr);
+    };
+    auto keep = [&](const Binary<S> &b, ptrdiff_t j, ptrdiff_t m) TERM {
+        P loss = b.loss();
+        if (losses) store_some<acc<S>>(losses + j, loss, m);
+        if (total) add_lanes<S>(&sum, doubles<S>(m < lanes<S>() ? select(first<S>(m), loss, constant<P>(0)) : loss));
+    };
+    auto gradient = [=](const Binary<S> &b, ptrdiff_t j, ptrdiff_t m) TERM { return b.gradient() * (dloss ? factor * load_some<acc<S>>(dloss + j, m, 0) : factor); };
+    const bool values = losses || total;
+    if (!y) {
+        for (ptrdiff_t j = 0; j < n; j += lanes<S>()) keep(at(j, n - j), j, n - j);
+    } else if (!values) {
+        over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return gradient(at(j, m), j, m); });
+    } else {
+        // Lanes of losses start at the same elements wherever y lies: their sum has an order.
+        for (ptrdiff_t j = 0; j < n; j += lanes<S>()) {
+            const Binary<S> b = at(j, n - j);
+            keep(b, j, n - j);
+            store_some<S>(y + j, gradient(b, j, n - j), n - j);
+        }
+    }
+    if (!total) return;
+    const Sum<double> all = across_lanes<S>(sum);
+    add<double>(total, all.high);
+    total->low += all.low;
+}
+
+}  // namespace
+}  // namespace softcore

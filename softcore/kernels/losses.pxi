@@ -1,0 +1,402 @@
+# Cross-entropy: the fold of softmax, the sums of a target's probabilities, and a map.  Binary cross-entropy: element by element.
+#
+# Operands: logits; target, one label a row or as many probabilities as logits; then, where the call has them, at the places
+# that t.loss names: class weights, dloss, the losses and the gradient.
+
+# ------------------------------------------------------------------------------------------------ rows of any length
+
+cdef inline long long label_of(const Task* t, const Row* row) noexcept nogil:
+    return index_at(row.at[1], t.arg[1].code)
+
+cdef inline bint is_ignored(const Task* t, const Row* row) noexcept nogil:
+    return not t.loss.soft and label_of(t, row) == t.loss.ignored
+
+cdef inline storage element_at(const Task* t, const Row* row, int i, Py_ssize_t j, storage* _) noexcept nogil:
+    cdef storage x
+    cdef Py_ssize_t run = 0
+    gather(&x, row.at[i] + offset_of(t, &t.arg[i], j, &run), 0, 1, t.arg[i].code)
+    return x
+
+cdef void loss_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, storage* _) noexcept nogil:
+    cdef char scratch[3][FRAME_SCRATCH]
+    cdef const Loss* o = t.loss
+    cdef LossRow* r = <LossRow*> room
+    cdef State[double] frame
+    cdef storage* x
+    cdef storage* target = NULL
+    cdef storage* weight = NULL
+    cdef Py_ssize_t n
+    r.s = empty_row()
+    r.dot.high = r.dot.low = r.mass.high = r.mass.low = 0
+    if is_ignored(t, row):
+        return
+    while j < end:
+        n = min(end - j, frame_size(_))
+        x = take(t, row, 0, j, n, <storage*> scratch[0], NULL, 0)
+        frame = absorb(<const storage*> x, n, 1, n if t.ahead and end - j >= 2 * n else 0)
+        merge_rows(_, &r.s, &frame, 1)
+        if o.soft or o.spread != 0:
+            if o.soft:
+                target = take(t, row, 1, j, n, <storage*> scratch[1], NULL, 0)
+            if o.weight >= 0:
+                weight = take(t, row, o.weight, j, n, <storage*> scratch[2], NULL, 0)
+            weigh_row(<const storage*> x, <const storage*> target, <const storage*> weight, n, o, &r.dot, &r.mass)
+        j += n
+
+cdef void loss_merge(const Task* t, Room* a, const Room* b, storage* _) noexcept nogil:
+    cdef LossRow* r = <LossRow*> a
+    cdef const LossRow* other = <const LossRow*> b
+    merge_rows(_, &r.s, &other.s, 1)
+    merge_sums_of_loss(&r.dot, &other.dot)
+    merge_sums_of_loss(&r.mass, &other.mass)
+
+# The loss of a row, once all of it is folded, and what its gradient needs.
+cdef void loss_finish(const Task* t, const Row* row, Room* room, storage* _) noexcept nogil:
+    cdef LossRow* r = <LossRow*> room
+    cdef Source from_
+    cdef Mass[double] mass
+    if is_ignored(t, row):
+        put_loss(t, row, 0)
+        return
+    from_.task = t
+    from_.row = row
+    mass = mass_of(&from_, t.n, &r.s, 1, _)
+    finish_loss(t, row, r, log_of_mass_of(_, &mass), _)
+
+cdef void finish_loss(const Task* t, const Row* row, LossRow* r, double log, storage* _) noexcept nogil:
+    cdef const Loss* o = t.loss
+    cdef double share = 0, lse = r.s.m + log, x = 0
+    if not o.soft:
+        share = o.keep
+        if o.weight >= 0:
+            share *= as_number(element_at(t, row, o.weight, label_of(t, row), _))
+        x = as_number(element_at(t, row, 0, label_of(t, row), _))
+        r.mass.high = o.spread * o.weights
+        r.mass.low = 0
+    put_loss(t, row, loss_of(r, log, share, x, lse, o))
+    r.c = o.factor
+    if o.dloss >= 0:
+        r.c *= number_at_address(_, row.at[o.dloss], t.arg[o.dloss].code)
+    r.amount = r.c * ((0 if t.n == 1 else share + (r.mass.high + r.mass.low)) + (2 * o.z * lse if o.z != 0 else 0))
+    r.taken = r.c * share
+
+cdef inline void put_loss(const Task* t, const Row* row, double loss) noexcept nogil:
+    cdef const Loss* o = t.loss
+    if o.value >= 0:
+        put_number(row.at[o.value], t.arg[o.value].code, loss)
+    elif o.sums:
+        add_to(&o.totals[softcore_thread()], loss)
+
+cdef void loss_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:
+    cdef char scratch[3][FRAME_SCRATCH]
+    cdef const Loss* o = t.loss
+    cdef const LossRow* r = <const LossRow*> room
+    cdef GradientRow[storage] g
+    cdef storage* x
+    cdef storage* y
+    cdef storage* target = NULL
+    cdef storage* weight = NULL
+    cdef storage own
+    cdef Py_ssize_t n, label = -1
+    cdef bint ignored = is_ignored(t, row)
+    if o.gradient < 0:
+        return
+    if not ignored:
+        g = gradient_row_of(_, r, o)
+        if not o.soft:
+            label = label_of(t, row)
+    while j < end:
+        n = min(end - j, frame_size(_))
+        y = open_tile(t, row, o.gradient, j, <storage*> scratch[0])
+        if ignored:
+            fill_tile(y, n, 0)
+        elif t.n == 1:
+            fill_tile(y, n, r.amount + (r.s.m - r.s.m))
+        else:
+            x = take(t, row, 0, j, n, <storage*> scratch[0], NULL, 0)
+            if o.soft:
+                target = take(t, row, 1, j, n, <storage*> scratch[1], NULL, 0)
+            if o.weight >= 0 and (o.soft or o.spread != 0):
+                weight = take(t, row, o.weight, j, n, <storage*> scratch[2], NULL, 0)
+            if j <= label < j + n:
+                own = gradient_of_label(<const storage*> x + (label - j), <const storage*> weight + (label - j) if weight != NULL else <const storage*> NULL, &g)
+            loss_gradient_row(y, <const storage*> x, <const storage*> target, <const storage*> weight, n, &g, t.streaming, <const storage*> x + n if t.ahead and end - j > 2 * n else NULL)
+            if j <= label < j + n:
+                y[label - j] = own
+        close_tile(t, row, o.gradient, j, n, y, NULL, 0)
+        j += n
+
+# ------------------------------------------------------------------------------------------------ labels without smoothing
+
+# The first row from r on that is not ignored; those before it are done with.
+cdef Py_ssize_t kept_row(const Task* t, Py_ssize_t r, Py_ssize_t last, Row* row, storage* _) noexcept nogil:
+    while r < last:
+        enter(t, r, row)
+        if not is_ignored(t, row):
+            return r
+        put_loss(t, row, 0)
+        if t.loss.gradient >= 0:
+            fill_tile(<storage*> row.at[t.loss.gradient], t.n, 0)
+        r += 1
+    return r
+
+cdef void label_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
+    cdef Walk[storage] walk
+    cdef Row rows[2]
+    cdef Row* row
+    cdef Row* next
+    cdef Room room
+    cdef LossRow* r = <LossRow*> &room
+    cdef State[double] chunk, frame
+    cdef const storage* x
+    cdef const storage* ahead
+    cdef Py_ssize_t i, following, j, n, next_n
+    cdef int b = 0
+    cdef bint keeps = t.loss.gradient >= 0
+    cdef double top = 0
+    cdef char* memory = <char*> malloc(t.n * sizeof(acc[storage]) + 128) if keeps else NULL
+    if keeps and memory == NULL:  # then it does without
+        one_by_one(t, first, last, _)
+        return
+    begin_walk(&walk, <acc[storage]*> (<char*> NULL + (<size_t> memory + 63) // 64 * 64), t.n, t.streaming)
+    i = kept_row(t, first, last, &rows[0], _)
+    if i < last:
+        top = top_of_tile(<const storage*> rows[0].at[0], min(t.n, frame_size(_)))
+    while i < last:
+        row = &rows[b]
+        next = &rows[1 - b]
+        following = kept_row(t, i + 1, last, next, _)
+        x = <const storage*> row.at[0]
+        r.s = chunk = empty_row()
+        j = 0
+        while j < t.n:
+            n = min(t.n - j, frame_size(_))
+            ahead = x + j + n
+            next_n = min(t.n - j - n, frame_size(_))
+            if next_n == 0:
+                ahead = <const storage*> next.at[0] if following < last else NULL
+                next_n = min(t.n, frame_size(_))
+            frame = state_of_row_max(_, top, 1)
+            top = walk_frame(&walk, x + j, j, n, &frame, ahead, next_n, keeps)
+            merge_rows(_, &chunk, &frame, 1)
+            j += n
+            if j % chunk_size(_) == 0 or j == t.n:
+                merge_rows(_, &r.s, &chunk, 1)
+                chunk = empty_row()
+        end_written(&walk)
+        loss_finish(t, row, &room, _)
+        if keeps and not turn_row(&walk, <storage*> row.at[t.loss.gradient], x, r, t.loss, label_of(t, row)):
+            loss_map(t, row, 0, t.n, &room, _)
+        i = following
+        b = 1 - b
+    write_last(&walk)
+    free(memory)
+
+cdef void one_by_one(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
+    cdef Kernel k
+    k.rows = NULL
+    k.fold = <Fold> loss_fold[storage]
+    k.merge = <Merge> loss_merge[storage]
+    k.finish = <Finish> loss_finish[storage]
+    k.map = <Map> loss_map[storage]
+    k.chunk = chunk_size(_)
+    whole_rows(t, &k, first, last)
+
+# ------------------------------------------------------------------------------------------------ binary cross-entropy
+
+# Tiles of accumulators: an operand of the half types may be float.
+cdef acc[storage]* take_accumulators(const Task* t, const Row* row, int i, Py_ssize_t j, Py_ssize_t n, void* room, storage* _) noexcept nogil:
+    if storage is double:
+        return <acc[storage]*> take(t, row, i, j, n, <double*> room, NULL, 0)
+    elif storage is float:
+        return <acc[storage]*> take(t, row, i, j, n, <float*> room, NULL, 0)
+    else:
+        gather_tile(t, &t.arg[i], row.at[i], j, n, <float*> room)
+        return <acc[storage]*> room
+
+cdef void close_accumulators(const Task* t, const Row* row, int i, Py_ssize_t j, Py_ssize_t n, acc[storage]* tile, storage* _) noexcept nogil:
+    if storage is double:
+        close_tile(t, row, i, j, n, <double*> tile, NULL, 0)
+    else:
+        close_tile(t, row, i, j, n, <float*> tile, NULL, 0)
+
+# A stretch of losses, of gradients or of both; the sum of the losses is added to `total` if that is there.
+cdef void binary_tiles(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Sum[double]* total, storage* _) noexcept nogil:
+    cdef char scratch[4][SCRATCH]
+    cdef double wide[2][SCRATCH_DOUBLES]  # of accumulators
+    cdef const Loss* o = t.loss
+    cdef storage* at[4]
+    cdef storage* y = NULL
+    cdef acc[storage]* dloss = NULL
+    cdef acc[storage]* losses = NULL
+    cdef Py_ssize_t n
+    while j < end:
+        n = min(end - j, tile_size(_))
+        at[0] = take(t, row, 0, j, n, <storage*> scratch[0], NULL, 0)
+        at[1] = take(t, row, 1, j, n, <storage*> scratch[1], NULL, 0)
+        at[2] = take(t, row, o.weight, j, n, <storage*> scratch[2], NULL, 0) if o.weight >= 0 else NULL
+        at[3] = take(t, row, o.pos_weight, j, n, <storage*> scratch[3], NULL, 0) if o.pos_weight >= 0 else NULL
+        if o.dloss >= 0:
+            dloss = take_accumulators(t, row, o.dloss, j, n, wide[0], _)
+        if o.value >= 0:
+            losses = <acc[storage]*> (<acc[storage]*> open_tile(t, row, o.value, j, <storage*> wide[1]))
+        if o.gradient >= 0:
+            y = open_tile(t, row, o.gradient, j, <storage*> scratch[0])
+        binary_tile(losses, y, <const storage*> at[0], <const storage*> at[1], <const storage*> at[2], <const storage*> at[3], dloss, n, o, total, t.streaming)
+        if o.value >= 0:
+            close_accumulators(t, row, o.value, j, n, losses, _)
+        if o.gradient >= 0:
+            close_tile(t, row, o.gradient, j, n, y, NULL, 0)
+        j += n
+
+cdef void binary_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, storage* _) noexcept nogil:
+    cdef Sum[double]* s = <Sum[double]*> room
+    s.high = s.low = 0
+    binary_tiles(t, row, j, end, s, _)
+
+cdef void binary_merge(const Task* t, Room* a, const Room* b, storage* _) noexcept nogil:
+    merge_sums_of_loss(<Sum[double]*> a, <const Sum[double]*> b)
+
+cdef void binary_total(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:
+    cdef const Sum[double]* s = <const Sum[double]*> room
+    add_to(&t.loss.totals[0], s.high + s.low)
+
+cdef void binary_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:
+    binary_tiles(t, row, j, end, NULL, _)
+
+# ------------------------------------------------------------------------------------------------ the family
+
+cdef void loss_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept nogil:
+    k.known = True
+    k.chunk = chunk_size(_)
+    k.lanes = lanes(_)
+    if op == CROSS_ENTROPY:
+        k.fold = <Fold> loss_fold[storage]
+        k.merge = <Merge> loss_merge[storage]
+        k.finish = <Finish> loss_finish[storage]
+        k.map = <Map> loss_map[storage]
+        k.reduces = t.loss.gradient < 0
+        if not t.loss.soft and t.loss.spread == 0 and t.n > 1 and t.arg[0].direct and (k.reduces or t.arg[t.loss.gradient].direct):
+            k.rows = <Rows> label_rows[storage]
+            k.longest = most_kept(_)
+    elif not t.loss.sums:
+        k.map = <Map> binary_map[storage]
+    else:
+        k.fold = <Fold> binary_fold[storage]
+        k.merge = <Merge> binary_merge[storage]
+        k.map = <Map> binary_total[storage]
+        k.reduces = True
+
+# A sum for each thread, and theirs.
+cdef int open_totals(Task* t, int threads) except -1:
+    cdef int i
+    if t.loss == NULL or not t.loss.sums:
+        return 0
+    t.loss.totals = <Exact*> malloc(threads * sizeof(Exact))
+    if t.loss.totals == NULL:
+        raise MemoryError()
+    for i in range(threads):
+        empty_exact(&t.loss.totals[i])
+    return 0
+
+cdef void close_totals(Task* t, int threads) noexcept nogil:
+    cdef int i
+    if t.loss == NULL or not t.loss.sums:
+        return
+    for i in range(1, threads):
+        merge_exact(&t.loss.totals[0], &t.loss.totals[i])
+    t.loss.total = value_of(&t.loss.totals[0])
+    free(t.loss.totals)
+
+cdef int operand_of(Task* t, object a, int nouter) except -2:
+    # The place of an operand, or -1 of one that the call lacks.
+    if a is None:
+        return -1
+    set_operand(t, &t.arg[t.nargs], a, code_of(a.dtype), nouter)
+    t.nargs += 1
+    return t.nargs - 1
+
+def run_loss(str op, dtype, tuple inputs, tuple outputs, int nouter, bint sums, double keep, double spread, double z, double weights, double factor, long long ignored, bint dry=False):
+    """Run a loss over arranged views: logits, target, weight, pos_weight, dloss; losses, gradient; None where a call has none.
+
+    Where the losses are summed (``sums``) they are no output and their sum is returned.
+    """
+    cdef Task t
+    cdef Loss loss
+    cdef int code = code_of(dtype), which = NAMES[op], d, place
+    cdef cnp.ndarray x = inputs[0]
+    t.nargs = 0
+    t.scale = t.factor = 1
+    t.option = 0
+    t.masked = False
+    t.loss = &loss
+    t.nouter = nouter
+    t.nlength = cnp.PyArray_NDIM(x) - nouter
+    for d in range(nouter):
+        t.outer[d] = cnp.PyArray_DIMS(x)[d]
+    for d in range(t.nlength):
+        t.length[d] = cnp.PyArray_DIMS(x)[nouter + d]
+    operand_of(&t, x, nouter)
+    operand_of(&t, inputs[1], nouter)
+    loss.weight = operand_of(&t, inputs[2], nouter)
+    loss.pos_weight = operand_of(&t, inputs[3], nouter)
+    loss.dloss = operand_of(&t, inputs[4], nouter)
+    t.ninputs = t.nargs
+    loss.value = operand_of(&t, outputs[0], nouter)
+    loss.gradient = operand_of(&t, outputs[1], nouter)
+    loss.soft = t.arg[1].code & ~SWAPPED <= DOUBLE
+    loss.keep = keep
+    loss.spread = spread
+    loss.z = z
+    loss.weights = weights
+    loss.factor = factor
+    loss.ignored = ignored
+    loss.sums = sums
+    loss.totals = NULL
+    loss.total = 0
+    settle(&t, which == BINARY_CROSS_ENTROPY and not sums, code)
+    plan = execute(&t, which, code, op, dry)
+    return plan if dry else loss.total
+
+def scan_targets_of(cnp.ndarray target, Py_ssize_t classes, long long ignored, cnp.ndarray weight=None):
+    """``(where, kept, weight)``: the flat place of a label out of range, or -1; how many are not ignored; the sum of their weights."""
+    cdef Task t
+    cdef Operand* a = &t.arg[0]
+    cdef Targets found
+    cdef int d, nd = cnp.PyArray_NDIM(target), code = code_of(target.dtype), weight_code = 0
+    cdef Py_ssize_t n = 1, step = 0, r, rows, weight_step = 0
+    cdef const char* weights = NULL
+    found.bad = -1
+    found.kept = 0
+    empty_exact(&found.weight)
+    t.nlength = 0
+    t.nouter = max(nd - 1, 0)
+    set_operand(&t, a, target, code, t.nouter)
+    for d in range(t.nouter):
+        t.outer[d] = cnp.PyArray_DIMS(target)[d]
+    if nd:
+        n = cnp.PyArray_DIMS(target)[nd - 1]
+        step = cnp.PyArray_STRIDES(target)[nd - 1]
+    rows = cnp.PyArray_SIZE(target) // n if n else 0
+    if weight is not None:
+        weights = <const char*> cnp.PyArray_DATA(weight)
+        weight_step = cnp.PyArray_STRIDES(weight)[0]
+        weight_code = code_of(weight.dtype)
+    with nogil:
+        for r in range(rows):
+            scan_targets(&found, r * n, row_start(&t, a, r), step, n, code, classes, ignored, weights, weight_step, weight_code)
+            if found.bad >= 0:
+                break
+    return found.bad, found.kept, value_of(&found.weight) if weight is not None else <double> found.kept
+
+def exact_sum(cnp.ndarray x):
+    """The sum of a vector, rounded once."""
+    cdef Exact total
+    cdef Py_ssize_t i
+    cdef double one
+    cdef int code = code_of(x.dtype)
+    empty_exact(&total)
+    for i in range(cnp.PyArray_DIMS(x)[0]):
+        gather(&one, <const char*> cnp.PyArray_DATA(x) + i * cnp.PyArray_STRIDES(x)[0], 0, 1, code)
+        add_to(&total, one)
+    return value_of(&total)
