@@ -10,7 +10,7 @@ operator (``aten._softmax_backward_data.out``); SciPy's softmax family and jax h
 cannot be held to one thread and counts with two or more. bfloat16 arrays are ml_dtypes' for softcore and the same bits for torch.
 
 The columns: milliseconds of one call, how many times faster softcore is than the best peer, how many times longer it takes than
-``np.copyto`` of the same array, and the target, with yes or no. The last rows are errors, in ulp, against float64 (longdouble for float64).
+``np.copyto`` that moves as many bytes, and the target, with yes or no. The last rows are errors, in ulp, against float64 (longdouble for float64).
 """
 
 from __future__ import annotations
@@ -79,9 +79,11 @@ class Case:
 
     @property
     def tiles(self):
-        """The windows of a pooling op, in words."""
+        """The windows of a pooling op, or the activation of a gated linear unit, in words."""
         if not self.options:
             return ""
+        if "activation" in self.options:
+            return f", {self.options['activation']}"
         window = " x ".join(map(str, self.options["window"]))
         other = [name for name in ("return_indices",) if self.options.get(name)]
         last = ["last"] if self.options["layout"] == "channels_last" else []
@@ -141,6 +143,10 @@ CASES = [
     Case("cross_entropy_with_grad", (256, 256000), faster(6, "torch") + at_most(1.5), libraries=FEW, copy=True),
     Case("sigmoid", (8 * MILLION,), at_most(1.15) + faster(1, "torch"), axis=None, copy=True),
     *pooling(),
+    Case("gate", (8 * MILLION,), faster(3) + at_most(1.3), axis=None, libraries=("torch", "numexpr"), copy=True),
+    Case("gate_backward", (8 * MILLION,), faster(6, "torch") + at_most(1.3), axis=None, libraries=("numpy", "torch"), copy=True),
+    Case("glu", (4096, 8192), faster(3, "torch"), libraries=("torch",), options={"activation": "silu"}),
+    Case("glu_backward", (4096, 8192), faster(3, "torch"), libraries=("torch",), options={"activation": "silu"}),
 ]
 
 
@@ -161,7 +167,7 @@ def inputs(case, x, rng):
     """The arguments, made by softcore itself: the definitions would take minutes over the large cases."""
     import softcore as sc
 
-    if case.options:
+    if "window" in case.options:
         window, options = case.options["window"], {name: v for name, v in case.options.items() if name not in ("window", "return_indices")}
         if not case.op.endswith("_backward"):
             return x, window
@@ -170,8 +176,12 @@ def inputs(case, x, rng):
         return (dy, indices, x.shape) if case.op == "max_pool_backward" else (dy, x.shape, window)
     if case.op == "cross_entropy_with_grad":
         return x, rng.integers(0, case.shape[-1], case.shape[:-1])
+    if case.op in ("gate", "gate_backward"):
+        return tuple(array(case, rng) for _ in range(4 if case.op == "gate_backward" else 3))
     if not case.op.endswith("_backward"):
         return (x,)
+    if case.op == "glu_backward":
+        return rng.standard_normal(np.split(x, 2, case.axis)[0].shape).astype(x.dtype), x
     y = getattr(sc, case.op.removesuffix("_backward"))(x, case.axis)
     return rng.standard_normal(case.shape).astype(x.dtype), y
 
@@ -205,10 +215,14 @@ def compare(case, threads, rounds, block):
     except ImportError:
         return None
     libraries = [name for name in case.libraries if name != "jax" or threads >= 2]
-    contenders = peers.calls(case.op, inputs(case, x, rng), case.axis, libraries, taken(case))
-    if case.copy:
-        copied = np.zeros_like(x)
-        contenders["copyto"] = lambda: np.copyto(copied, x)
+    arguments = inputs(case, x, rng)
+    contenders = peers.calls(case.op, arguments, case.axis, libraries, taken(case))
+    if case.copy:  # of as many bytes as the op reads and writes, half of them each way
+        results = getattr(sc, case.op)(*arguments, **({} if case.axis is None else {"axis": case.axis}))
+        source = np.ones(sc.reference.OPS[case.op].moved(arguments, results) // 2, np.uint8)
+        copied = np.zeros_like(source)
+        contenders["copyto"] = lambda: np.copyto(copied, source)
+        del results
     return row(case.name, threads, peers.take_turns(contenders, rounds=rounds, block=block), case.targets)
 
 

@@ -9,6 +9,7 @@ from softcore.ops.losses import (
     cross_entropy_backward,
     cross_entropy_with_grad,
 )
+from softcore.ops.gates import gate, gate_backward, glu, glu_backward
 from softcore.ops.maxima import (
     argmax,
     hardmax,
@@ -60,7 +61,11 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_backward",
     "cross_entropy_with_grad",
+    "gate",
+    "gate_backward",
     "get_num_threads",
+    "glu",
+    "glu_backward",
     "hardmax",
     "info",
     "log_sigmoid",

@@ -178,6 +178,19 @@ def reduced(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tu
     return tuple(n for i, n in enumerate(shape) if i not in axes)
 
 
+def halves(op: str, name: str, a: np.ndarray, axis) -> tuple[np.ndarray, np.ndarray]:
+    """Views of the two halves of an array along one axis."""
+    if axis is None or isinstance(axis, tuple):
+        raise TypeError(f"{op}: axis is {'None' if axis is None else 'a tuple'}, it must be an int")
+    if not axes(op, axis, a.ndim):
+        raise ValueError(f"{op}: {name} is a scalar, it must have an axis to be cut in two")
+    (axis,) = axes(op, axis, a.ndim)
+    if a.shape[axis] % 2:
+        raise ValueError(f"{op}: {name} has length {a.shape[axis]} along axis {axis}, it must be even")
+    before, half = (slice(None),) * axis, a.shape[axis] // 2
+    return a[(*before, slice(half))], a[(*before, slice(half, None))]
+
+
 # ----------------------------------------------------------------------------------------------------------------- options
 
 

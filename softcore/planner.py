@@ -144,11 +144,13 @@ def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="cha
     check.choice("plan", "op", op, tuple(OPS))
     kind = OPS[op]
     (x,) = check.arrays("plan", x=x)
-    axes = () if kind.kind in ("map", "windows") else check.axes("plan", axis, x.ndim)
+    axes = check.axes("plan", axis, x.ndim) if kind.kind in ("fold", "rows") else ()
     mask = check.mask("plan", where, x.shape)
     scale = check.scale("plan", scale)
     if x.size == 0:
         raise ValueError(f"plan: x is empty (its shape is {x.shape}), it must have elements to plan for")
+    if kind.kind == "halves":
+        x, _ = check.halves("plan", "x", x, axis)
     storage = check.scaled(check.selecting(x) if kind.integers == "keep" else check.computing(x), scale)
     if kind.kind == "windows":
         return _plan_windows(op, kind, x, storage, window, layout)
@@ -164,13 +166,17 @@ def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="cha
         "logsumexp": ((view, None), (value,)),
         "logsumexp_backward": ((value, view, value, None), (full,)),
         "max_backward": ((value, view, None), (full,)),
-        "maximum_backward": ((view, view, view), (full, full)),
         "cross_entropy": ((view, index, None, None, None), (value, None)),
         "cross_entropy_with_grad": ((view, index, None, None, None), (value, full)),
         "cross_entropy_backward": ((view, index, None, None, value), (None, full)),
         "binary_cross_entropy": ((view, view, None, None, None), (full, None)),
         "binary_cross_entropy_with_grad": ((view, view, None, None, None), (full, full)),
         "binary_cross_entropy_backward": ((view, view, None, None, view), (None, full)),
+        "maximum_backward": ((view,) * 3, (full,) * 2),
+        "gate": ((view,) * 3, (full,)),
+        "gate_backward": ((view,) * 4, (full,) * 3),
+        "glu": ((view,) * 2, (full,)),
+        "glu_backward": ((view,) * 3, (full,) * 2),
     }.get(op, ((view,) * (2 if kind.direction == "backward" or op == "maximum" else 1), (full,)))
     nouter = x.ndim - len(axes)
     if kind.family == "losses":

@@ -35,6 +35,8 @@ MAPS = {  # element by element
     "log_sigmoid": sc.log_sigmoid,
     "softplus": sc.softplus,
     "maximum": lambda x, **k: sc.maximum(x, np.ones_like(x), **k),
+    "gate": lambda x, **k: sc.gate(x, np.ones_like(x), np.ones_like(x), **k),
+    "glu": lambda x, **k: sc.glu((x, np.ones_like(x)), **k),
     "relu_backward": lambda x, **k: sc.relu_backward(np.ones_like(x), x, **k),
     "sigmoid_backward": lambda x, **k: sc.sigmoid_backward(np.ones_like(x), x, **k),
     "log_sigmoid_backward": lambda x, **k: sc.log_sigmoid_backward(np.ones_like(x), x, **k),

@@ -14,7 +14,7 @@ from calls import sample
 
 import softcore as sc
 from softcore import kernels
-from softcore.ops import losses, maxima, pooling, softmax
+from softcore.ops import gates, losses, maxima, pooling, softmax
 
 
 # ------------------------------------------------------------------------------------------------------------- the surface
@@ -55,6 +55,10 @@ cross_entropy_backward(dloss, logits, target, axis=-1, *, weight=None, ignore_in
 binary_cross_entropy(logits, target, *, weight=None, pos_weight=None, reduction='mean', out=None)
 binary_cross_entropy_with_grad(logits, target, *, weight=None, pos_weight=None, reduction='mean', out=None)
 binary_cross_entropy_backward(dloss, logits, target, *, weight=None, pos_weight=None, reduction='mean', out=None)
+gate(x, y, r, *, out=None)
+gate_backward(df, x, y, r, *, out=None)
+glu(x, axis=-1, *, activation='sigmoid', out=None)
+glu_backward(dy, x, axis=-1, *, activation='sigmoid', out=None)
 """.strip().splitlines()
 FUNCTIONS = [line.partition("(")[0] for line in SIGNATURES]
 
@@ -70,7 +74,7 @@ def test_signature(line):
 def test_every_function_is_listed_once():
     assert len(sc.__all__) == len(set(sc.__all__))
     assert set(dir(sc)) == set(sc.__all__)
-    modules = (maxima, pooling, softmax, losses)
+    modules = (gates, losses, maxima, pooling, softmax)
     public = {n for m in modules for n, f in vars(m).items() if inspect.isfunction(f) and f.__module__ == m.__name__}
     assert {n for n in public if not n.startswith("_")} == set(FUNCTIONS)
     for name in FUNCTIONS:
@@ -84,10 +88,10 @@ def test_docstring_has_what_a_reader_looks_for(name):
         assert f"\n{section}\n{'-' * len(section)}\n" in doc
 
 
-MODULES = [f"softcore.ops.{family}" for family in ("maxima", "softmax", "losses", "pooling")]
+MODULES = ("ops.gates", "ops.losses", "ops.maxima", "ops.pooling", "ops.softmax", "windows", "threads", "about")
 
 
-@pytest.mark.parametrize("module", [*MODULES, "softcore.windows", "softcore.threads", "softcore.about"])
+@pytest.mark.parametrize("module", [f"softcore.{name}" for name in MODULES])
 def test_examples_in_docstrings(module):
     tested = doctest.testmod(importlib.import_module(module))
     assert tested.attempted and not tested.failed

@@ -21,7 +21,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOATING = [np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64)]
 INTEGERS = [np.dtype(t) for t in "?bBhHiIqQ"]
 ISAS = kernels.available()
-REDUCING = [op for op in OPS.values() if op.kind != "map"]
+REDUCING = [op for op in OPS.values() if op.kind in ("fold", "rows")]
 MASKABLE = [op for op in REDUCING if "where" in op.options]
 SELECTING = ("max", "argmax", "max_with_argmax")  # refuse a row in which nothing takes part
 
@@ -37,13 +37,18 @@ def lengths(dtype):
 # ----------------------------------------------------------------------------------------------------- what is close enough
 
 
-def largest_terms(name, arguments, options):
-    """The magnitude of the terms that a backward adds: of each element's largest, and of its row's. None where nothing is added.
+def largest_terms(op, arguments, options):
+    """The magnitude of the terms that an op adds: of each element's largest, and of its row's. None where nothing is added.
 
     A sum has at least the magnitude of the root of its squared terms: it passes through that, whatever is left of it.
     """
-    if name in ("cross_entropy_backward", "binary_cross_entropy_backward"):
+    name = op.name
+    if op.family == "losses" and op.direction == "backward":
         return loss_terms(name, *arguments, **options)
+    if op.terms:
+        with np.errstate(all="ignore"):
+            own = op.terms(*widened(arguments), **{key: value for key, value in options.items() if key in op.options})
+        return own, own
     if name not in ("softmax_backward", "log_softmax_backward"):
         return None
     with np.errstate(all="ignore"):
@@ -110,7 +115,7 @@ def check(op, actual, expected, arguments, options):
     if actual.dtype.kind in "biu":
         assert actual.dtype == expected.dtype and np.array_equal(actual, expected)
         return 0.0
-    terms, of_row = largest_terms(op.name, arguments, options) or (None, None)
+    terms, of_row = largest_terms(op, arguments, options) or (None, None)
     error = ulp_error(actual, expected, of_row)
     worst = np.unravel_index(np.argmax(error), error.shape)
     found = f"{actual[worst]!r} for {expected[worst]!r} at {worst}: {error[worst]:.3g} ulp"
@@ -148,7 +153,7 @@ def dtypes(op, dtype):
     if op.family == "losses":
         loss = np.dtype(np.float32) if value.itemsize == 2 else value
         return [value] if op.direction == "backward" else [loss, value]
-    return {"argmax": [np.dtype(np.intp)], "max_with_argmax": [value, np.dtype(np.intp)]}.get(op.name, [value, value])
+    return {"argmax": [np.dtype(np.intp)], "max_with_argmax": [value, np.dtype(np.intp)]}.get(op.name, [value] * 3)
 
 
 def turned(a):

@@ -67,9 +67,11 @@ def arguments(op, x, axis):
         return (value, x, target) if op.direction == "backward" else (x, target)
     if op.name == "logsumexp_backward":
         return value, x, sc.logsumexp(x, axis)
+    if op.kind == "halves":
+        return (value, x)[op.direction == "forward" :]
     if op.direction == "backward":
-        return (one, x, x) if op.name == "maximum_backward" else (one, x)
-    return (x, x) if op.name == "maximum" else (x,)
+        return (one, x, x, x)[: {"maximum_backward": 3, "gate_backward": 4}.get(op.name, 2)]
+    return (x, x, x)[: {"maximum": 2, "gate": 3}.get(op.name, 1)]
 
 
 def test_a_temporary_is_seen():

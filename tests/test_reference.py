@@ -263,9 +263,9 @@ def test_other_types_are_refused(x):
     for op in OPS.values():
         if op.direction == "forward":
             with pytest.raises(TypeError):
-                others = {"windows": (1,), "map": (x,) if op.name == "maximum" else ()}.get(op.kind, ())
-                others = {"losses": (x,)}.get(op.family, {"max_unpool": (np.zeros(3, int), (3,))}.get(op.name, others))
-                op.reference(x, *others)
+                given = {"maximum": (x, x), "gate": (x, x, x), "max_unpool": (x, np.zeros(3, int), (3,))}
+                usual = (x, 1) if op.kind == "windows" else (x, x) if op.family == "losses" else (x,)
+                op.reference(*given.get(op.name, usual))
     with pytest.raises(TypeError, match="where"):
         ref.softmax([1.0, 2.0], where=[1, 0])
 
@@ -345,7 +345,7 @@ def gradient_of(op, **options):
         return forward.reference(*x, **ours)
 
     def df(dy, *x):
-        if op.name == "maximum_backward":
+        if len(x) > 1 or op.kind == "halves":
             return op.reference(dy, *x)
         arrays = {"x": x[0], "y": f(*x)}
         return op.reference(dy, *(arrays[name] for name in saved), **options)
@@ -359,12 +359,16 @@ BACKWARDS = [op.name for op in OPS.values() if op.direction == "backward" and op
 
 @pytest.mark.parametrize("name", BACKWARDS)
 def test_backward_is_the_gradient(name, x, rng):
-    arguments = (x, rng.normal(size=(4, 1))) if name == "maximum_backward" else (x,)
+    arguments = {
+        "maximum_backward": (x, rng.normal(size=(4, 1))),
+        "gate_backward": (x, rng.normal(size=(4, 1)), rng.normal(size=5)),
+        "glu_backward": (rng.normal(size=(3, 4, 6)),),
+    }.get(name, (x,))
     assert check_grad(*gradient_of(OPS[name]), *arguments) < 1e-7
 
 
 @pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("name", [name for name in BACKWARDS if "axis" in OPS[name].options])
+@pytest.mark.parametrize("name", [name for name in BACKWARDS if "axis" in OPS[name].options and OPS[name].kind != "halves"])
 def test_backward_is_the_gradient_along_any_axis_with_any_option(name, axis, x, rng):
     b = 0.5 + rng.random(x.shape)
     values = {"keepdims": [True], "scale": [-0.7], "b": [b], "ties": ["last", "split", "all"]}
@@ -410,12 +414,12 @@ def test_every_definition_is_in_the_table_with_what_it_says():
     assert list(OPS) == [op.name for op in OPS.values()]
     assert set(OPS) == set(ref.__all__) - {"OPS", "Op"}
     for op in OPS.values():
-        assert op.family in ("max", "softmax", "pooling", "losses") and op.kind in ("fold", "rows", "map", "windows")
+        assert op.family in ("max", "softmax", "pooling", "losses", "gates") and op.kind in ("fold", "rows", "map", "windows", "halves")
         assert op.integers in ("keep", "promote")
         assert op.reference is getattr(ref, op.name) and op.reference.__doc__
         assert (op.direction == "backward") == op.name.endswith("_backward") == (op.forward in OPS)
-        assert ("axis" in op.options) == (op.kind in ("fold", "rows"))
-        assert op.default_axis == (-1 if op.kind in ("fold", "rows") else None)
+        assert ("axis" in op.options) == (op.kind in ("fold", "rows", "halves"))
+        assert op.default_axis == (-1 if "axis" in op.options else None)
         assert "out" in op.options
 
 
@@ -423,6 +427,8 @@ def test_every_definition_is_in_the_table_with_what_it_says():
 @pytest.mark.parametrize("name", [op.name for op in OPS.values() if op.kind != "windows"])
 def test_inputs_fit_their_op(name, axis, rng):
     op = OPS[name]
+    if op.kind == "halves" and type(axis) is not int:
+        pytest.skip("halves lie along one axis")
     x = rng.normal(size=(3, 4, 5)).astype(np.float32)
     available = {"scale": 2.0, "where": x > -1, "keepdims": True, "b": np.abs(x), "axis": axis}
     options = {key: value for key, value in available.items() if key in op.options} | op.apart
@@ -433,7 +439,8 @@ def test_inputs_fit_their_op(name, axis, rng):
     results = op.reference(*arguments, **options)
     every = results if isinstance(results, tuple) else (results,)
     reduced = np.shape(ref.max(x, axis, keepdims="keepdims" in op.options))
-    shapes = [reduced, x.shape] if op.name == "cross_entropy_with_grad" else [reduced if op.kind == "fold" else x.shape] * len(every)
+    full = arguments[-1].shape if name == "glu_backward" else x.shape
+    shapes = [reduced, full] if op.name == "cross_entropy_with_grad" else [reduced if op.kind == "fold" else full] * len(every)
     for result, shape in zip(every, shapes):
         assert result.shape == shape
         assert not np.isnan(result).any()

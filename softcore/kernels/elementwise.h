@@ -226,14 +226,13 @@ template <class S> INLINE Lanes<S> logsumexp_gradient(Lanes<S> dy, Lanes<S> x, L
 template <class S> INLINE Lanes<S> maximum_gradient(Lanes<S> dy, Lanes<S> a, Lanes<S> b) {
     typedef Lanes<S> P;
     Mask<S> an = a != a, bn = b != b, one = (a > b) | (an & (b == b)), tie = (a == b) | (an & bn);
-    P half = std::is_integral<acc<S>>::value ? dy / constant<P>(2) : dy * constant<P>(0.5);
-    return select(one, dy, select(tie, half, constant<P>(0)));
+    return select(one, dy, select(tie, dy * constant<P>(0.5), constant<P>(0)));
 }
 
-enum Elementwise { RELU, STEP, SIGMOID, LOG_SIGMOID, SOFTPLUS, RELU_BACKWARD, SIGMOID_BACKWARD, LOG_SIGMOID_BACKWARD, SOFTPLUS_BACKWARD, MAXIMUM, MAXIMUM_GRADIENT };
+enum Elementwise { RELU, STEP, SIGMOID, LOG_SIGMOID, SOFTPLUS, RELU_BACKWARD, SIGMOID_BACKWARD, LOG_SIGMOID_BACKWARD, SOFTPLUS_BACKWARD, MAXIMUM };
 
 // One tile of an element-wise op.  Integers have only the choices.
-template <class S> void choose_tile(int op, S *y, const S *a, const S *b, const S *c, ptrdiff_t n, bool streaming) {
+template <class S> void choose_tile(int op, S *y, const S *a, const S *b, ptrdiff_t n, bool streaming) {
     typedef Lanes<S> P;
     const P zero = constant<P>(0);
 #define LOAD(p) load_some<S>(p + j, m, 0)
@@ -244,7 +243,6 @@ template <class S> void choose_tile(int op, S *y, const S *a, const S *b, const 
         P x = LOAD(b); return select(x > zero, LOAD(a), select(x != x, x, zero)); });
     case MAXIMUM: return over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {
         P u = LOAD(a), v = LOAD(b); return select(u != u, u, select(v != v, v, max(u, v))); });
-    case MAXIMUM_GRADIENT: OVER((maximum_gradient<S>(LOAD(a), LOAD(b), LOAD(c))));
     }
 }
 template <class S> void map_tile(int op, S *y, const S *a, const S *b, ptrdiff_t n, bool streaming) {

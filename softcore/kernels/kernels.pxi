@@ -31,22 +31,23 @@ include "max.pxi"
 include "softmax.pxi"
 include "map.pxi"
 include "losses.pxi"
+include "gates.pxi"
 
 # ------------------------------------------------------------------------------------------------ the table of ops
 
 cdef enum Op:
     SOFTMAX, LOG_SOFTMAX, SOFTMAX_BACKWARD, LOG_SOFTMAX_BACKWARD, LOGSUMEXP, LOGSUMEXP_BACKWARD
-    MAX, ARGMAX, MAX_WITH_ARGMAX, HARDMAX, MAX_BACKWARD, CHOOSE, ELEMENTWISE, EXP, MAXIMUM_BACKWARD_SUM
-    CROSS_ENTROPY, BINARY_CROSS_ENTROPY
+    MAX, ARGMAX, MAX_WITH_ARGMAX, HARDMAX, MAX_BACKWARD, CHOOSE, ELEMENTWISE, EXP
+    SWEEP, GRADIENT_SUM, CROSS_ENTROPY, BINARY_CROSS_ENTROPY
 
 cdef dict NAMES = {
     "softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX, "softmax_backward": SOFTMAX_BACKWARD,
     "log_softmax_backward": LOG_SOFTMAX_BACKWARD, "logsumexp": LOGSUMEXP, "logsumexp_backward": LOGSUMEXP_BACKWARD,
     "max": MAX, "argmax": ARGMAX, "max_with_argmax": MAX_WITH_ARGMAX, "hardmax": HARDMAX,
-    "max_backward": MAX_BACKWARD, "maximum_backward_sum": MAXIMUM_BACKWARD_SUM, "exp": EXP,
+    "max_backward": MAX_BACKWARD, "exp": EXP,
     # element-wise: the op and its case
     "relu": CHOOSE + 100 * RELU, "relu_backward": CHOOSE + 100 * RELU_BACKWARD, "maximum": CHOOSE + 100 * MAXIMUM,
-    "maximum_backward": CHOOSE + 100 * MAXIMUM_GRADIENT, "step": ELEMENTWISE + 100 * STEP,
+    "step": ELEMENTWISE + 100 * STEP,
     "sigmoid": ELEMENTWISE + 100 * SIGMOID, "sigmoid_backward": ELEMENTWISE + 100 * SIGMOID_BACKWARD,
     "log_sigmoid": ELEMENTWISE + 100 * LOG_SIGMOID, "log_sigmoid_backward": ELEMENTWISE + 100 * LOG_SIGMOID_BACKWARD,
     "softplus": ELEMENTWISE + 100 * SOFTPLUS, "softplus_backward": ELEMENTWISE + 100 * SOFTPLUS_BACKWARD,
@@ -54,6 +55,9 @@ cdef dict NAMES = {
     "cross_entropy": CROSS_ENTROPY, "cross_entropy_with_grad": CROSS_ENTROPY, "cross_entropy_backward": CROSS_ENTROPY,
     "binary_cross_entropy": BINARY_CROSS_ENTROPY, "binary_cross_entropy_with_grad": BINARY_CROSS_ENTROPY,
     "binary_cross_entropy_backward": BINARY_CROSS_ENTROPY,
+    "maximum_backward": SWEEP + 100 * MAXIMUM_BACKWARD, "gate": SWEEP + 100 * GATE, "gate_backward": SWEEP + 100 * GATE_BACKWARD,
+    "glu": SWEEP + 100 * GLU, "glu_backward": SWEEP + 100 * GLU_BACKWARD,
+    "maximum_backward_sum": GRADIENT_SUM + 100 * OF_MAXIMUM, "gate_backward_sum": GRADIENT_SUM + 100 * OF_GATE,
 }
 
 cdef void max_kernels(const Task* t, int op, Kernel* k, element* _) noexcept nogil:
@@ -127,11 +131,15 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.reduces = True
     elif op == LOGSUMEXP_BACKWARD:
         k.map = <Map> logsumexp_backward_map[storage]
-    elif op == MAXIMUM_BACKWARD_SUM:
-        k.fold = <Fold> maximum_sum_fold[storage]
-        k.merge = <Merge> maximum_sum_merge[storage]
-        k.map = <Map> sum_map[storage]
+    elif op == SWEEP:
+        k.map = <Map> sweep_map[storage]
+    elif op == GRADIENT_SUM:
+        k.fold = <Fold> gradient_sum_fold[storage]
+        k.merge = <Merge> gradient_sum_merge[storage]
+        k.map = <Map> gradient_sum_map[storage]
+        k.columns = <Columns> gradient_sum_columns[storage]
         k.reduces = True
+        k.spreads = True
     elif op == ELEMENTWISE:
         k.map = <Map> elementwise_map[storage]
     elif op == EXP:
@@ -150,7 +158,7 @@ cdef void kernel_of(const Task* t, int op, int code, Kernel* k) noexcept nogil:
     k.map = NULL
     k.rows = NULL
     k.columns = NULL
-    k.reduces = k.whole = k.known = k.keeps = False
+    k.reduces = k.whole = k.known = k.keeps = k.spreads = False
     k.longest = 0
     if code == FLOAT:
         softmax_kernels(t, op, k, <float*> NULL)
@@ -227,10 +235,12 @@ cdef void sort_outer(Task* t) noexcept nogil:
                     swap = s[e]; s[e] = s[e + 1]; s[e + 1] = swap
 
 cdef inline Py_ssize_t order_of(Task* t, int d) noexcept nogil:
-    # The last output is never broadcast, so its strides tell neighbours.
-    cdef Py_ssize_t s = t.arg[0].outer[d]
-    if s == 0:
-        s = t.arg[t.nargs - 1].outer[d]
+    # Strides tell neighbours, but not those of what was broadcast. The last output never is.
+    cdef int i = 0, e
+    for e in range(t.nouter):
+        if t.outer[e] > 1 and t.arg[0].outer[e] == 0:
+            i = t.nargs - 1
+    cdef Py_ssize_t s = t.arg[i].outer[d]
     return -s if s < 0 else s
 
 cdef void settle(Task* t, bint elementwise, int code) noexcept nogil:
@@ -279,7 +289,7 @@ cdef bint column_contiguous(const Task* t, const Kernel* k, int code) noexcept n
     if t.masked or t.factor != 1 or t.nouter == 0 or t.nlength != 1 or k.columns == NULL:
         return False
     for i in range(t.nargs):
-        if t.arg[i].outer[t.nouter - 1] != t.arg[i].itemsize:
+        if t.arg[i].outer[t.nouter - 1] != t.arg[i].itemsize and not (k.spreads and i < t.ninputs and t.arg[i].outer[t.nouter - 1] == 0):
             return False
         if t.arg[i].code != code and not (k.reduces and i >= t.ninputs):
             return False
@@ -415,6 +425,7 @@ def run(str op, dtype, tuple inputs, tuple outputs, int nouter, mask=None, doubl
     t.scale = scale
     t.factor = 1
     t.option = which // 100 if which >= 100 else option
+    t.variant = option
     which = which % 100
     t.masked = mask is not None
     t.loss = NULL
@@ -442,7 +453,7 @@ def run(str op, dtype, tuple inputs, tuple outputs, int nouter, mask=None, doubl
         for d in range(t.nargs):
             if t.arg[d].code == BOOL:
                 t.arg[d].code = UINT8
-    settle(&t, which == CHOOSE or which == ELEMENTWISE or which == EXP or which == LOGSUMEXP_BACKWARD, code)
+    settle(&t, which == CHOOSE or which == ELEMENTWISE or which == EXP or which == SWEEP or which == LOGSUMEXP_BACKWARD, code)
     if (which == SOFTMAX or which == LOG_SOFTMAX) and not (scale > 0 and isfinite(scale)):
         # The kernels want a positive scale; a sign, a zero and the like are exact as factors.
         t.factor = -1 if scale < 0 and isfinite(scale) else scale

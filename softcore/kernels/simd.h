@@ -220,6 +220,8 @@ template <class A, int N> INLINE Pack<A, N> shift_right(Pack<A, N> a, int bits) 
 }
 template <class A> INLINE bool any(Pack<A, 1> m) { return any_bit((m_si)m.v); }
 template <class A, int N> INLINE bool any(Pack<A, N> m) { return any(m.lo | m.hi); }
+template <class A> INLINE bool all(Pack<A, 1> m) { return !any_bit((m_si)~m.v); }
+template <class A, int N> INLINE bool all(Pack<A, N> m) { return all(m.lo & m.hi); }
 
 template <class A> INLINE void spread(A a, Pack<A, 1> *p) { p->v = a - vec<A>{}; }  // a - 0 keeps the sign of -0
 template <class A, int N> INLINE void spread(A a, Pack<A, N> *p) { spread(a, &p->lo); spread(a, &p->hi); }

@@ -135,11 +135,11 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     bint any_infinite[S](const Gradient[S]*)
     Lanes[S] gradient_of_columns[S](bint log, bint infinite, Lanes[S] dy, Lanes[S] y, const Gradient[S]*)
     void logsumexp_backward_tile[S](S* dx, const S* dy, const S* x, const S* y, const S* b, Py_ssize_t n, bint streaming)
-    void choose_tile[S](int op, S* y, const S* a, const S* b, const S* c, Py_ssize_t n, bint streaming)
+    void choose_tile[S](int op, S* y, const S* a, const S* b, Py_ssize_t n, bint streaming)
     void map_tile[S](int op, S* y, const S* a, const S* b, Py_ssize_t n, bint streaming)
     void exp_tile[S](S* y, const S* x, Py_ssize_t n)
     cdef enum Elementwise:
-        RELU, STEP, SIGMOID, LOG_SIGMOID, SOFTPLUS, RELU_BACKWARD, SIGMOID_BACKWARD, LOG_SIGMOID_BACKWARD, SOFTPLUS_BACKWARD, MAXIMUM, MAXIMUM_GRADIENT
+        RELU, STEP, SIGMOID, LOG_SIGMOID, SOFTPLUS, RELU_BACKWARD, SIGMOID_BACKWARD, LOG_SIGMOID_BACKWARD, SOFTPLUS_BACKWARD, MAXIMUM
 
     # rows of up to a frame, in blocks
     cdef enum After:
@@ -309,3 +309,13 @@ cdef extern from "losses.h" namespace "softcore" nogil:
     bint turn_row[S](Walk[S]*, S* y, const S* x, const LossRow*, const Loss*, Py_ssize_t label)
     void end_written[S](Walk[S]*)
     void write_last[S](Walk[S]*)
+cdef extern from "gates.h" namespace "softcore" nogil:
+    # sweeps that write several results, and sums of gradients over what was broadcast
+    cdef enum Sweep:
+        MAXIMUM_BACKWARD, GATE, GATE_BACKWARD, GLU, GLU_BACKWARD
+    cdef enum Gradients:
+        OF_MAXIMUM, OF_GATE
+    enum: RESULTS
+    void sweep_tile[S](int op, int by, S** y, const S* const* x, Py_ssize_t n, bint streaming)
+    double sum_gradient[S](int which, const S* const* x, Py_ssize_t n)
+    void sum_gradient_columns[S](int which, S* y, const char* const* x, const Py_ssize_t* stride, const bint* wide, Py_ssize_t n, Py_ssize_t width)

@@ -6,7 +6,7 @@
 
 cdef enum:
     DIMS = 64
-    OPERANDS = 6
+    OPERANDS = 7
     SCRATCH = 4096  # bytes of a tile, whatever its storage
     SCRATCH_DOUBLES = 1024  # a tile of floats, widened
     FRAME_SCRATCH = 16384   # bytes of a frame
@@ -30,6 +30,7 @@ cdef struct Task:
     double scale           # positive
     double factor          # what operand 0 is multiplied by as it is gathered: -1, or a scale that is 0 or not finite
     int option
+    int variant            # of that option
     bint log               # of softmax and log_softmax, which share their backward, the latter
     bint streaming         # outputs leave the cache: write past it
     bint ahead             # inputs come from memory: ask for the next row early
@@ -153,3 +154,4 @@ cdef struct Kernel:
     Py_ssize_t lanes       # columns that are worked on together
     Py_ssize_t longest     # the longest row for `rows`
     bint keeps             # columns are better off with room for a frame of them
+    bint spreads           # columns may share an element of an operand

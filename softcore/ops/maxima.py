@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from softcore import check, kernels
-from softcore.ops.run import by_row, copy, overlaps, result, run
+from softcore.ops.run import by_row, result, run, run_gradients
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -431,22 +431,7 @@ def maximum_backward(
     shape = check.common_shape(op, a=a, b=b)
     dy = check.broadcast(op, "dy", dy, shape)
     gradients = check.outs(op, out, (a.shape, b.shape), (check.computing(a), check.computing(b)))
-    if a.shape == b.shape:
-        run(op, dtype, (dy, a, b), gradients, shape)
-    else:
-        full = {id(c): np.broadcast_to(c, shape) for c in (a, b)}
-        # The first gradient must not overwrite what the second is computed from.
-        targets = [np.empty(d.shape, dtype) if any(overlaps(d, c) for c in (dy, a, b)) else d for d in gradients]
-        for target, one, other in zip(targets, (a, b), (b, a)):
-            added = len(shape) - one.ndim
-            axes = (*range(added), *(i for i in range(added, len(shape)) if one.shape[i - added] != shape[i]))
-            if 0 in shape:
-                target[...] = 0
-            else:
-                value = by_row(target, tuple(i - added for i in axes[added:]), True)
-                run("maximum_backward_sum", dtype, (dy, full[id(one)], full[id(other)]), (value,), shape, axes)
-        for gradient, target in zip(gradients, targets):
-            copy(gradient, target)
+    run_gradients(op, dtype, dy, (a, b), gradients, shape)
     out = out or (None, None)
     return tuple(map(result, gradients, out))
 

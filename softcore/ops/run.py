@@ -28,6 +28,8 @@ def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, o
         The reduced axes, sorted.
     mask : ndarray of bool, optional
         A full operand, True where an element takes part.
+    option : int
+        What the kernel makes of it.
     dtypes : tuple of dtype, optional
         What the kernel writes, where that is not `storage`.
     loss : tuple, optional
@@ -50,6 +52,49 @@ def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, o
     for output, target in zip(outputs, targets):
         copy(output, target)
     return total
+
+
+def run_gradients(op, storage, dy, operands, gradients, shape):
+    """Run the backward of an element-wise op with broadcasting: a gradient for each operand, of its shape.
+
+    The kernel `op` writes all gradients of the full shape in one sweep. Each of the others is a sum over the axes along which its
+    operand was broadcast, and the kernel ``{op}_sum`` adds it up without a temporary.
+
+    Parameters
+    ----------
+    op : str
+        The kernel's name.
+    storage : numpy.dtype
+        The dtype the kernel computes in.
+    dy : ndarray
+        The incoming gradient, of the full shape.
+    operands : tuple of ndarray
+        What forward took, each of its own shape.
+    gradients : list of ndarray
+        Where to write. They may overlap the inputs, but not each other.
+    shape : tuple of int
+        The full shape.
+    """
+    inputs = (dy, *(np.broadcast_to(a, shape) for a in operands))
+    full = [i for i, gradient in enumerate(gradients) if gradient.shape == shape]
+    later = []
+    for i, gradient in enumerate(gradients):
+        if i in full:
+            continue
+        if 0 in shape:
+            gradient[...] = 0
+            continue
+        # A sum must not overwrite what the others are computed from.
+        target = np.empty(gradient.shape, storage) if any(overlaps(gradient, a) for a in (dy, *operands)) else gradient
+        later.append((gradient, target))
+        added = len(shape) - gradient.ndim
+        stretched = tuple(j for j, n in enumerate(gradient.shape) if n != shape[added + j])
+        axes = (*range(added), *(added + j for j in stretched))
+        run(f"{op}_sum", storage, inputs, (by_row(target, stretched, True),), shape, axes, option=i)
+    if full:
+        run(op, storage, inputs, tuple(gradients[i] for i in full), shape, option=sum(1 << i for i in full))
+    for gradient, target in later:
+        copy(gradient, target)
 
 
 def _arranged(a, order):
