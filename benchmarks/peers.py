@@ -141,6 +141,9 @@ CASES = [
     Case("max_with_argmax", TILE, faster(5, "torch")),
     Case("cross_entropy_with_grad", (2048, 32000), faster(6, "torch") + at_most(1.5), libraries=FEW, copy=True),
     Case("cross_entropy_with_grad", (256, 256000), faster(6, "torch") + at_most(1.5), libraries=FEW, copy=True),
+    Case("softmax_gate", (4096, 256, 64), faster({1: 1.3, 2: 1.15}, "torch"), axis=None, libraries=("numpy", "torch")),
+    Case("softmax_gate_backward", (4096, 256, 64), faster(3, "torch"), axis=None, libraries=("numpy", "torch"), copy=True),
+    Case("topk_gate", (65536, 64), faster(4, "torch"), libraries=("numpy", "torch")),
     Case("sigmoid", (8 * MILLION,), at_most(1.15) + faster(1, "torch"), axis=None, copy=True),
     *pooling(),
     Case("gate", (8 * MILLION,), faster(3) + at_most(1.3), axis=None, libraries=("torch", "numexpr"), copy=True),
@@ -178,6 +181,11 @@ def inputs(case, x, rng):
         return x, rng.integers(0, case.shape[-1], case.shape[:-1])
     if case.op in ("gate", "gate_backward"):
         return tuple(array(case, rng) for _ in range(4 if case.op == "gate_backward" else 3))
+    if case.op.startswith("softmax_gate"):
+        r = rng.standard_normal(case.shape[:-1]).astype(x.dtype)
+        return (x, r) if case.op == "softmax_gate" else (rng.standard_normal((case.shape[0], case.shape[-1])).astype(x.dtype), x, r)
+    if case.op == "topk_gate":
+        return x, 2
     if not case.op.endswith("_backward"):
         return (x,)
     if case.op == "glu_backward":

@@ -22,6 +22,7 @@ from softcore.ops.maxima import (
     relu_backward,
     step,
 )
+from softcore.ops.mixtures import softmax_gate, softmax_gate_backward, topk_gate, topk_gate_backward
 from softcore.ops.pooling import (
     avg_pool,
     avg_pool_backward,
@@ -92,12 +93,16 @@ __all__ = [
     "sigmoid_backward",
     "softmax",
     "softmax_backward",
+    "softmax_gate",
+    "softmax_gate_backward",
     "softmax_pool",
     "softmax_pool_backward",
     "softplus",
     "softplus_backward",
     "step",
     "testing",
+    "topk_gate",
+    "topk_gate_backward",
 ]
 
 TYPE_CHECKING = False

@@ -171,6 +171,15 @@ def axes(op: str, axis, ndim: int) -> tuple[int, ...]:
     return tuple(sorted(result)) if ndim else ()
 
 
+def one_axis(op: str, name: str, axis, ndim: int) -> int:
+    """`axis` of an array that must have it, as an int from 0 to ndim - 1."""
+    if isinstance(axis, tuple) or axis is None:
+        raise TypeError(f"{op}: axis is {'None' if axis is None else 'a tuple'}, it must be an int")
+    if ndim == 0:
+        raise ValueError(f"{op}: {name} is a scalar, it must have at least one axis")
+    return axes(op, axis, ndim)[0]
+
+
 def reduced(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[int, ...]:
     """The shape of one value per row, a row being the elements along `axes`."""
     if keepdims:
@@ -303,6 +312,33 @@ def index(op: str, value, shape: tuple[int, ...], length: int) -> np.ndarray | N
         wrong = value.max() if value.min() >= 0 else value.min()
         raise IndexError(f"{op}: index holds {wrong}, it must be from 0 to {length - 1}, for rows of {length} elements")
     return value.astype(np.int64, copy=False)
+
+
+def count(op: str, name: str, value, most: int) -> int:
+    """A number of elements, up to `most`."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be an int")
+    try:
+        value = value.__index__()
+    except TypeError:  # an array of more than one element
+        raise TypeError(f"{op}: {name} is an array, it must be an int") from None
+    if not 0 <= value <= most:
+        raise ValueError(f"{op}: {name} is {value}, it must be from 0 to {most}, for rows of {most} elements")
+    return value
+
+
+def indices(op: str, value, shape: tuple[int, ...], axis: int) -> np.ndarray:
+    """Positions along one axis of an array of `shape`, any number of them in each row."""
+    value = _array(op, "indices", value)
+    if value.dtype.kind not in "iu" and value.size:  # an empty list is of floats
+        raise TypeError(f"{op}: indices has dtype {value.dtype}, it must be an integer dtype")
+    if value.ndim != len(shape) or any(n != m for i, (n, m) in enumerate(zip(value.shape, shape)) if i != axis):
+        wanted = ", ".join("k" if i == axis else str(n) for i, n in enumerate(shape)) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"{op}: indices has shape {value.shape}, it must be ({wanted})")
+    if value.size and not (0 <= value.min() and value.max() < shape[axis]):
+        wrong = value.max() if value.min() >= 0 else value.min()
+        raise IndexError(f"{op}: indices holds {wrong}, it must be from 0 to {shape[axis] - 1}, for rows of {shape[axis]} elements")
+    return value
 
 
 # ----------------------------------------------------------------------------------------------------------------- windows

@@ -141,6 +141,30 @@ def _numpy(np, axis):
         s = sigmoid(b, np.empty_like(dy))
         np.multiply(dy, s, out=da)
         np.multiply(da, a * (1 - s), out=db)
+    def shares(r):
+        w = np.exp(r - np.max(r, -1, keepdims=True))
+        return np.divide(w, np.sum(w, -1, keepdims=True), out=w)
+
+    def softmax_gate(x, r, out):
+        np.matmul(shares(r)[..., None, :], x, out=out[..., None, :])
+
+    def softmax_gate_backward(do, x, r, out):
+        w = shares(r)
+        np.multiply(w[..., None], do[..., None, :], out=out[0])
+        s = np.matmul(x, do[..., None])[..., 0]
+        np.multiply(w, s - np.sum(w * s, -1, keepdims=True), out=out[1])
+
+    def topk_gate(r, k, out):
+        chosen = np.argpartition(r, -int(k), axis)[..., -int(k) :]
+        values = np.take_along_axis(r, chosen, axis)
+        order = np.argsort(-values, axis)
+        out[1][...] = np.take_along_axis(chosen, order, axis)
+        softmax(np.take_along_axis(values, order, axis), out[0])
+
+    def topk_gate_backward(dw, r, indices, out):
+        w = shares(np.take_along_axis(r, indices, -1))
+        out[...] = 0
+        np.put_along_axis(out, indices, w * (dw - np.sum(w * dw, -1, keepdims=True)), -1)
 
     return {
         **_numpy_pooling(np),
@@ -179,6 +203,10 @@ def _numpy(np, axis):
         "gate_backward": gate_backward,
         "glu": glu,
         "glu_backward": glu_backward,
+        "softmax_gate": softmax_gate,
+        "softmax_gate_backward": softmax_gate_backward,
+        "topk_gate": topk_gate,
+        "topk_gate_backward": topk_gate_backward,
     }
 
 
@@ -310,6 +338,22 @@ def _torch(torch, axis):
             saved[name] = torch.empty_like(like)
         return saved[name]
 
+    def softmax_gate(x, r, out):
+        torch.bmm(torch.softmax(r, -1).unsqueeze(1), x, out=out.unsqueeze(1))
+
+    def softmax_gate_backward(do, x, r, out):
+        w = torch.softmax(r, -1)
+        aten._softmax_backward_data.out(torch.bmm(x, do.unsqueeze(2)).squeeze(2), w, -1, w.dtype, grad_input=out[1])
+        torch.mul(w.unsqueeze(2), do.unsqueeze(1), out=out[0])
+
+    def topk_gate(r, k, out):
+        torch.topk(r, int(k), axis, out=out)
+        torch.softmax(out[0], axis, out=out[0])
+
+    def topk_gate_backward(dw, r, indices, out):
+        w = torch.softmax(r.gather(-1, indices), -1)
+        out.zero_().scatter_(-1, indices, aten._softmax_backward_data(dw, w, -1, w.dtype))
+
     return {
         **_torch_pooling(torch),
         "max": lambda x, out: torch.amax(x, axis, out=out),
@@ -344,6 +388,10 @@ def _torch(torch, axis):
         "gate_backward": gate_backward,
         "glu": glu,
         "glu_backward": glu_backward,
+        "softmax_gate": softmax_gate,
+        "softmax_gate_backward": softmax_gate_backward,
+        "topk_gate": topk_gate,
+        "topk_gate_backward": topk_gate_backward,
     }
 
 
@@ -565,8 +613,8 @@ def waited() -> float:
 # --- Error -------------------------------------------------------------------------------------------------------------------
 
 
-def largest_term(name: str, arguments: tuple, axis: int | None = -1) -> np.ndarray | None:
-    """The magnitude of the largest term where an op subtracts terms that may cancel; None where it does not.
+def largest_term(name: str, arguments: tuple, axis: int | None = -1) -> np.ndarray | tuple | None:
+    """The magnitude of the largest term where an op subtracts terms that may cancel; None where it does not. One for each result.
 
     A rounding of that term is the least error which any order of evaluation has, so errors are counted in its ulp.
     """
@@ -590,6 +638,16 @@ def largest_term(name: str, arguments: tuple, axis: int | None = -1) -> np.ndarr
     if name.startswith("binary_cross_entropy_"):  # sigmoid - target
         dloss, x, target = arguments if name.endswith("_backward") else (1.0, *arguments)
         return abs(float(dloss)) / x.size * np.maximum(sc.reference.sigmoid(x), target.astype(float))
+    if name in ("softmax_gate", "softmax_gate_backward"):  # sums of w x, and of do x
+        *do, x, r = (np.asarray(a).astype(float) for a in arguments)
+        w = sc.reference.softmax(r)
+        if name == "softmax_gate":
+            return np.max(w[..., None] * np.abs(x), axis=-2)
+        s = np.max(np.abs(do[0][..., None, :] * x), axis=-1)
+        return w[..., None] * np.abs(do[0][..., None, :]), w * np.maximum(s, np.sum(w * s, axis=-1, keepdims=True))
+    if name == "topk_gate_backward":
+        dw, r, indices = arguments
+        return np.max(np.abs(dw.astype(float)), axis, keepdims=True)
     return None
 
 
@@ -606,9 +664,9 @@ def worst_ulp(name: str, arguments: tuple, axis: int | None = -1) -> float:
     pairs = list(zip(actual, expected)) if isinstance(actual, tuple) else [(actual, expected)]
     term = largest_term(name, arguments, axis)
     worst = 0.0
-    for a, e in pairs:
+    for i, (a, e) in enumerate(pairs):
         a = np.asarray(a)
-        at = None if name.endswith("_with_grad") and a.ndim == 0 else term
+        at = None if name.endswith("_with_grad") and a.ndim == 0 else term[i] if isinstance(term, tuple) else term
         error = np.where(a == e, 0.0, np.inf) if a.dtype.kind in "biu" else ulp_error(a, e, at)
         worst = max(worst, float(np.max(error, initial=0.0)))
     return worst

@@ -151,6 +151,8 @@ def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="cha
         raise ValueError(f"plan: x is empty (its shape is {x.shape}), it must have elements to plan for")
     if kind.kind == "halves":
         x, _ = check.halves("plan", "x", x, axis)
+    if kind.family == "mixtures":
+        return _plan_mixture(op, x, axis)
     storage = check.scaled(check.selecting(x) if kind.integers == "keep" else check.computing(x), scale)
     if kind.kind == "windows":
         return _plan_windows(op, kind, x, storage, window, layout)
@@ -207,3 +209,27 @@ def _plan_windows(op, kind, x, storage, window, layout):
     }.get(op, ((x,), (y,)))
     executor, threads, streaming, ahead = run_windows(op, storage, inputs, outputs, places, axes, dry=True)
     return Plan(EXECUTORS[executor], threads, bool(streaming), bool(ahead), kernels.core.isa)
+
+
+def _plan_mixture(op, x, axis):
+    """Plans whose x is that of `softmax_gate`, or the r of `topk_gate`."""
+    import numpy as np
+
+    from . import check, kernels
+
+    core = kernels.core
+    dtype = check.computing(x)
+    wide = dtype if dtype.itemsize == 8 else np.dtype(np.float32)
+    x = x.reshape((1,) * (2 - x.ndim) + x.shape)
+    if op.startswith("topk_gate"):
+        r = np.moveaxis(x, axis, -1)
+        few = np.empty((*r.shape[:-1], 1), dtype), np.empty((*r.shape[:-1], 1), np.intp)
+        if op == "topk_gate":
+            executor, threads, streaming, ahead = core.choose_largest(dtype, r, *few, True, dry=True)
+        else:
+            executor, threads, streaming, ahead = core.choose_backward(wide, few[0], r, few[1], r, True, dry=True)
+    else:
+        r, o = np.empty(x.shape[:-1], dtype), np.empty((*x.shape[:-2], x.shape[-1]), dtype)
+        gradients = () if op == "softmax_gate" else (np.broadcast_to(np.empty((), dtype), x.shape), r)
+        executor, threads, streaming, ahead = core.mix(op, wide, x, r, o, None, None, *gradients, dry=True)
+    return Plan(EXECUTORS[executor], threads, bool(streaming), bool(ahead), core.isa)

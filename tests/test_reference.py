@@ -264,6 +264,7 @@ def test_other_types_are_refused(x):
         if op.direction == "forward":
             with pytest.raises(TypeError):
                 given = {"maximum": (x, x), "gate": (x, x, x), "max_unpool": (x, np.zeros(3, int), (3,))}
+                given |= {"softmax_gate": (x[:, None], x), "topk_gate": (x, 1)}
                 usual = (x, 1) if op.kind == "windows" else (x, x) if op.family == "losses" else (x,)
                 op.reference(*given.get(op.name, usual))
     with pytest.raises(TypeError, match="where"):
@@ -353,7 +354,7 @@ def gradient_of(op, **options):
     return f, df
 
 
-# test_pooling.py and test_losses.py have the others.
+# The tests of each family have the others.
 BACKWARDS = [op.name for op in OPS.values() if op.direction == "backward" and op.family in ("max", "softmax")]
 
 
@@ -414,17 +415,18 @@ def test_every_definition_is_in_the_table_with_what_it_says():
     assert list(OPS) == [op.name for op in OPS.values()]
     assert set(OPS) == set(ref.__all__) - {"OPS", "Op"}
     for op in OPS.values():
-        assert op.family in ("max", "softmax", "pooling", "losses", "gates") and op.kind in ("fold", "rows", "map", "windows", "halves")
+        assert op.family in ("max", "softmax", "pooling", "losses", "gates", "mixtures")
+        assert op.kind in ("fold", "rows", "map", "windows", "halves", "mixture")
         assert op.integers in ("keep", "promote")
         assert op.reference is getattr(ref, op.name) and op.reference.__doc__
         assert (op.direction == "backward") == op.name.endswith("_backward") == (op.forward in OPS)
-        assert ("axis" in op.options) == (op.kind in ("fold", "rows", "halves"))
+        assert ("axis" in op.options) == (op.kind in ("fold", "rows", "halves") or op.name.startswith("topk_gate"))
         assert op.default_axis == (-1 if "axis" in op.options else None)
         assert "out" in op.options
 
 
 @pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("name", [op.name for op in OPS.values() if op.kind != "windows"])
+@pytest.mark.parametrize("name", [op.name for op in OPS.values() if op.kind not in ("windows", "mixture")])
 def test_inputs_fit_their_op(name, axis, rng):
     op = OPS[name]
     if op.kind == "halves" and type(axis) is not int:

@@ -570,6 +570,7 @@ cdef void plain_operand(Task* t, cnp.ndarray a, int code, Py_ssize_t batch, Py_s
         o.outer[d] = item
 
 include "pool.pxi"
+include "mixtures.pxi"
 
 # ------------------------------------------------------------------------------------------------ what the machine says
 

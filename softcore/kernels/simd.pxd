@@ -319,3 +319,56 @@ cdef extern from "gates.h" namespace "softcore" nogil:
     void sweep_tile[S](int op, int by, S** y, const S* const* x, Py_ssize_t n, bint streaming)
     double sum_gradient[S](int which, const S* const* x, Py_ssize_t n)
     void sum_gradient_columns[S](int which, S* y, const char* const* x, const Py_ssize_t* stride, const bint* wide, Py_ssize_t n, Py_ssize_t width)
+# softmax_gate and topk_gate
+cdef extern from "mixtures.h" namespace "softcore" nogil:
+    cdef enum:
+        WIDTH
+    cdef struct Matrix:
+        const char* data
+        Py_ssize_t row
+        Py_ssize_t column
+        int code
+    void put_results[A](char*, Py_ssize_t stride, const A*, Py_ssize_t n, int code)
+    void zero_doubles(double*, Py_ssize_t n)
+    Py_ssize_t ahead_of(Py_ssize_t row, Py_ssize_t bytes)
+
+    cdef cppclass Blend[A]:
+        double* high
+        double* low
+    void empty_blend[A](Blend[A]*, Py_ssize_t d)
+    void blend_rows[A](Blend[A]*, const char* x, Py_ssize_t row, Py_ssize_t column, int code, const A* w, const unsigned char* mask, Py_ssize_t n, Py_ssize_t d, Py_ssize_t ahead)
+    void merge_blend[A](Blend[A]*, const double* high, const double* low, Py_ssize_t d)
+    void put_blend[A](const Blend[A]*, char*, Py_ssize_t stride, Py_ssize_t d, int code)
+    double logarithm_of_row[A](const A*, const State[double]*, const Mass[double]*, double scale)
+
+    cdef cppclass AnyStreamed:
+        pass
+    void finish_lines(AnyStreamed*)
+    cdef struct GradientRows:
+        Matrix x
+        Matrix y
+        Matrix dx
+        bint plain
+        Py_ssize_t d
+        Py_ssize_t ahead
+    void gradient_rows_of[A](const GradientRows*, const A* w, const unsigned char* mask, Py_ssize_t n, A* s, AnyStreamed*, bint past)
+    double weighted_total[A](const A* w, const A* s, Py_ssize_t n)
+    void gradient_of_weights[A](const A* w, A* s, const unsigned char* mask, Py_ssize_t n, double total, double scale, double* sum)
+
+    cdef cppclass Spread[A]:
+        const char** y
+    Py_ssize_t rows_to_spread[A](const A*, Py_ssize_t d)
+    unsigned char* spread_mask[A](Spread[A]*, Py_ssize_t i)
+    void set_weights[A](Spread[A]*, Py_ssize_t i, const A* w, Py_ssize_t n)
+    void empty_spread[A](Spread[A]*)
+    void spread_eight[A](Spread[A]*, Py_ssize_t count, Py_ssize_t column, int code, bint masked, Py_ssize_t rows, Py_ssize_t d)
+    void close_spread[A](Spread[A]*, Py_ssize_t rows, Py_ssize_t d)
+    void put_spread[A](const Spread[A]*, char*, Py_ssize_t row, Py_ssize_t column, Py_ssize_t rows, Py_ssize_t d, int code)
+
+    cdef struct Entry:
+        pass
+    void choose_row(const char*, Py_ssize_t stride, Py_ssize_t n, int code, Py_ssize_t k, Entry* heap, long long* index)
+    void copy_as(char* to, int code_to, const char* from_, int code_from)
+    void scatter_chosen[A](A* dr, Py_ssize_t start, Py_ssize_t n, const A* g, const long long* index, Py_ssize_t k, const A* y, double total)
+    double dot_few[A](const A*, const A*, Py_ssize_t n)
+    void gradient_few[A](A* g, const A* w, const A* dw, double total, Py_ssize_t n)

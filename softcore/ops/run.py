@@ -126,10 +126,10 @@ def overlaps(output: np.ndarray, a: np.ndarray | None) -> bool:
 def _is_direct(output, read, dtype):
     if output.dtype != dtype or not output.flags.aligned:
         return False
-    return not any(overlaps(output, a) and not _is_same(output, a) for a in read)
+    return not any(overlaps(output, a) and not is_same(output, a) for a in read)
 
 
-def _is_same(a, b):
+def is_same(a, b):
     """Whether the two arrays are the same elements in the same order: a kernel reads each of them before it writes it."""
     return (
         a.dtype == b.dtype
