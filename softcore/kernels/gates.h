@@ -57,15 +57,15 @@ template <class S, bool LOW> INLINE Decay<Lanes<S>> decay_of(Lanes<S> t, Lanes<S
     return {select(gone, zero, high), mad(e.a, e.b, e.power - high), select(far, constant<P>(std::ldexp(1.0, -E::headroom)), constant<P>(1))};
 }
 // sigmoid(|r|) and sigmoid(-|r|) / tail.
-template <class P> struct Shares { P major, minor, tail; };
-template <class S> INLINE Shares<Lanes<S>> shares_of(const Decay<Lanes<S>> &d) {
+template <class P> struct SigmoidShares { P major, minor, tail; };
+template <class S> INLINE SigmoidShares<Lanes<S>> shares_of(const Decay<Lanes<S>> &d) {
     typedef Lanes<S> P;
     const P one = constant<P>(1), zero = constant<P>(0), z = d.high * d.tail, sum = one + z, w = one / sum;
     const P sum_low = mad(d.low, d.tail, (one - sum) + z);
     const P major = mad(w, mad(zero - sum_low, w, near_cancel(zero - sum, w, one)), w);
     return {major, d.high * major, d.tail};
 }
-template <class S> INLINE Shares<Lanes<S>> shares(Lanes<S> r) {
+template <class S> INLINE SigmoidShares<Lanes<S>> shares(Lanes<S> r) {
     typedef Lanes<S> P;
     return shares_of<S>(decay_of<S, false>(constant<P>(0) - magnitude(r), constant<P>(0)));
 }
@@ -77,7 +77,7 @@ template <class S> INLINE Shares<Lanes<S>> shares(Lanes<S> r) {
 template <class A> struct Ends;
 template <> struct Ends<float> { static constexpr double one = 0x1.154246p+4, zero = -0x1.9fe36ap+6; };
 template <> struct Ends<double> { static constexpr double one = 0x1.2b708872320e2p+5, zero = -0x1.74910d52d3052p+9; };
-template <class S> struct Opening { Shares<Lanes<S>> s; Mask<S> low, settled; };
+template <class S> struct Opening { SigmoidShares<Lanes<S>> s; Mask<S> low, settled; };
 template <class S> INLINE Opening<S> opening_of(Lanes<S> r) {
     typedef Lanes<S> P;
     typedef Ends<acc<S>> E;
@@ -203,7 +203,7 @@ template <class S> INLINE Two<Lanes<S>> argument_of_tanh(Lanes<S> u) {
     const P sum = two_sum(cube, one, &sum_low), high = two_product(u, sum, &low);
     return {high, mad(u, (sum_low + cube_low) + constant<P>((BEND - (double)(A)BEND) + BEND_LOW), low)};
 }
-template <class S> INLINE Shares<Lanes<S>> shares_by_tanh(Lanes<S> u) {
+template <class S> INLINE SigmoidShares<Lanes<S>> shares_by_tanh(Lanes<S> u) {
     typedef Lanes<S> P;
     const Two<P> t = argument_of_tanh<S>(u);
     return shares_of<S>(decay_of<S, true>(constant<P>(0) - t.high, constant<P>(0) - t.low));
@@ -236,7 +236,7 @@ template <class S, int BY> INLINE Tailed<Lanes<S>> activation_of(Lanes<S> b) {
         const P g = mad(u, high, u * mad(r.high, e.low, mad(r.low, e.high, low)));
         return at_side<S>(b, constant<P>(0) - g, b - g * e.tail, e.tail);
     } else {
-        const Shares<P> s = BY == BY_GELU_TANH ? shares_by_tanh<S>(u) : shares<S>(u);
+        const SigmoidShares<P> s = BY == BY_GELU_TANH ? shares_by_tanh<S>(u) : shares<S>(u);
         a = at_side<S>(b, s.minor, s.major, s.tail);
     }
     return BY == BY_SIGMOID ? a : Tailed<P>{greater(constant<P>(-FAR_OUT), b) * a.value, a.tail};
@@ -255,11 +255,11 @@ template <class S, int BY> INLINE Tailed<Lanes<S>> half_slope_of(Lanes<S> b) {
         return at_side<S>(b, h, half - h * e.tail, e.tail);
     }
     if (BY == BY_SIGMOID) {
-        const Shares<P> s = shares<S>(u);
+        const SigmoidShares<P> s = shares<S>(u);
         return {s.major * s.minor * half, s.tail};
     }
     // s + b s (1 - s) u', where u is what the sigmoid s is taken of
-    const Shares<P> s = BY == BY_GELU_TANH ? shares_by_tanh<S>(u) : shares<S>(u);
+    const SigmoidShares<P> s = BY == BY_GELU_TANH ? shares_by_tanh<S>(u) : shares<S>(u);
     const P v = BY == BY_GELU_TANH ? u * mad(u * u, constant<P>(3 * CUBIC), constant<P>(BEND)) : u;
     return at_side<S>(b, (s.minor * half) * (one - v * s.major), (s.major * half) * mad(v, s.minor * s.tail, one), s.tail);
 }

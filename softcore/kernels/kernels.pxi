@@ -68,12 +68,14 @@ cdef void max_kernels(const Task* t, int op, Kernel* k, element* _) noexcept nog
         k.merge = <Merge> max_merge[element]
         k.map = <Map> max_map[element]
         k.columns = <Columns> max_slab[element]
+        k.widest = WIDE
         k.rows = <Rows> max_rows[element]
         k.longest = frame_size(_)
         k.reduces = True
     elif op == ARGMAX or op == MAX_WITH_ARGMAX:
         k.map = <Map> argmax_map[element]
         k.columns = <Columns> argmax_slab[element]
+        k.widest = WIDE
         k.reduces = True
     elif op == HARDMAX:
         k.map = <Map> hardmax_map[element]
@@ -97,6 +99,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         if t.n > 1:  # the softmax of one element is 1, not a quotient
             k.rows = <Rows> softmax_rows[storage]
             k.columns = <Columns> softmax_columns[storage]
+            k.widest = WIDE
             k.longest = frame_size(_)
             k.keeps = True
     elif op == LOG_SOFTMAX:
@@ -107,6 +110,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.longest = frame_size(_)
         k.keeps = True
         k.columns = <Columns> log_softmax_columns[storage]
+        k.widest = WIDE
     elif op == SOFTMAX_BACKWARD or op == LOG_SOFTMAX_BACKWARD:
         k.fold = <Fold> gradient_fold[storage]
         k.merge = <Merge> sum_merge[storage]
@@ -128,6 +132,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.longest = frame_size(_)
         k.keeps = True
         k.columns = <Columns> logsumexp_columns[storage] if t.nargs == 2 else NULL
+        k.widest = WIDE
         k.reduces = True
     elif op == LOGSUMEXP_BACKWARD:
         k.map = <Map> logsumexp_backward_map[storage]
@@ -160,6 +165,7 @@ cdef void kernel_of(const Task* t, int op, int code, Kernel* k) noexcept nogil:
     k.columns = NULL
     k.reduces = k.whole = k.known = k.keeps = k.spreads = False
     k.longest = 0
+    k.widest = GROUPS
     if code == FLOAT:
         softmax_kernels(t, op, k, <float*> NULL)
     elif code == DOUBLE:
@@ -382,14 +388,11 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         rooms = <Room*> malloc(((t.n + k.chunk - 1) // k.chunk) * sizeof(Room))
         if rooms == NULL:
             raise MemoryError()
-    # As many columns as lie well together, but no more than leave their slab in the cache where it is kept.
+    # As many columns as lie well together and leave a slab for every thread, but no more than stay in the cache where they are kept.
     k.keeps = k.keeps and KEPT // (64 * t.n) >= GROUPS
-    if op == SOFTMAX_BACKWARD or op == LOG_SOFTMAX_BACKWARD:
-        wide_columns = GROUPS
-    else:  # and a slab for every thread
-        wide_columns = max(GROUPS, min(SLAB if k.keeps else WIDE, (t.rows - 1) // (k.lanes * threads) + 1))
+    wide_columns = max(GROUPS, min(k.widest, (t.rows - 1) // (k.lanes * threads) + 1))
     if k.keeps:
-        wide_columns = min(wide_columns, KEPT // (64 * t.n))
+        wide_columns = min(wide_columns, SLAB, KEPT // (64 * t.n))
     wide_columns *= k.lanes
     with nogil:
         if executor == 0:

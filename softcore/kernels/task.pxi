@@ -152,6 +152,7 @@ cdef struct Kernel:
     bint known             # there is such a kernel
     Py_ssize_t chunk       # elements a state may be cut at
     Py_ssize_t lanes       # columns that are worked on together
+    Py_ssize_t widest      # the most Lanes of columns that `columns` takes at once
     Py_ssize_t longest     # the longest row for `rows`
     bint keeps             # columns are better off with room for a frame of them
     bint spreads           # columns may share an element of an operand
