@@ -105,6 +105,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
     elif op == LOG_SOFTMAX:
         k.fold = <Fold> softmax_fold[storage]
         k.merge = <Merge> softmax_merge[storage]
+        k.finish = <Finish> log_softmax_finish[storage]
         k.map = <Map> log_softmax_map[storage]
         k.rows = <Rows> log_softmax_rows[storage]
         k.longest = frame_size(_)

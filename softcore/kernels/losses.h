@@ -139,7 +139,6 @@ struct LossRow {
 };
 static_assert(sizeof(LossRow) <= 12 * sizeof(double), "a state must fit its Room");
 
-template <class S> INLINE double log_of_mass_of(const S *, const Mass<double> *mass) { return log_of_mass<S>(*mass); }
 
 // p of some elements, as doubles.
 template <class S> struct Shares {

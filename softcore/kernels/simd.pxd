@@ -79,7 +79,8 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     bint is_thin[S](const S*, const Mass[double]*, Py_ssize_t n)
     double rest_from_row[S](const S*, const State[double]* rest, double m, double scale)
     RowInverse[S] inverse_of_row[S](const S*, const State[double]*)
-    LogFrame[S] log_of_row[S](const S*, const State[double]*, const Mass[double]*, double scale)
+    LogFrame[S] log_of_row[S](const S*, double m, double log, double scale)
+    double log_of_mass_of[S](const S*, const Mass[double]*)
     double logsumexp_of_row[S](const S*, const State[double]*, const Mass[double]*)
     bint cancelled[S](const S*, double m, double result)
     double log_in_long_double(long double)
@@ -293,7 +294,6 @@ cdef extern from "losses.h" namespace "softcore" nogil:
         pass
     void put_number(char*, int code, double)
     double number_at_address[S](const S*, const char*, int code)
-    double log_of_mass_of[S](const S*, const Mass[double]*)
     void weigh_row[S](const S* x, const S* target, const S* weight, Py_ssize_t n, const Loss*, Sum[double]* dot, Sum[double]* mass)
     void merge_sums_of_loss(Sum[double]*, const Sum[double]*)
     double loss_of(const LossRow*, double log, double h, double x, double lse, const Loss*)

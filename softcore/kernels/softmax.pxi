@@ -232,22 +232,30 @@ cdef void softmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t en
         close_tile(t, row, 1, j, n, y, mask, 0)
         j += n
 
+# The logarithm is found once, before the first element is written: finding it may take the row again, which y may be written over.
+cdef struct Logarithm:
+    State[double] s
+    double log
+
+cdef void log_softmax_finish(const Task* t, const Row* row, Room* room, storage* _) noexcept nogil:
+    cdef Logarithm* r = <Logarithm*> room
+    cdef Source from_
+    cdef Mass[double] mass
+    from_.task = t
+    from_.row = row
+    mass = mass_of(&from_, t.n, &r.s, t.scale, _)
+    r.log = log_of_mass_of(_, &mass)
+
 cdef void log_softmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:
     cdef char scratch[FRAME_SCRATCH]
     cdef unsigned char masks[FRAME_SCRATCH]
     cdef unsigned char* mask
-    cdef const State[double]* s = <const State[double]*> room
-    cdef Source from_
-    cdef Mass[double] mass
-    cdef LogFrame[storage] frame
+    cdef const Logarithm* r = <const Logarithm*> room
+    cdef LogFrame[storage] frame = log_of_row(_, r.s.m, r.log, t.scale)
     cdef Streamed[storage] streamed
     cdef storage* x
     cdef storage* y
     cdef Py_ssize_t n
-    from_.task = t
-    from_.row = row
-    mass = mass_of(&from_, t.n, s, t.scale, _)
-    frame = log_of_row(_, s, &mass, t.scale)
     while j < end:
         n = min(end - j, frame_size(_))
         mask = take_mask(t, row, j, n, masks)

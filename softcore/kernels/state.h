@@ -453,8 +453,8 @@ template <class S, class D> INLINE D log_of_mass(const Mass<D> &m) {
 // log_softmax is scale (x - m) - log(sum of exp(scale (x - m))).
 template <class S> struct RowLog { acc<S> m, log, scale, scale_low; };
 template <class S> struct LogFrame { Lanes<S> m, log, scale, scale_low; };
-template <class S, class D> INLINE LogFrame<S> log_frame_of(const State<D> &s, const Mass<D> &mass, double scale) {
-    return {lanes_of<S>(s.m), lanes_of<S>(log_of_mass<S>(mass) + (s.m - s.m)), lanes_of<S>(scale), lanes_of<S>(scale - (double)(acc<S>)scale)};
+template <class S, class D> INLINE LogFrame<S> log_frame_of(D m, D log, double scale) {  // NaN for a row that has no softmax
+    return {lanes_of<S>(m), lanes_of<S>(log + (m - m)), lanes_of<S>(scale), lanes_of<S>(scale - (double)(acc<S>)scale)};
 }
 template <class S> INLINE RowLog<S> row_of(const LogFrame<S> *f, ptrdiff_t i) {
     return {lane<S>(f->m, i), lane<S>(f->log, i), lane<S>(f->scale, i), lane<S>(f->scale_low, i)};
@@ -559,7 +559,8 @@ template <class S> INLINE Mass<double> mass_of_row(const S *, const State<double
 }
 template <class S> INLINE bool is_thin(const S *, const Mass<double> *mass, ptrdiff_t n) { return thin<S>(*mass, n); }
 template <class S> INLINE double rest_from_row(const S *, const State<double> *rest, double m, double scale) { return rest_from<S>(*rest, m, scale); }
-template <class S> INLINE LogFrame<S> log_of_row(const S *, const State<double> *s, const Mass<double> *mass, double scale) { return log_frame_of<S>(*s, *mass, scale); }
+template <class S> INLINE double log_of_mass_of(const S *, const Mass<double> *mass) { return log_of_mass<S>(*mass); }
+template <class S> INLINE LogFrame<S> log_of_row(const S *, double m, double log, double scale) { return log_frame_of<S>(m, log, scale); }
 template <class S> INLINE double logsumexp_of_row(const S *, const State<double> *s, const Mass<double> *mass) { return logsumexp_of<S>(*s, *mass); }
 template <class S> INLINE bool cancelled(const S *, double m, double result) { return cancels<S>(m, result - m); }
 template <class S> INLINE double total_of_sum(const S *, const Sum<double> *s) { return total<S>(*s); }
@@ -577,7 +578,7 @@ template <class S> INLINE void set_thin(const S *, Mass<Doubles<S>> *mass, ptrdi
     mass->rest = select(few, rest_from<S>(*rest, s->m, scale), mass->rest);
     mass->rest_low = select(few, constant<Doubles<S>>(0), mass->rest_low);
 }
-template <class S> INLINE LogFrame<S> logs_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass, double scale) { return log_frame_of<S>(*s, *mass, scale); }
+template <class S> INLINE LogFrame<S> logs_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass, double scale) { return log_frame_of<S>(s->m, log_of_mass<S>(*mass), scale); }
 template <class S> INLINE Doubles<S> logsumexps_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass) { return logsumexp_of<S>(*s, *mass); }
 template <class S> INLINE void merge_columns(const S *, State<Doubles<S>> *a, const State<Doubles<S>> *b, double scale) { merge<S>(a, *b, scale); }
 // Columns of nothing but -inf have the empty state.
