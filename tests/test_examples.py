@@ -62,3 +62,21 @@ def test_brainteaser(run):
             assert np.all(np.diff(others.sum(-1)) < 0) and np.all(others[-1] != others[0])
         else:
             assert np.all(others == others[0])
+
+
+def test_conv(run):
+    accuracy, printed = run(load("conv"))
+    assert accuracy >= 0.97
+    assert f"of 360 right, {accuracy:.1%}" in printed
+
+
+def test_the_gradients_of_conv(rng):
+    example = load("conv")
+    parameters = example.start(rng, channels=(2, 3), dtype=np.float64)
+    x, labels = rng.random((5, 8, 8, 1)), rng.integers(0, 10, 5)
+    slopes, _ = example.gradients(parameters, x, labels)
+    assert_gradients(lambda p: example.gradients(p, x, labels)[1], parameters, slopes, rng)
+    rows = example.patches(x)
+    np.testing.assert_array_equal(rows[:, 1, 1], x[:, :3, :3, 0].reshape(5, -1))
+    dx = example.patches_backward(np.ones_like(rows), x.shape)
+    np.testing.assert_array_equal(dx[0, :2, :2, 0], [[4, 6], [6, 9]])  # how many patches a pixel is in
