@@ -80,3 +80,25 @@ def test_the_gradients_of_conv(rng):
     np.testing.assert_array_equal(rows[:, 1, 1], x[:, :3, :3, 0].reshape(5, -1))
     dx = example.patches_backward(np.ones_like(rows), x.shape)
     np.testing.assert_array_equal(dx[0, :2, :2, 0], [[4, 6], [6, 9]])  # how many patches a pixel is in
+
+
+def test_gated(run):
+    runs, printed = run(load("gated"))
+    ink, odd = runs.values()
+    assert ink.accuracy > 0.9 and odd.accuracy > 0.85
+    assert ink.openness[-1] > 0.6  # a sum: the shallow branch
+    assert odd.openness[-1] < 0.4  # an exclusive or: the deep one
+    for one in runs.values():
+        shallow, deep = np.array(one.flow).T
+        opened = np.array([0.5, *one.openness[:-1]])  # before the step
+        np.testing.assert_allclose(shallow / (shallow + deep), opened, rtol=1e-4)  # each branch has its share
+    assert "gives the shallow branch" in printed and "gives the deep branch" in printed
+
+
+def test_the_gradients_of_gated(rng):
+    example = load("gated")
+    parameters = example.start(rng, widths=(128, 6, 5, 1), dtype=np.float64)
+    parameters[0][:] = 0.3
+    pixels, target = rng.random((7, 128)), rng.integers(0, 2, (7, 1)).astype(float)
+    slopes, _, _ = example.gradients(parameters, pixels, target)
+    assert_gradients(lambda p: example.gradients(p, pixels, target)[1], parameters, slopes, rng)
