@@ -102,3 +102,26 @@ def test_the_gradients_of_gated(rng):
     pixels, target = rng.random((7, 128)), rng.integers(0, 2, (7, 1)).astype(float)
     slopes, _, _ = example.gradients(parameters, pixels, target)
     assert_gradients(lambda p: example.gradients(p, pixels, target)[1], parameters, slopes, rng)
+
+
+def test_experts(run):
+    runs, printed = run(load("experts"))
+    one, two, every = runs.values()
+    assert two.accuracy > 0.93 and every.accuracy > 0.93
+    assert min(two.accuracy, every.accuracy) > one.accuracy + 0.01
+    loads = np.array(two.loads)
+    assert loads.shape == (10, 8)
+    np.testing.assert_allclose(loads.sum(-1), 1)
+    assert loads[-1].max() < 0.3  # of 0.5, which one expert asked about every digit would have
+    np.testing.assert_allclose(two.taught.sum(0), 1)
+    np.testing.assert_allclose(every.loads[-1], 1 / 8)
+    assert f"two of 8: {two.accuracy:.1%} of the held-out digits right\n  load of each expert: " in printed
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_the_gradients_of_experts(k, rng):
+    example = load("experts")
+    parameters = example.start(rng, 4, hidden=3, dtype=np.float64)
+    x, labels = rng.standard_normal((9, 64)), rng.integers(0, 10, 9)
+    slopes, _ = example.gradients(parameters, x, labels, k)
+    assert_gradients(lambda p: example.gradients(p, x, labels, k)[1], parameters, slopes, rng)
