@@ -215,6 +215,7 @@ def row(case, threads, times, targets):
 
 
 def compare(case, threads, rounds, block):
+    import softcore as sc
     from softcore import peers
 
     rng = np.random.default_rng(0)
@@ -227,7 +228,7 @@ def compare(case, threads, rounds, block):
     contenders = peers.calls(case.op, arguments, case.axis, libraries, taken(case))
     if case.copy:  # of as many bytes as the op reads and writes, half of them each way
         results = getattr(sc, case.op)(*arguments, **({} if case.axis is None else {"axis": case.axis}))
-        source = np.ones(sc.reference.OPS[case.op].moved(arguments, results) // 2, np.uint8)
+        source = np.ones(sc.reference.OPS[case.op].moved(arguments, results) // 2 // x.itemsize, x.dtype)
         copied = np.zeros_like(source)
         contenders["copyto"] = lambda: np.copyto(copied, source)
         del results

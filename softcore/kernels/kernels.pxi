@@ -24,7 +24,7 @@ cdef enum:
     SLAB = 16    # the same where columns are kept
     WIDE = 64    # and where they are not: long stretches are read fastest
     SHORT = 64   # the longest row that is turned into a column
-    KEPT = 1 << 18  # bytes of columns that are kept
+    KEPT = 1 << 18  # bytes of columns that are kept, if that leaves GROUPS
 
 include "task.pxi"
 include "max.pxi"
@@ -131,7 +131,6 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.map = <Map> logsumexp_map[storage]
         k.rows = <Rows> logsumexp_rows[storage]
         k.longest = frame_size(_)
-        k.keeps = True
         k.columns = <Columns> logsumexp_columns[storage] if t.nargs == 2 else NULL
         k.widest = WIDE
         k.reduces = True
@@ -390,10 +389,10 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         if rooms == NULL:
             raise MemoryError()
     # As many columns as lie well together and leave a slab for every thread, but no more than stay in the cache where they are kept.
-    k.keeps = k.keeps and KEPT // (64 * t.n) >= GROUPS
+    k.keeps = k.keeps and t.n <= k.longest
     wide_columns = max(GROUPS, min(k.widest, (t.rows - 1) // (k.lanes * threads) + 1))
     if k.keeps:
-        wide_columns = min(wide_columns, SLAB, KEPT // (64 * t.n))
+        wide_columns = min(wide_columns, SLAB, max(GROUPS, KEPT // (64 * t.n)))
     wide_columns *= k.lanes
     with nogil:
         if executor == 0:
