@@ -4,8 +4,9 @@ Real input is computed by softcore and keeps its dtype. Complex input, for which
 formulas, written here in NumPy. SciPy itself is not needed.
 
 Dtypes, shapes, scalars and values are SciPy's, but for these: integers and bool always count as float64 (SciPy gives softmax of int8
-in float16, and refuses bool); empty input gives an empty softmax, and a logsumexp of -inf with the sign 0, along any axes; a row of
-log_softmax with +inf is nan throughout; and in logsumexp a weight of 0 hides inf and NaN even where the result is infinite.
+in float16, and refuses bool), and so does float16 in expit and log_expit, where SciPy's dtype depends on its version; empty input
+gives an empty softmax, and a logsumexp of -inf with the sign 0, along any axes; a row of log_softmax with +inf is nan throughout;
+in logsumexp a weight of 0 hides inf and NaN even where the result is infinite; and a complex sum that is infinite has a sign.
 
 Examples
 --------
