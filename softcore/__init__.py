@@ -1,6 +1,7 @@
 """softcore: a compiled numerical core for max, softmax and gates. NumPy arrays in, NumPy arrays out, gradients included."""
 
 from softcore.about import info
+from softcore.ops.gates import gate, gate_backward, glu, glu_backward
 from softcore.ops.losses import (
     binary_cross_entropy,
     binary_cross_entropy_backward,
@@ -9,7 +10,6 @@ from softcore.ops.losses import (
     cross_entropy_backward,
     cross_entropy_with_grad,
 )
-from softcore.ops.gates import gate, gate_backward, glu, glu_backward
 from softcore.ops.maxima import (
     argmax,
     hardmax,

@@ -247,15 +247,19 @@ def within(op: str, name: str, value, low: float, high: float = np.inf) -> float
 
 def integer(op: str, name: str, value) -> int:
     """An int that int64 can hold."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
-        raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be an int")
-    try:
-        value = value.__index__()
-    except TypeError:  # an array of more than one element
-        raise TypeError(f"{op}: {name} is an array, it must be an int") from None
+    value = _whole(op, name, value)
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"{op}: {name} is {value}, which int64 cannot hold")
     return value
+
+
+def _whole(op, name, value):
+    if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be an int")
+    try:
+        return value.__index__()
+    except TypeError:  # an array of more than one element
+        raise TypeError(f"{op}: {name} is an array, it must be an int") from None
 
 
 def flag(op: str, name: str, value) -> bool:
@@ -316,12 +320,7 @@ def index(op: str, value, shape: tuple[int, ...], length: int) -> np.ndarray | N
 
 def count(op: str, name: str, value, most: int) -> int:
     """A number of elements, up to `most`."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
-        raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be an int")
-    try:
-        value = value.__index__()
-    except TypeError:  # an array of more than one element
-        raise TypeError(f"{op}: {name} is an array, it must be an int") from None
+    value = _whole(op, name, value)
     if not 0 <= value <= most:
         raise ValueError(f"{op}: {name} is {value}, it must be from 0 to {most}, for rows of {most} elements")
     return value

@@ -1,5 +1,6 @@
 """The demo learns, the commands print, and the comparison with other libraries runs."""
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -137,14 +138,39 @@ def test_importing_softcore_imports_no_peers():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
-def test_the_comparison_covers_every_promise_once():
+@pytest.fixture(scope="module")
+def comparison():
     spec = importlib.util.spec_from_file_location("benchmark_peers", PEERS)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # for dataclasses
     spec.loader.exec_module(module)
+    return module
+
+
+def test_the_comparison_covers_every_promise_once(comparison):
+    module = comparison
     names = [case.name for case in module.CASES]
     assert len(names) == len(set(names))
     assert all(case.op in sc.reference.OPS and case.targets for case in module.CASES)
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "moved"),
+    [
+        ("sigmoid", (64,), 2 * 256),
+        ("gate", (64,), 4 * 256),
+        ("gate_backward", (64,), 7 * 256),
+        ("softmax_gate_backward", (4, 6, 8), 128 + 2 * (768 + 96)),
+        ("cross_entropy_with_grad", (4, 64), 2 * 1024 + 32 + 4),  # with the labels and the loss
+    ],
+)
+def test_a_case_is_compared_with_the_copy_of_its_bytes(comparison, op, shape, moved, monkeypatch):
+    case = next(case for case in comparison.CASES if case.op == op and case.copy)
+    copied = set()
+    monkeypatch.setattr(np, "copyto", lambda to, source: copied.add(source.nbytes))
+    row = comparison.compare(dataclasses.replace(case, shape=shape, libraries=("numpy",)), 1, 1, 1e-5)
+    assert set(row["ms"]) >= {"softcore", "copyto"} and all(t > 0 for t in row["ms"].values())
+    assert copied == {moved // 2 // 4 * 4}  # half of them each way
 
 
 def test_the_comparison_runs(tmp_path):

@@ -355,7 +355,7 @@ def gradient_of(op, **options):
 
 
 # The tests of each family have the others.
-BACKWARDS = [op.name for op in OPS.values() if op.direction == "backward" and op.family in ("max", "softmax")]
+BACKWARDS = [op.name for op in OPS.values() if op.direction == "backward" and op.family in ("max", "softmax", "gates")]
 
 
 @pytest.mark.parametrize("name", BACKWARDS)

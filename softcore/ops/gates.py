@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from softcore import check
 from softcore.ops.run import result, run, run_gradients
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import ArrayLike, NDArray
 
 _ACTIVATIONS = ("sigmoid", "silu", "gelu", "gelu_tanh", "relu", "none")  # in the order the kernels number them
 
