@@ -84,6 +84,7 @@ __all__ = [
     "maximum",
     "maximum_backward",
     "num_threads",
+    "opencl",
     "plan",
     "reference",
     "relu",
@@ -107,7 +108,7 @@ __all__ = [
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from softcore import compat, reference, testing
+    from softcore import compat, opencl, reference, testing
     from softcore.planner import plan
 
 
@@ -115,7 +116,7 @@ def __getattr__(name):
     # Imported at first use: calling an op needs none of them, and `import softcore` is to be quick.
     from importlib import import_module
 
-    if name in ("compat", "reference", "testing"):
+    if name in ("compat", "opencl", "reference", "testing"):
         return import_module(f"softcore.{name}")
     if name == "plan":
         return import_module("softcore.planner").plan

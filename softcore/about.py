@@ -13,7 +13,8 @@ def info() -> dict[str, object]:
     -------
     dict
         ``version``; ``isa``, the instruction set in use, and ``isa_available``, those to choose from by ``SOFTCORE_ISA``;
-        ``threads``, what a large call would use now; ``openmp``, the OpenMP runtime; ``opencl``, the OpenCL devices.
+        ``threads``, what a large call would use now; ``openmp``, the OpenMP runtime; ``opencl``, the OpenCL
+        devices, best first.
 
     Examples
     --------
@@ -21,7 +22,7 @@ def info() -> dict[str, object]:
     >>> sc.info()["isa"] in sc.info()["isa_available"]
     True
     """
-    from softcore import __version__
+    from softcore import __version__, opencl
 
     return {
         "version": __version__,
@@ -29,5 +30,5 @@ def info() -> dict[str, object]:
         "isa_available": kernels.available(),
         "threads": get_num_threads(),
         "openmp": kernels.core.openmp_runtime(),
-        "opencl": "none: this version has no OpenCL core",
+        "opencl": [f"{device.platform.name}: {device.name.strip()}" for device in opencl.devices()],
     }

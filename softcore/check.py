@@ -21,7 +21,7 @@ _NUMBERS = "bool, an integer, float16, bfloat16, float32 or float64"
 
 
 def arrays(op: str, optional: tuple[str, ...] = (), **operands) -> list:
-    """The operands as ndarrays of supported dtypes; the optional ones may be None and stay so.
+    """The operands as ndarrays of supported dtypes, or as views of pyopencl arrays; the optional ones may be None and stay so.
 
     A Python number takes the dtype of the arrays beside it unless it is of a higher kind (bool, int, float), as in NumPy.
     """
@@ -35,16 +35,17 @@ def arrays(op: str, optional: tuple[str, ...] = (), **operands) -> list:
             on_device.append(name)
         elif a is not None or name not in optional:
             arrays[name] = _array(op, name, a)
-    if on_device and (arrays or numbers):
-        others = ", ".join([*arrays, *numbers])
-        raise TypeError(f"{op}: {', '.join(on_device)} is a pyopencl array and {others} is not, all must be of one kind")
-    if on_device:
-        raise TypeError(f"{op}: {on_device[0]} is a pyopencl array, it must be a NumPy array: this version has no OpenCL core")
+    if on_device and arrays:
+        raise TypeError(f"{op}: {', '.join(on_device)} is a pyopencl array and {', '.join(arrays)} is not, all must be of one kind")
+    for name in on_device:
+        arrays[name] = _view(op, name, operands[name])
     if numbers:
+        like = next(iter(arrays.values()), None)
         beside = selecting(*arrays.values()) if arrays else None
         for name in numbers:
             a = operands[name]
-            arrays[name] = _array(op, name, a) if beside is None else _beside(op, name, a, beside)
+            a = _array(op, name, a) if beside is None else _beside(op, name, a, beside)
+            arrays[name] = type(like).of(a, like) if on_device else a
     return [arrays.get(name) for name in operands]
 
 
@@ -54,9 +55,43 @@ def _array(op, name, a):
         a = np.asarray(a)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{op}: {name} must be an array or what NumPy can make one of: {error}") from None
+    return _of_numbers(op, name, a)
+
+
+def _of_numbers(op, name, a):
     if a.dtype.kind not in "biu" and not _is_floating(a.dtype):
         raise TypeError(f"{op}: {name} has dtype {a.dtype}, it must be {_NUMBERS}")
     return a
+
+
+def _view(op, name, a):
+    from softcore import opencl, views  # where there is such an array, there is pyopencl
+
+    if op not in opencl.OPS:
+        raise TypeError(f"{op}: {name} is a pyopencl array, it must be a NumPy array: the OpenCL core has no {op} yet")
+    return _of_numbers(op, name, views.View(a))
+
+
+def _own(op, name, a, like):
+    """`a`, which must be an array of the kind that `like` is."""
+    if isinstance(like, np.ndarray):
+        if not isinstance(a, np.ndarray):
+            raise TypeError(f"{op}: {name} is a {type(a).__name__}, it must be a numpy.ndarray")
+        not_masked(op, name, a)
+        return a
+    if not _is_opencl(a):
+        raise TypeError(f"{op}: {name} is a {type(a).__name__}, it must be a pyopencl.array.Array")
+    return type(like)(a)
+
+
+def new(shape: tuple[int, ...], dtype: np.dtype, like) -> np.ndarray:
+    """An array of the kind that `like` is."""
+    return np.empty(shape, dtype) if isinstance(like, np.ndarray) else type(like).empty(shape, dtype, like)
+
+
+def on_host(a) -> np.ndarray:
+    """The elements of an array, whose values a check depends on."""
+    return a if isinstance(a, np.ndarray) else a.get()
 
 
 def not_masked(op: str, name: str, a) -> None:
@@ -278,15 +313,16 @@ def choice(op: str, name: str, value, choices: tuple[str, ...]) -> int:
     return choices.index(value)
 
 
-def mask(op: str, where, shape: tuple[int, ...]) -> np.ndarray | None:
-    """`where` as a boolean view of `shape`; None where every element takes part."""
+def mask(op: str, where, shape: tuple[int, ...], like) -> np.ndarray | None:
+    """`where` as a boolean view of `shape`, of the kind that `like` is; None where every element takes part."""
     if where is None or where is True:
         return None
-    if _is_opencl(where):
-        raise TypeError(f"{op}: where is a pyopencl array and the other arrays are not; all must be of one kind")
+    if _is_opencl(where) == isinstance(like, np.ndarray):
+        is_one, are = ("is a pyopencl array", "are not") if _is_opencl(where) else ("is not a pyopencl array", "are")
+        raise TypeError(f"{op}: where {is_one} and the other arrays {are}; all must be of one kind")
     not_masked(op, "where", where)
     try:
-        where = np.asarray(where)
+        where = np.asarray(where) if isinstance(like, np.ndarray) else type(like)(where)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{op}: where must be a boolean array: {error}") from None
     if where.dtype != bool:
@@ -299,7 +335,7 @@ def taking_part(op: str, mask: np.ndarray | None, shape: tuple[int, ...], axes: 
     if 0 in shape and all(shape[i] for i in range(len(shape)) if i not in axes):
         empty = next(i for i in axes if shape[i] == 0)
         raise ValueError(f"{op}: x is empty along axis {empty} (its shape is {shape}), it must have a maximum{remedy}")
-    if mask is not None and not np.any(mask, axis=axes).all():
+    if mask is not None and not np.any(on_host(mask), axis=axes).all():
         raise ValueError(f"{op}: where masks out every element of a row, each row must have a maximum{remedy}")
 
 
@@ -491,13 +527,11 @@ def label(op: str, label: int, classes: int, ignore_index: int) -> None:
 # ----------------------------------------------------------------------------------------------------------------- outputs
 
 
-def out(op: str, array, shape: tuple[int, ...], dtype: np.dtype, name: str = "out") -> np.ndarray:
-    """The array to write the result to: the user's, or a new one."""
+def out(op: str, array, shape: tuple[int, ...], dtype: np.dtype, like, name: str = "out") -> np.ndarray:
+    """The array to write the result to: the user's, or a new one of the kind that `like` is."""
     if array is None:
-        return np.empty(shape, dtype)
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{op}: {name} is a {type(array).__name__}, it must be a numpy.ndarray")
-    not_masked(op, name, array)
+        return new(shape, dtype, like)
+    array = _own(op, name, array, like)
     if array.dtype != dtype:
         raise TypeError(f"{op}: {name} has dtype {array.dtype}, it must be {dtype}")
     if array.shape != shape:
@@ -507,7 +541,7 @@ def out(op: str, array, shape: tuple[int, ...], dtype: np.dtype, name: str = "ou
     return array
 
 
-def outs(op: str, arrays, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[np.dtype, ...]) -> list[np.ndarray]:
+def outs(op: str, arrays, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[np.dtype, ...], like) -> list[np.ndarray]:
     """The same for a function of several results, whose ``out`` is a tuple."""
     if arrays is None:
         arrays = (None,) * len(shapes)
@@ -516,8 +550,9 @@ def outs(op: str, arrays, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[np.
     if len(arrays) != len(shapes):
         raise ValueError(f"{op}: out holds {len(arrays)} arrays, it must hold {len(shapes)}")
     # Those given are checked before those missing are made.
-    for i, a in enumerate(arrays):
-        for j, b in enumerate(arrays[:i]):
-            if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.may_share_memory(a, b, max_work=1):
+    given = [(i, _own(op, f"out[{i}]", a, like)) for i, a in enumerate(arrays) if a is not None]
+    for i, a in given:
+        for j, b in given:
+            if j < i and np.may_share_memory(a, b, max_work=1):
                 raise ValueError(f"{op}: out[{j}] and out[{i}] share memory, they must not")
-    return [out(op, a, s, d, f"out[{i}]") for i, (a, s, d) in enumerate(zip(arrays, shapes, dtypes))]
+    return [out(op, a, s, d, like, f"out[{i}]") for i, (a, s, d) in enumerate(zip(arrays, shapes, dtypes))]

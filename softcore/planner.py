@@ -94,6 +94,43 @@ def choose_windows(work, units, itemsize, across, limit=None):
     return 7 if across else 6, threads_for(work, units, limit), streaming, False
 
 
+#: Elements of a row that an OpenCL work-group takes at once where an op is element-wise.
+CHUNK = 1 << 12
+
+
+class Device(NamedTuple):
+    """What the choice of a tile depends on."""
+
+    cpu: bool
+    units: int  #: compute units
+    largest: int  #: work-items in a work-group
+
+
+class Tile(NamedTuple):
+    """How an OpenCL kernel is cut into pieces."""
+
+    wg: int  #: work-items that share a row
+    rows: int  #: rows side by side in a work-group
+    vec: int  #: elements that a work-item takes at once
+    groups: int  #: work-groups to start, if there are rows for so many
+
+
+def choose_opencl(length: int, itemsize: int, device: Device) -> Tile:
+    """The tile for rows of ``length`` elements, of an accumulator of ``itemsize`` bytes.
+
+    A CPU runs work-groups on threads: a single work-item takes whole rows, in vectors of 256 bits, and needs no barrier. A GPU runs
+    them on lanes: as many work-items as a row feeds, in vectors of 128 bits, and at least 64 in a work-group. The order of a sum
+    depends on this choice, and so on the device and the length, but on nothing else.
+    """
+    if device.cpu:
+        return Tile(1, 1, min(16, 32 // itemsize), 16 * device.units)
+    vec = max(2, 16 // max(itemsize, 4))
+    wg = 1
+    while wg < min(256, device.largest) and 4 * wg * vec < length:
+        wg *= 2
+    return Tile(wg, max(1, 64 // wg), vec, 32 * device.units)
+
+
 def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="channels_first") -> Plan:
     """How a call of an op on arrays laid out like `x` would run; nothing is computed.
 
@@ -145,7 +182,7 @@ def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="cha
     kind = OPS[op]
     (x,) = check.arrays("plan", x=x)
     axes = check.axes("plan", axis, x.ndim) if kind.kind in ("fold", "rows") else ()
-    mask = check.mask("plan", where, x.shape)
+    mask = check.mask("plan", where, x.shape, x)
     scale = check.scale("plan", scale)
     if x.size == 0:
         raise ValueError(f"plan: x is empty (its shape is {x.shape}), it must have elements to plan for")

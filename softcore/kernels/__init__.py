@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 
+import numpy as np
+
 from softcore import planner
 
 # Slowest first. On x86-64 they are the levels v2, v3 and v4 of the psABI; elsewhere there is only the first.
@@ -43,6 +45,15 @@ def load(isa: str):
         module.configure_windows(planner.choose_windows)
         return module
     raise ImportError(f"softcore: {problem}; available here: {', '.join(available())}")
+
+
+def core_of(a):
+    """What runs an op on an array: the compiled kernels of `core`, or for a view of a pyopencl array the OpenCL core."""
+    if isinstance(a, np.ndarray):
+        return core
+    from softcore import opencl
+
+    return opencl
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def gate(x: ArrayLike, y: ArrayLike, r: ArrayLike, *, out: NDArray | None = None
     x, y, r = check.arrays("gate", x=x, y=y, r=r)
     dtype = check.computing(x, y, r)
     shape = check.common_shape("gate", x=x, y=y, r=r)
-    f = check.out("gate", out, shape, dtype)
+    f = check.out("gate", out, shape, dtype, x)
     run("gate", dtype, tuple(np.broadcast_to(a, shape) for a in (x, y, r)), (f,), shape)
     return result(f, out)
 
@@ -110,7 +110,7 @@ def gate_backward(
     df, x, y, r = check.arrays(op, df=df, x=x, y=y, r=r)
     shape = check.common_shape(op, x=x, y=y, r=r)
     df = check.broadcast(op, "df", df, shape)
-    gradients = check.outs(op, out, (x.shape, y.shape, r.shape), tuple(map(check.computing, (x, y, r))))
+    gradients = check.outs(op, out, (x.shape, y.shape, r.shape), tuple(map(check.computing, (x, y, r))), x)
     run_gradients(op, check.computing(df, x, y, r), df, (x, y, r), gradients, shape)
     return tuple(map(result, gradients, out or (None, None, None)))
 
@@ -176,7 +176,7 @@ def glu(x: ArrayLike | tuple[ArrayLike, ArrayLike], axis: int = -1, *, activatio
     a, b = _halves("glu", x, axis)
     by = check.choice("glu", "activation", activation, _ACTIVATIONS)
     dtype = check.computing(a, b)
-    y = check.out("glu", out, a.shape, dtype)
+    y = check.out("glu", out, a.shape, dtype, a)
     run("glu", dtype, (a, b), (y,), a.shape, option=by)
     return result(y, out)
 
@@ -230,10 +230,10 @@ def glu_backward(
     by = check.choice(op, "activation", activation, _ACTIVATIONS)
     dy = check.broadcast(op, "dy", dy, a.shape)
     if isinstance(x, tuple):
-        dx = halves = check.outs(op, out, (a.shape, b.shape), (check.computing(a), check.computing(b)))
+        dx = halves = check.outs(op, out, (a.shape, b.shape), (check.computing(a), check.computing(b)), a)
     else:
         shape = np.shape(x)
-        dx = check.out(op, out, shape, check.computing(a))
+        dx = check.out(op, out, shape, check.computing(a), a)
         halves = check.halves(op, "out", dx, axis)
     run(op, check.computing(dy, a, b), (dy, a, b), tuple(halves), a.shape, option=by)
     return tuple(map(result, dx, out or (None, None))) if isinstance(x, tuple) else dx

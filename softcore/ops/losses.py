@@ -255,14 +255,14 @@ def _places(op, logits, shape, dtype, value, gradient, out):
     # What is summed in float32 stays so.
     losses = np.dtype(np.float32) if dtype.itemsize == 2 else dtype
     if not gradient:
-        return check.out(op, out, shape, losses), None
+        return check.out(op, out, shape, losses, logits), None
     slopes = check.computing(logits)
     if not value:
-        return None, check.out(op, out, logits.shape, slopes)
+        return None, check.out(op, out, logits.shape, slopes, logits)
     if out is not None and not isinstance(out, tuple):
-        dlogits = check.out(op, out, logits.shape, slopes)
-        return np.empty(shape, losses), dlogits
-    return check.outs(op, out, (shape, logits.shape), (losses, slopes))
+        dlogits = check.out(op, out, logits.shape, slopes, logits)
+        return check.new(shape, losses, logits), dlogits
+    return check.outs(op, out, (shape, logits.shape), (losses, slopes), logits)
 
 
 def _run(op, dtype, inputs, dloss, loss, dlogits, axes, batch, reduction, total, numbers, ignore_index=0, nothing=0.0):

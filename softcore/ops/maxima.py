@@ -80,12 +80,12 @@ def max(
     dtype = check.selecting(x)
     axes = check.axes("max", axis, x.ndim)
     keepdims = check.flag("max", "keepdims", keepdims)
-    mask = check.mask("max", where, x.shape)
+    mask = check.mask("max", where, x.shape, x)
     if initial is None:
         check.taking_part("max", mask, x.shape, axes, " or there must be an initial")
     else:
         initial = check.initial("max", initial, dtype)
-    y = check.out("max", out, check.reduced(x.shape, axes, keepdims), dtype)
+    y = check.out("max", out, check.reduced(x.shape, axes, keepdims), dtype, x)
     if initial is None:
         run("max", dtype, (x,), (by_row(y, axes, keepdims),), x.shape, axes, mask=mask)
     elif x.size == 0:
@@ -158,11 +158,11 @@ def max_backward(
     axes = check.axes(op, axis, x.ndim)
     keepdims = check.flag(op, "keepdims", keepdims)
     option = check.choice(op, "ties", ties, _TIES)
-    mask = check.mask(op, where, x.shape)
+    mask = check.mask(op, where, x.shape, x)
     shape = check.reduced(x.shape, axes, keepdims)
     dy = by_row(check.broadcast(op, "dy", dy, shape), axes, keepdims)
     index = check.index(op, index, shape, prod([x.shape[i] for i in axes]))
-    dx = check.out(op, out, x.shape, check.computing(x))
+    dx = check.out(op, out, x.shape, check.computing(x), x)
     if index is not None:
         index = by_row(index, axes, keepdims)
     elif x.dtype.kind in "iu" and x.dtype.itemsize == 8 and x.size:
@@ -235,9 +235,9 @@ def argmax(
     axes = check.axes("argmax", axis, x.ndim)
     keepdims = check.flag("argmax", "keepdims", keepdims)
     option = check.flag("argmax", "select_last", select_last)
-    mask = check.mask("argmax", where, x.shape)
+    mask = check.mask("argmax", where, x.shape, x)
     check.taking_part("argmax", mask, x.shape, axes)
-    index = check.out("argmax", out, check.reduced(x.shape, axes, keepdims), np.dtype(np.intp))
+    index = check.out("argmax", out, check.reduced(x.shape, axes, keepdims), np.dtype(np.intp), x)
     dtype = check.selecting(x)
     run("argmax", dtype, (x,), (by_row(index, axes, keepdims),), x.shape, axes, mask=mask, option=option, dtypes=(_INDEX,))
     return result(index, out)
@@ -291,10 +291,10 @@ def max_with_argmax(
     axes = check.axes(op, axis, x.ndim)
     keepdims = check.flag(op, "keepdims", keepdims)
     option = check.flag(op, "select_last", select_last)
-    mask = check.mask(op, where, x.shape)
+    mask = check.mask(op, where, x.shape, x)
     check.taking_part(op, mask, x.shape, axes)
     shape = check.reduced(x.shape, axes, keepdims)
-    y, index = check.outs(op, out, (shape, shape), (dtype, np.dtype(np.intp)))
+    y, index = check.outs(op, out, (shape, shape), (dtype, np.dtype(np.intp)), x)
     outputs = (by_row(y, axes, keepdims), by_row(index, axes, keepdims))
     run(op, dtype, (x,), outputs, x.shape, axes, mask=mask, option=option, dtypes=(dtype, _INDEX))
     out = out or (None, None)
@@ -343,7 +343,7 @@ def hardmax(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, out: NDArr
     (x,) = check.arrays("hardmax", x=x)
     dtype = check.selecting(x)
     axes = check.axes("hardmax", axis, x.ndim)
-    y = check.out("hardmax", out, x.shape, dtype)
+    y = check.out("hardmax", out, x.shape, dtype, x)
     run("hardmax", dtype, (x,), (y,), x.shape, axes)
     return result(y, out)
 
@@ -384,7 +384,7 @@ def maximum(a: ArrayLike, b: ArrayLike, *, out: NDArray | None = None) -> Any:
     a, b = check.arrays("maximum", a=a, b=b)
     dtype = check.selecting(a, b)
     shape = check.common_shape("maximum", a=a, b=b)
-    y = check.out("maximum", out, shape, dtype)
+    y = check.out("maximum", out, shape, dtype, a)
     run("maximum", dtype, (np.broadcast_to(a, shape), np.broadcast_to(b, shape)), (y,), shape)
     return result(y, out)
 
@@ -430,7 +430,7 @@ def maximum_backward(
     dtype = check.computing(dy, a, b)
     shape = check.common_shape(op, a=a, b=b)
     dy = check.broadcast(op, "dy", dy, shape)
-    gradients = check.outs(op, out, (a.shape, b.shape), (check.computing(a), check.computing(b)))
+    gradients = check.outs(op, out, (a.shape, b.shape), (check.computing(a), check.computing(b)), a)
     run_gradients(op, dtype, dy, (a, b), gradients, shape)
     out = out or (None, None)
     return tuple(map(result, gradients, out))
@@ -474,7 +474,7 @@ def relu(x: ArrayLike, *, out: NDArray | None = None) -> Any:
         return y
     (x,) = check.arrays("relu", x=x)
     dtype = check.selecting(x)
-    y = check.out("relu", out, x.shape, dtype)
+    y = check.out("relu", out, x.shape, dtype, x)
     run("relu", dtype, (x,), (y,), x.shape)
     return result(y, out)
 
@@ -515,7 +515,7 @@ def relu_backward(dy: ArrayLike, x: ArrayLike, *, out: NDArray | None = None) ->
         return dx
     dy, x = check.arrays("relu_backward", dy=dy, x=x)
     dy = check.broadcast("relu_backward", "dy", dy, x.shape)
-    dx = check.out("relu_backward", out, x.shape, check.computing(x))
+    dx = check.out("relu_backward", out, x.shape, check.computing(x), x)
     run("relu_backward", check.computing(dy, x), (dy, x), (dx,), x.shape)
     return result(dx, out)
 
@@ -554,6 +554,6 @@ def step(x: ArrayLike, *, out: NDArray | None = None) -> Any:
         return y
     (x,) = check.arrays("step", x=x)
     dtype = check.computing(x)
-    y = check.out("step", out, x.shape, dtype)
+    y = check.out("step", out, x.shape, dtype, x)
     run("step", dtype, (x,), (y,), x.shape)
     return result(y, out)

@@ -89,9 +89,9 @@ def softmax_gate(
     return_lse = check.flag(op, "return_lse", return_lse)
     shapes, dtypes = (batch + x.shape[-1:], batch), (dtype, _wide(dtype))
     if return_lse:
-        results = check.outs(op, out, shapes, dtypes)
+        results = check.outs(op, out, shapes, dtypes, x)
     else:
-        results = [check.out(op, out, shapes[0], dtype)]
+        results = [check.out(op, out, shapes[0], dtype, x)]
     if 0 not in batch:
         targets = [np.empty(y.shape, y.dtype) if any(overlaps(y, a) for a in (x, r, mask)) else y for y in results]
         kernels.core.mix(op, storage, x, r, targets[0], mask, targets[1] if return_lse else None, scale=scale)
@@ -156,7 +156,7 @@ def softmax_gate_backward(
     own = x, r
     batch, x, r, mask, scale, storage = _mixture(op, x, r, where, scale, dtype)
     do = check.broadcast(op, "do", do, batch + x.shape[-1:])
-    gradients = check.outs(op, out, [a.shape for a in own], [check.computing(a) for a in own])
+    gradients = check.outs(op, out, [a.shape for a in own], [check.computing(a) for a in own], x)
     if 0 in batch:
         for gradient in gradients:
             gradient[...] = 0
@@ -208,7 +208,7 @@ def _mixture(op, x, r, where, scale, dtype):
     except ValueError:
         raise ValueError(f"{op}: x has shape {x.shape} and r {r.shape}, the axes before (n, d) and (n,) must broadcast together") from None
     scale = check.scale(op, scale)
-    mask = check.mask(op, where, batch + r.shape[-1:])
+    mask = check.mask(op, where, batch + r.shape[-1:], r)
     return (
         batch,
         check.broadcast(op, "x", x, batch + x.shape[-2:]),
@@ -288,7 +288,7 @@ def topk_gate(
     k = check.count(op, "k", k, r.shape[axis])
     renormalize = check.flag(op, "renormalize", renormalize)
     shape = (*r.shape[:axis], k, *r.shape[axis + 1 :])
-    results = check.outs(op, out, (shape, shape), (dtype, _INDEX))
+    results = check.outs(op, out, (shape, shape), (dtype, _INDEX), r)
     if 0 not in shape:
         targets = [np.empty(y.shape, y.dtype) if overlaps(y, r) or not y.flags.aligned else y for y in results]
         last = [np.moveaxis(a, axis, -1) for a in (r, *targets)]
@@ -349,7 +349,7 @@ def topk_gate_backward(
     indices = check.indices(op, indices, r.shape, axis)
     renormalize = check.flag(op, "renormalize", renormalize)
     dw = check.broadcast(op, "dw", dw, indices.shape)
-    dr = check.out(op, out, r.shape, check.computing(r))
+    dr = check.out(op, out, r.shape, check.computing(r), r)
     if indices.size == 0:
         dr[...] = 0
     else:

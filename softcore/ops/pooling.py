@@ -121,10 +121,10 @@ def max_pool(
     places, axes = check.windows(op, x.shape, window, stride, padding, dilation, ceil_mode, layout)
     shape = windows.pooled_shape(x.shape, places, axes)
     if not check.flag(op, "return_indices", return_indices):
-        y = check.out(op, out, shape, dtype)
+        y = check.out(op, out, shape, dtype, x)
         run_windows(op, dtype, (x,), (y,), places, axes)
         return y
-    y, indices = check.outs(op, out, (shape, shape), (dtype, np.dtype(np.intp)))
+    y, indices = check.outs(op, out, (shape, shape), (dtype, np.dtype(np.intp)), x)
     storage = dtype
     if windows.reach(axes) >= 2**31 and dtype.itemsize <= 4:  # too far for the lanes of 32 bits
         storage = _INDEX if dtype.kind in "biu" else np.dtype(np.float64)
@@ -194,7 +194,7 @@ def max_pool_backward(
     indices, shape, places = _indices(op, indices, shape, layout)
     dy = check.broadcast(op, "dy", dy, indices.shape)
     dtype = check.computing(dy)
-    dx = check.out(op, out, shape, dtype)
+    dx = check.out(op, out, shape, dtype, dy)
     run_windows(op, dtype, (dy, indices), (dx,), places)
     return dx
 
@@ -253,7 +253,7 @@ def max_unpool(
     indices, shape, places = _indices(op, indices, shape, layout)
     check.shape(op, "y", y, indices.shape)
     dtype = check.selecting(y)
-    x = check.out(op, out, shape, dtype)
+    x = check.out(op, out, shape, dtype, y)
     run_windows(op, dtype, (y, indices), (x,), places)
     return x
 
@@ -325,7 +325,7 @@ def avg_pool(
     dtype = check.computing(x)
     places, axes = check.windows(op, x.shape, window, stride, padding, dilation, ceil_mode, layout)
     count_include_pad = check.flag(op, "count_include_pad", count_include_pad)
-    y = check.out(op, out, windows.pooled_shape(x.shape, places, axes), dtype)
+    y = check.out(op, out, windows.pooled_shape(x.shape, places, axes), dtype, x)
     run_windows(op, dtype, (x,), (y,), places, axes, padding=count_include_pad)
     return y
 
@@ -380,7 +380,7 @@ def avg_pool_backward(
     places, axes = check.windows(op, shape, window, stride, padding, dilation, ceil_mode, layout, name="shape")
     count_include_pad = check.flag(op, "count_include_pad", count_include_pad)
     dy = check.broadcast(op, "dy", dy, windows.pooled_shape(shape, places, axes))
-    dx = check.out(op, out, shape, dtype)
+    dx = check.out(op, out, shape, dtype, dy)
     run_windows(op, dtype, (dy,), (dx,), places, axes, padding=count_include_pad)
     return dx
 
@@ -433,7 +433,7 @@ def softmax_pool(
     (x,) = check.arrays(op, x=x)
     dtype = check.computing(x)
     places, axes = check.windows(op, x.shape, window, stride, padding, dilation, ceil_mode, layout)
-    y = check.out(op, out, windows.pooled_shape(x.shape, places, axes), dtype)
+    y = check.out(op, out, windows.pooled_shape(x.shape, places, axes), dtype, x)
     run_windows(op, dtype, (x,), (y,), places, axes)
     return y
 
@@ -485,6 +485,6 @@ def softmax_pool_backward(
     dtype = check.computing(dy, x)
     places, axes = check.windows(op, x.shape, window, stride, padding, dilation, ceil_mode, layout)
     dy = check.broadcast(op, "dy", dy, windows.pooled_shape(x.shape, places, axes))
-    dx = check.out(op, out, x.shape, check.computing(x))
+    dx = check.out(op, out, x.shape, check.computing(x), x)
     run_windows(op, dtype, (dy, x), (dx,), places, axes)
     return dx

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from softcore import kernels
+from softcore import check, kernels
 
 
 def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, option=0, dtypes=None, loss=None):
@@ -43,12 +43,13 @@ def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, o
     # gradient of a float32 input whose incoming gradient is float64).
     read = (*inputs, mask)
     dtypes = dtypes or [storage] * len(outputs)
-    targets = [o if o is None or _is_direct(o, read, d) else np.empty(o.shape, d) for o, d in zip(outputs, dtypes)]
+    targets = [o if o is None or _is_direct(o, read, d) else check.new(o.shape, d, o) for o, d in zip(outputs, dtypes)]
     arranged = [tuple([_arranged(a, order) for a in arrays]) for arrays in (inputs, targets)]
+    core = kernels.core_of(next(a for a in inputs if a is not None))
     if loss is None:
-        total = kernels.core.run(op, storage, *arranged, len(outer), _arranged(mask, order), scale, option)
+        total = core.run(op, storage, *arranged, len(outer), _arranged(mask, order), scale, option)
     else:
-        total = kernels.core.run_loss(op, storage, *arranged, len(outer), *loss)
+        total = core.run_loss(op, storage, *arranged, len(outer), *loss)
     for output, target in zip(outputs, targets):
         copy(output, target)
     return total
@@ -85,7 +86,7 @@ def run_gradients(op, storage, dy, operands, gradients, shape):
             gradient[...] = 0
             continue
         # A sum must not overwrite what the others are computed from.
-        target = np.empty(gradient.shape, storage) if any(overlaps(gradient, a) for a in (dy, *operands)) else gradient
+        target = check.new(gradient.shape, storage, gradient) if any(overlaps(gradient, a) for a in (dy, *operands)) else gradient
         later.append((gradient, target))
         added = len(shape) - gradient.ndim
         stretched = tuple(j for j, n in enumerate(gradient.shape) if n != shape[added + j])
@@ -107,7 +108,9 @@ def by_row(value: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarr
 
 
 def result(y: np.ndarray, out):
-    """What a function returns: a NumPy scalar rather than a 0-d array, unless the user brought the array."""
+    """What a function returns: a NumPy scalar rather than a 0-d array, unless the user brought the array; or a pyopencl array."""
+    if not isinstance(y, np.ndarray):
+        return y.array
     return y if out is not None or y.ndim else y[()]
 
 
@@ -135,8 +138,12 @@ def is_same(a, b):
         a.dtype == b.dtype
         and a.shape == b.shape
         and a.strides == b.strides
-        and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and _start(a) == _start(b)
     )
+
+
+def _start(a):
+    return a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else a.start
 
 
 def run_windows(op, storage, inputs, outputs, places, axes=(), *, padding=False, dtypes=None, dry=False):

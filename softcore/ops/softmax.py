@@ -229,8 +229,8 @@ def _normalized(op, x, axis, scale, where, out):
     dtype = check.computing(x)
     axes = check.axes(op, axis, x.ndim)
     scale = check.scale(op, scale)
-    mask = check.mask(op, where, x.shape)
-    y = check.out(op, out, x.shape, dtype)
+    mask = check.mask(op, where, x.shape, x)
+    y = check.out(op, out, x.shape, dtype, x)
     run(op, check.scaled(dtype, scale), (x,), (y,), x.shape, axes, mask=mask, scale=scale)
     return result(y, out)
 
@@ -240,9 +240,9 @@ def _normalized_backward(op, dy, y, axis, scale, where, out):
     dtype = check.computing(dy, y)
     axes = check.axes(op, axis, y.ndim)
     scale = check.scale(op, scale)
-    mask = check.mask(op, where, y.shape)
+    mask = check.mask(op, where, y.shape, y)
     dy = check.broadcast(op, "dy", dy, y.shape)
-    dx = check.out(op, out, y.shape, check.computing(y))
+    dx = check.out(op, out, y.shape, check.computing(y), y)
     run(op, check.scaled(dtype, scale), (dy, y), (dx,), y.shape, axes, mask=mask, scale=scale)
     return result(dx, out)
 
@@ -323,13 +323,13 @@ def logsumexp(
     axes = check.axes("logsumexp", axis, x.ndim)
     keepdims = check.flag("logsumexp", "keepdims", keepdims)
     return_sign = check.flag("logsumexp", "return_sign", return_sign)
-    mask = check.mask("logsumexp", where, x.shape)
+    mask = check.mask("logsumexp", where, x.shape, x)
     b = b if b is None else check.broadcast("logsumexp", "b", b, x.shape)
     shape = check.reduced(x.shape, axes, keepdims)
     if return_sign:
-        results = check.outs("logsumexp", out, (shape, shape), (dtype, dtype))
+        results = check.outs("logsumexp", out, (shape, shape), (dtype, dtype), x)
     else:
-        results = [check.out("logsumexp", out, shape, dtype)]
+        results = [check.out("logsumexp", out, shape, dtype, x)]
     if x.size == 0:
         for y, empty in zip(results, (-np.inf, 0)):
             y[...] = empty
@@ -393,12 +393,12 @@ def logsumexp_backward(
     dtype = check.computing(dy, x, y, b)
     axes = check.axes(op, axis, x.ndim)
     keepdims = check.flag(op, "keepdims", keepdims)
-    mask = check.mask(op, where, x.shape)
+    mask = check.mask(op, where, x.shape, x)
     shape = check.reduced(x.shape, axes, keepdims)
     check.shape(op, "y", y, shape)
     dy = check.broadcast(op, "dy", dy, shape)
     b = b if b is None else check.broadcast(op, "b", b, x.shape)
-    dx = check.out(op, out, x.shape, check.computing(x))
+    dx = check.out(op, out, x.shape, check.computing(x), x)
     inputs = (by_row(dy, axes, keepdims), x, by_row(y, axes, keepdims), b)
     run(op, dtype, inputs, (dx,), x.shape, axes, mask=mask)
     return result(dx, out)
@@ -608,7 +608,7 @@ def softplus_backward(dy: ArrayLike, x: ArrayLike, *, out: NDArray | None = None
 
 def _elementwise(op, x, out):
     (x,) = check.arrays(op, x=x)
-    y = check.out(op, out, x.shape, check.computing(x))
+    y = check.out(op, out, x.shape, check.computing(x), x)
     run(op, check.computing(x), (x,), (y,), x.shape)
     return result(y, out)
 
@@ -616,6 +616,6 @@ def _elementwise(op, x, out):
 def _elementwise_backward(op, dy, out, **saved):
     dy, a = check.arrays(op, dy=dy, **saved)
     dy = check.broadcast(op, "dy", dy, a.shape)
-    dx = check.out(op, out, a.shape, check.computing(a))
+    dx = check.out(op, out, a.shape, check.computing(a), a)
     run(op, check.computing(dy, a), (dy, a), (dx,), a.shape)
     return result(dx, out)

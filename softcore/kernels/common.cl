@@ -1,0 +1,391 @@
+// common.cl: what every .cl file is compiled behind: vectors, operands and the walk over them, exact sums, exp and log.
+//
+// One source serves CPUs and GPUs. softcore/planner.py chooses, and softcore/opencl.py defines:
+//
+//   OP_name           the kernel that is wanted: each is compiled alone, for the dtypes and the layout of a call
+//   INPUTS, OUTPUTS   how many operands it has, then the mask
+//   WG, ROWS          work-items that share a row, and rows that a work-group works on side by side
+//   VEC               elements worked on together: no more than 256 bits of ACC
+//   ACC, SIGNED       the type of arithmetic, and signed integers of its width; REAL is the floating type of scalar arguments
+//   IN0, READ0, ...   the type in memory of each input, and how it is read: same (as ACC), convert, half, bfloat16
+//   OUT0, WRITE0, ... the same of each output
+//   STRIDED           rows are not all contiguous: elements are gathered one by one, into the same vectors
+//   MASKED            some elements take no part
+//   LOOSE             vectors may be loaded by a cast, which CPU runtimes inline and vload they do not
+//
+// What adds elements adds them in an order that WG, VEC and the length of the row alone decide.
+#pragma OPENCL FP_CONTRACT OFF
+
+#ifndef ACC
+#define ACC float
+#define SIGNED int
+#define REAL float
+#define VEC 4
+#define WG 1
+#define ROWS 1
+#define INPUTS 0
+#define OUTPUTS 0
+#define FLOAT
+#endif
+
+#define PASTE_(a, b) a##b
+#define PASTE(a, b) PASTE_(a, b)
+typedef PASTE(ACC, VEC) V;     // elements
+typedef PASTE(SIGNED, VEC) I;  // as integers, and the truth about each
+#define CONSTANT(c) ((V)((ACC)(c)))
+
+// ---------------------------------------------------------------- operands
+
+#define DIMS 8
+#ifdef MASKED
+#define ARGS (INPUTS + OUTPUTS + 1)
+#else
+#define ARGS (INPUTS + OUTPUTS)
+#endif
+// Outer dimensions first, then those along the row; strides in elements.
+typedef struct { long offset, stride[DIMS]; } Operand;
+typedef struct {
+    long rows, n;
+    int nouter, nlength;
+    long shape[DIMS];
+    Operand arg[ARGS];
+    REAL number[4];
+} Task;
+
+// Where row r of operands 0 to ARGS - 1 starts.
+static bool enter(const Task *t, long r, long *at) {
+    for (int i = 0; i < ARGS; i++) at[i] = t->arg[i].offset;
+    for (int d = t->nouter - 1; d >= 0; d--) {
+        const long k = d ? r % t->shape[d] : r;
+        if (d) r /= t->shape[d];
+        for (int i = 0; i < ARGS; i++) at[i] += k * t->arg[i].stride[d];
+    }
+    return true;
+}
+// Where element j of a row lies.
+static long place(const Task *t, int i, long j) {
+    const int first = t->nouter, last = first + t->nlength - 1;
+    long p = 0;
+    if (t->nlength == 0) return 0;
+    for (int d = last; d > first; d--) {
+        p += j % t->shape[d] * t->arg[i].stride[d];
+        j /= t->shape[d];
+    }
+    return p + j * t->arg[i].stride[first];
+}
+
+// A work-group takes the rows `first` to `last`, ROWS of them at a time. Each of its work-items passes this loop as often as the
+// others, as barriers demand, with n = 0 where there is no row left.
+#define FOR_ROWS                                                                                                       \
+    const long groups = get_num_groups(1), first = t->rows * get_group_id(1) / groups;                                 \
+    const long last = t->rows * (get_group_id(1) + 1) / groups;                                                        \
+    long at[ARGS];                                                                                                     \
+    for (long base = first, r = base + get_local_id(1), n = r < last ? t->n : 0; base < last;                          \
+         base += ROWS, r += ROWS, n = r < last ? t->n : 0)                                                             \
+        if (enter(t, r, at))
+#define LANE ((long)get_local_id(0))
+// The elements j to j + VEC of a row that this work-item takes, four vectors to a tile.
+#define STEP (WG * VEC)
+#define TILE (4 * STEP)
+
+#define LOOSE_V(T) PASTE(loose_, T)
+#ifdef LOOSE
+#define DEFINE_LOOSE(T) typedef PASTE(T, VEC) __attribute__((aligned(sizeof(T)))) LOOSE_V(T);
+#define VLOAD(T, p) (*(const __global LOOSE_V(T) *)(p))
+#define VSTORE(T, v, p) (*(__global LOOSE_V(T) *)(p) = (v))
+DEFINE_LOOSE(ACC)
+#else
+#define VLOAD(T, p) PASTE(vload, VEC)(0, p)
+#define VSTORE(T, v, p) PASTE(vstore, VEC)(v, 0, p)
+#endif
+#define VECTOR_same(p) VLOAD(ACC, p)
+#define VECTOR_convert(p) PASTE(convert_, V_NAME)(PASTE(vload, VEC)(0, p))
+#define VECTOR_half(p) PASTE(convert_, V_NAME)(PASTE(vload_half, VEC)(0, p))
+#define VECTOR_bfloat16(p) PASTE(convert_, V_NAME)(PASTE(as_float, VEC)(PASTE(convert_uint, VEC)(PASTE(vload, VEC)(0, p)) << 16))
+#define V_NAME PASTE(ACC, VEC)
+#define SCALAR_same(p) (*(p))
+#define SCALAR_convert(p) ((ACC)*(p))
+#define SCALAR_half(p) ((ACC)vload_half(0, p))
+#define SCALAR_bfloat16(p) ((ACC)as_float((uint)*(p) << 16))
+#define PUT_VECTOR_same(v, p) VSTORE(ACC, v, p)
+#define PUT_VECTOR_half(v, p) PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, p)
+#define PUT_VECTOR_bfloat16(v, p) PASTE(vstore, VEC)(to_bfloat16s(v), 0, p)
+#define PUT_SCALAR_same(v, p) (*(p) = (v))
+#define PUT_SCALAR_convert(v, p) (*(p) = (v))
+#define PUT_SCALAR_half(v, p) vstore_half_rte(v, 0, p)
+#define PUT_SCALAR_bfloat16(v, p) (*(p) = to_bfloat16(v))
+
+static ushort to_bfloat16(float v) {
+    const uint u = as_uint(v);
+    return v != v ? (ushort)0x7fc0 : (ushort)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+static PASTE(ushort, VEC) to_bfloat16s(V v) {
+    PASTE(ushort, VEC) r;
+    for (int i = 0; i < VEC; i++) ((ushort *)&r)[i] = to_bfloat16((float)((ACC *)&v)[i]);
+    return r;
+}
+
+// Elements j to j + VEC of input i, `fill` past the end.
+#ifdef STRIDED
+#define WHOLE(n, j) 0
+#define AT(t, i, j) place(t, i, j)
+#else
+#define WHOLE(n, j) ((j) + VEC <= (n))
+#define AT(t, i, j) (j)
+#endif
+#define DEFINE_INPUT(i, T, READ)                                                                                       \
+    static V take##i(const Task *t, const __global T *row, long j, long n, ACC fill) {                                 \
+        if (WHOLE(n, j)) return PASTE(VECTOR_, READ)(row + j);                                                         \
+        V v = CONSTANT(fill);                                                                                          \
+        for (int k = 0; k < VEC; k++)                                                                                  \
+            if (j + k < n) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + AT(t, i, j + k));                               \
+        return v;                                                                                                      \
+    }                                                                                                                  \
+    static ACC value##i(const __global T *p) { return PASTE(SCALAR_, READ)(p); }
+// The same of output k, which is operand i.
+#define DEFINE_OUTPUT(k, T, WRITE)                                                                                     \
+    static void put##k(const Task *t, __global T *row, long j, long n, V v) {                                          \
+        if (WHOLE(n, j)) {                                                                                             \
+            PASTE(PUT_VECTOR_, WRITE)(v, row + j);                                                                     \
+            return;                                                                                                    \
+        }                                                                                                              \
+        for (int e = 0; e < VEC; e++)                                                                                  \
+            if (j + e < n) PASTE(PUT_SCALAR_, WRITE)(((ACC *)&v)[e], row + AT(t, INPUTS + k, j + e));                          \
+    }                                                                                                                  \
+    static void set##k(__global T *p, ACC v) { PASTE(PUT_SCALAR_, WRITE)(v, p); }
+#if INPUTS > 0
+DEFINE_INPUT(0, IN0, READ0)
+#endif
+#if INPUTS > 1
+DEFINE_INPUT(1, IN1, READ1)
+#endif
+#if INPUTS > 2
+DEFINE_INPUT(2, IN2, READ2)
+#endif
+#if INPUTS > 3
+DEFINE_INPUT(3, IN3, READ3)
+#endif
+#if INPUTS > 4
+DEFINE_INPUT(4, IN4, READ4)
+#endif
+#if OUTPUTS > 0
+DEFINE_OUTPUT(0, OUT0, WRITE0)
+#endif
+#if OUTPUTS > 1
+DEFINE_OUTPUT(1, OUT1, WRITE1)
+#endif
+#if OUTPUTS > 2
+DEFINE_OUTPUT(2, OUT2, WRITE2)
+#endif
+
+// What takes part. The mask is the last operand.
+#define MASK (ARGS - 1)
+#ifdef MASKED
+#define MASK_PARAMETER , const __global uchar *mask
+static I mask_of(const Task *t, const __global uchar *row, long j, long n) {
+    I m = (I)(0);
+    for (int k = 0; k < VEC; k++)
+        if (j + k < n) ((SIGNED *)&m)[k] = row[place(t, MASK, j + k)] ? -1 : 0;
+    return m;
+}
+#define HIDE(v, j, fill) (mask_of(t, mask + at[MASK], j, n) ? (v) : CONSTANT(fill))
+#else
+#define MASK_PARAMETER
+#define HIDE(v, j, fill) (v)
+#endif
+
+// ---------------------------------------------------------------- one number out of many
+
+// Over the lanes of a vector, then over the work-items of a row, in trees.
+#if WG > 1
+#define SCRATCH(T, name) __local T name[WG * ROWS];
+#define OVER_GROUP(name, a, expression)                                                                                \
+    {                                                                                                                  \
+        const int own = get_local_id(1) * WG + LANE;                                                                   \
+        name[own] = a;                                                                                                 \
+        barrier(CLK_LOCAL_MEM_FENCE);                                                                                  \
+        for (int w = WG / 2; w; w /= 2) {                                                                              \
+            if (LANE < w) {                                                                                            \
+                const int other = own + w;                                                                             \
+                name[own] = expression;                                                                                \
+            }                                                                                                          \
+            barrier(CLK_LOCAL_MEM_FENCE);                                                                              \
+        }                                                                                                              \
+        a = name[get_local_id(1) * WG];                                                                                \
+        barrier(CLK_LOCAL_MEM_FENCE);                                                                                  \
+    }
+#else
+#define SCRATCH(T, name)
+#define OVER_GROUP(name, a, expression)
+#endif
+
+// a where it is larger or NaN, else b: a NaN in either stays.
+#define LARGER(a, b) (((a) > (b)) | ((a) != (a)) ? (a) : (b))
+
+static ACC largest_lane(V v) {
+    ACC *e = (ACC *)&v;
+    for (int w = VEC / 2; w; w /= 2)
+        for (int k = 0; k < w; k++) e[k] = e[k + w] > e[k] ? e[k + w] : e[k];
+    return e[0];
+}
+
+#if defined(DOUBLE) || defined(FLOAT)
+
+#ifdef DOUBLE
+#define MANTISSA 52
+#define LOG2E 1.4426950408889634074
+#define BIAS 1023
+#define MAGIC 6755399441055744.0
+#define LN2_HIGH 0x1.62e42fefap-1
+#define LN2_LOW 0x1.cf79abc9e3b3ap-40
+#define LOG_LN2_HIGH 0.69314718036912381649
+#define LOG_LN2_LOW 1.9082149292705877e-10
+#define ROOT_HALF 0x3fe6a09e667f3bcdL  // the bits of sqrt(1/2)
+#define SPLITTER 134217729.0
+#define HEADROOM 300
+#define UNIT 0x1p300
+#define LOWEST -915.0
+#define NEAR 2048.0
+#else
+#define MANTISSA 23
+#define LOG2E 1.4426950408889634f
+#define BIAS 127
+#define MAGIC 12582912.0f
+#define LN2_HIGH 0x1.62ep-1f
+#define LN2_LOW 0x1.0bfbe8p-15f
+#define LOG_LN2_HIGH 6.9313812256e-01f
+#define LOG_LN2_LOW 9.0580006145e-06f
+#define ROOT_HALF 0x3f3504f3
+#define SPLITTER 4097.0f
+#define HEADROOM 64
+#define UNIT 0x1p64f
+#define LOWEST -131.0f
+#define NEAR 300.0f
+#endif
+
+// A sum as high + low.
+typedef struct { ACC high, low; } Sum;
+static V two_sum(V a, V b, V *error) {
+    const V s = a + b, v = s - a;
+    *error = (a - (s - v)) + (b - v);
+    return s;
+}
+static V two_product(V a, V b, V *error) {
+    const V split = CONSTANT(SPLITTER), p = a * b;
+    const V s = split * a, ah = s - (s - a), al = a - ah, u = split * b, bh = u - (u - b), bl = b - bh;
+    const V e = ((ah * bh - p) + ah * bl + al * bh) + al * bl;
+    *error = e == e ? e : CONSTANT(0);  // the halves of a huge number overflow
+    return p;
+}
+static Sum add_sums(Sum a, Sum b) {
+    const ACC s = a.high + b.high, v = s - a.high;
+    Sum r = {s, ((a.high - (s - v)) + (b.high - v)) + (a.low + b.low)};
+    return r;
+}
+static Sum sum_lanes(V high, V low) {
+    Sum s[VEC];
+    for (int k = 0; k < VEC; k++) {
+        s[k].high = ((ACC *)&high)[k];
+        s[k].low = ((ACC *)&low)[k];
+    }
+    for (int w = VEC / 2; w; w /= 2)
+        for (int k = 0; k < w; k++) s[k] = add_sums(s[k], s[k + w]);
+    return s[0];
+}
+// An infinite or NaN sum leaves nothing but NaN in the low part.
+static ACC total(Sum s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
+// The four vectors of a tile are added first, then exactly to the sum so far.
+static void add_tile(V *high, V *low, const V *e) {
+    V error;
+    *high = two_sum(*high, (e[0] + e[1]) + (e[2] + e[3]), &error);
+    *low = *low + error;
+}
+
+// ---------------------------------------------------------------- exp
+
+// exp(t + low) 2^offset for magic = MAGIC + BIAS + offset: the low bits of t log2 e + magic are the biased exponent, and the rest
+// r = t - n ln 2, in two parts, is so small that exp(r) = 1 + r + r^2 g(r) by a polynomial; 1 + high is added exactly. The power of
+// two must be a normal number. NaN stays NaN. A low that does not matter is CONSTANT(0).
+static V exp_offset(V t, V low, V magic) {
+    const V q = t * CONSTANT(LOG2E) + magic, n = q - magic;
+    const V power = PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(q) << MANTISSA);
+    const V high = t - n * CONSTANT(LN2_HIGH), rest = low - n * CONSTANT(LN2_LOW), r = high + rest;
+#ifdef DOUBLE
+    V g = CONSTANT(2.5000062078258757146e-8);
+    g = g * r + CONSTANT(2.7630387964068450876e-7);
+    g = g * r + CONSTANT(2.7557587085889520721e-6);
+    g = g * r + CONSTANT(0.000024801492734724736451);
+    g = g * r + CONSTANT(0.00019841269504974927246);
+    g = g * r + CONSTANT(0.00138888889439518383);
+    g = g * r + CONSTANT(0.0083333333334955798717);
+    g = g * r + CONSTANT(0.041666666666529068492);
+    g = g * r + CONSTANT(0.16666666666666410171);
+    g = g * r + CONSTANT(0.50000000000000107362);
+#else
+    V g = CONSTANT(0.0013814173871651292f);
+    g = g * r + CONSTANT(0.008368921466171741f);
+    g = g * r + CONSTANT(0.04166840761899948f);
+    g = g * r + CONSTANT(0.1666651964187622f);
+    g = g * r + CONSTANT(0.4999999403953552f);
+#endif
+    const V one = CONSTANT(1), h = one + high;
+    return (h + ((high - (h - one)) + (r * r * g + rest))) * power;
+}
+// exp(t + low) over its whole range, to subnormals and infinity: the power of two is kept in the middle of the exponents and moved
+// by one exact step at the end.
+static V exp_of(V t, V low) {
+    const V top = CONSTANT(-LOWEST);
+    const I far = t < CONSTANT(LOWEST), up = t > CONSTANT(0);
+    t = far ? CONSTANT(LOWEST) : t > top ? top : t;
+    low = far | (low != low) ? CONSTANT(0) : low;
+    return exp_offset(t, low, up ? CONSTANT(MAGIC + BIAS - HEADROOM) : CONSTANT(MAGIC + BIAS + HEADROOM)) * (up ? CONSTANT(UNIT) : CONSTANT(1 / UNIT));
+}
+// exp(t) 2^HEADROOM for t <= 0, and for t so small that the exponential is nothing, nearly nothing.
+static V decay(V t, V low) {
+    const I far = t < CONSTANT(LOWEST);
+    return exp_offset(far ? CONSTANT(LOWEST) : t, far ? CONSTANT(0) : low, CONSTANT(MAGIC + BIAS + HEADROOM));
+}
+
+// ---------------------------------------------------------------- log
+
+// (atanh(s) / s - 1) / s^2 as a polynomial in z = s^2 <= 1/9.
+static V atanh_tail(V z) {
+#ifdef DOUBLE
+    V g = CONSTANT(0.080279249766415460349);
+    g = g * z + CONSTANT(0.028988373350345936795);
+    g = g * z + CONSTANT(0.050471100088152583596);
+    g = g * z + CONSTANT(0.052278451336423140534);
+    g = g * z + CONSTANT(0.058852647034892638326);
+    g = g * z + CONSTANT(0.066665033401744442764);
+    g = g * z + CONSTANT(0.076923139155854067904);
+    g = g * z + CONSTANT(0.090909089332440238883);
+    g = g * z + CONSTANT(0.11111111113649264167);
+    g = g * z + CONSTANT(0.14285714285690371437);
+    g = g * z + CONSTANT(0.20000000000000112913);
+    return g * z + CONSTANT(0.33333333333333333147);
+#else
+    V g = CONSTANT(0.140122962339f);
+    g = g * z + CONSTANT(0.139995540035f);
+    g = g * z + CONSTANT(0.200108508258f);
+    return g * z + CONSTANT(0.333332065349f);
+#endif
+}
+// log(1 + z) for 0 <= z <= 1: what is taken from z, which is exact, is small beside it.
+static V log1p_unit(V z) {
+    const V s = z / (CONSTANT(2) + z), w = s * s, half_square = CONSTANT(0.5) * z * z;
+    return z - (half_square - s * (CONSTANT(2) * w * atanh_tail(w) + half_square));
+}
+// log(c + u + low), a positive number; where it is near 1, c is 1 and u what is left.
+static V log_of(V c, V u, V low) {
+    const V v = c + u, one = CONSTANT(1);
+    const I bits = PASTE(as_, PASTE(SIGNED, VEC))(v), e = (bits - (I)(ROOT_HALF)) >> MANTISSA;
+    const V n = PASTE(as_, V_NAME)(e + PASTE(as_, PASTE(SIGNED, VEC))(CONSTANT(MAGIC))) - CONSTANT(MAGIC);
+    const V f = PASTE(as_, V_NAME)(bits - (e << MANTISSA));
+    const V w = n == CONSTANT(0) ? (c - one) + u : f - one;
+    const V s = w / (CONSTANT(2) + w), z = s * s, half_square = CONSTANT(0.5) * w * w;
+    const V small = s * (half_square + CONSTANT(2) * z * atanh_tail(z)) + (n * CONSTANT(LOG_LN2_LOW) + low / v);
+    return n * CONSTANT(LOG_LN2_HIGH) + (w - (half_square - small));
+}
+static ACC lane0(V v) { return ((ACC *)&v)[0]; }
+
+#endif

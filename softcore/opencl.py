@@ -1,0 +1,480 @@
+"""The OpenCL core: devices, queues, programs and launches. The kernels are the ``.cl`` files in ``softcore/kernels``.
+
+Nothing here touches a device before it is asked to: neither importing softcore nor importing this module does. Devices are
+ranked, GPUs first, and never asked about on the terminal. The environment variable ``SOFTCORE_OPENCL`` names a device or a platform
+by a part of its name. Oclgrind, a simulator a thousand times slower than a device, is left out unless so named.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import struct
+import threading
+import warnings
+from collections import deque
+from math import isfinite, prod
+from pathlib import Path
+
+import numpy as np
+
+from softcore import planner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    import pyopencl
+    import pyopencl.array
+
+__all__ = ["available", "devices", "queue", "to_device", "use"]
+
+
+# ----------------------------------------------------------------------------------------------------------------- devices
+
+
+def devices() -> list[pyopencl.Device]:
+    """The OpenCL devices, best first: GPUs, accelerators, CPUs; of equals those with more compute units.
+
+    Returns
+    -------
+    list of pyopencl.Device
+        Those that ``SOFTCORE_OPENCL`` names, if it is set. Empty where pyopencl is not installed or finds no device.
+
+    Examples
+    --------
+    >>> import softcore as sc
+    >>> isinstance(sc.opencl.devices(), list)
+    True
+    """
+    try:
+        cl = _pyopencl()
+    except ImportError:
+        return []
+    _alive()
+    global _touched
+    _touched = True
+    named = os.environ.get("SOFTCORE_OPENCL", "").lower()
+    found = []
+    try:
+        platforms = cl.get_platforms()
+    except cl.Error:  # there is none
+        return []
+    for platform in platforms:
+        try:
+            of_platform = platform.get_devices()
+        except cl.Error:  # a platform without devices
+            continue
+        for device in of_platform:
+            if named in f"{platform.name} {device.name}".lower() and (named or "oclgrind" not in platform.name.lower()):
+                found.append(device)
+    kinds = (cl.device_type.GPU, cl.device_type.ACCELERATOR, cl.device_type.CPU)
+    return sorted(found, key=lambda d: (next((i for i, k in enumerate(kinds) if d.type & k), 3), -d.max_compute_units))
+
+
+def available() -> bool:
+    """Whether there is an OpenCL device to run on.
+
+    Examples
+    --------
+    >>> import softcore as sc
+    >>> sc.opencl.available() == bool(sc.opencl.devices())
+    True
+    """
+    return bool(devices())
+
+
+def use(device: pyopencl.Device | str) -> pyopencl.Device:
+    """Choose the device that `queue` and `to_device` stand for from now on.
+
+    Parameters
+    ----------
+    device : pyopencl.Device or str
+        One of `devices`, or a part of the name of it or of its platform.
+
+    Returns
+    -------
+    pyopencl.Device
+        The device.
+
+    Raises
+    ------
+    ValueError
+        If no device has that name.
+    RuntimeError
+        If there is no device at all.
+
+    Examples
+    --------
+    >>> import softcore as sc
+    >>> sc.opencl.use("GeForce")  # doctest: +SKIP
+    <pyopencl.Device 'NVIDIA GeForce RTX 4090' on 'NVIDIA CUDA' at 0x55d8c6a1a2c0>
+    """
+    if isinstance(device, str):
+        every = _some_devices()
+        found = [d for d in every if device.lower() in f"{d.platform.name} {d.name}".lower()]
+        if not found:
+            raise ValueError(f"opencl.use: no device is named {device!r}; there are {', '.join(repr(d.name) for d in every)}")
+        device = found[0]
+    global _queue
+    cl = _pyopencl()
+    _queue = cl.CommandQueue(cl.Context([device]), device)
+    return device
+
+
+def queue() -> pyopencl.CommandQueue:
+    """The queue of the device in use: an in-order one, always the same until `use` chooses another device.
+
+    Raises
+    ------
+    ImportError
+        If pyopencl is not installed.
+    RuntimeError
+        If there is no device, or after ``os.fork()`` in a process that had used one.
+
+    Examples
+    --------
+    >>> import softcore as sc
+    >>> sc.opencl.queue().device in sc.opencl.devices()  # doctest: +SKIP
+    True
+    """
+    _alive()
+    if _queue is None:
+        with _lock:
+            if _queue is None:
+                use(_some_devices()[0])
+    return _queue
+
+
+def to_device(a: Any) -> pyopencl.array.Array:
+    """A copy of an array on the device in use.
+
+    Parameters
+    ----------
+    a : array_like
+        Of any shape, layout and supported dtype.
+
+    Returns
+    -------
+    pyopencl.array.Array
+        Of the same shape and values, contiguous, on `queue`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import softcore as sc
+    >>> x = sc.opencl.to_device(np.zeros((2, 4)))  # doctest: +SKIP
+    >>> sc.softmax(x).get()  # doctest: +SKIP
+    array([[0.25, 0.25, 0.25, 0.25],
+           [0.25, 0.25, 0.25, 0.25]])
+    """
+    from softcore import check
+
+    (a,) = check.arrays("opencl.to_device", a=a)
+    a = np.asarray(a, a.dtype.newbyteorder("="), order="C")  # what is not C-contiguous would arrive in another order
+    _pyopencl()
+    import pyopencl.array
+
+    return pyopencl.array.to_device(queue(), a)
+
+
+_EXTRA = "install it with `pip install softcore[opencl]`, which brings PoCL, a device for any CPU"
+_lock = threading.RLock()
+_queue = None
+_touched = False  # devices were enumerated in this process
+_forked = False  # or in one that it was forked from
+
+
+def _pyopencl():
+    try:
+        import pyopencl
+    except ImportError as error:
+        raise ImportError(f"softcore.opencl needs pyopencl: {_EXTRA}") from error
+    return pyopencl
+
+
+def _some_devices():
+    _pyopencl()
+    found = devices()
+    if not found:
+        named = os.environ.get("SOFTCORE_OPENCL")
+        raise RuntimeError(f"softcore.opencl found no OpenCL device{f' named {named!r} (SOFTCORE_OPENCL)' if named else ''}: {_EXTRA}")
+    return found
+
+
+def _after_fork():
+    global _forked
+    _forked = _touched
+
+
+def _alive():
+    # Runtimes keep threads and locks that a fork does not take along: PoCL waits for them for ever.
+    if _forked:
+        raise RuntimeError("softcore.opencl: OpenCL does not survive os.fork(); start processes by 'spawn', or fork before its first use")
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+# ---------------------------------------------------------------------------------------------------------------- programs
+
+_KERNELS = Path(__file__).parent / "kernels"
+_FILES = {
+    "softmax": ("softmax", "softmax_backward", "log_softmax", "log_softmax_backward", "logsumexp", "logsumexp_backward"),
+    "map": ("copy",),
+}
+_FILE_OF = {op: file for file, ops in _FILES.items() for op in ops}
+OPS = frozenset(op for op in _FILE_OF if op != "copy")  # public functions that take pyopencl arrays
+_ELEMENTWISE = ("map",)  # files
+_WEIGHTED = {"logsumexp": 2, "logsumexp_backward": 4}  # ops with an optional operand, and how many inputs they have with it
+_DIMS = 8  # that a kernel can walk over: DIMS in common.cl
+
+# How each dtype is named and read in OpenCL C.
+_TYPES = {
+    "bool": "uchar",
+    "int8": "char",
+    "uint8": "uchar",
+    "int16": "short",
+    "uint16": "ushort",
+    "int32": "int",
+    "uint32": "uint",
+    "int64": "long",
+    "uint64": "ulong",
+    "float16": "half",
+    "bfloat16": "ushort",
+    "float32": "float",
+    "float64": "double",
+}
+_SIGNED = {1: "char", 2: "short", 4: "int", 8: "long"}
+
+_programs: dict[tuple, Any] = {}  # (context, file, options): pyopencl.Program
+_launches: dict[tuple, tuple] = {}  # how to launch a call, by all that it depends on
+_thread = threading.local()  # .kernels: a kernel holds its arguments, so that no two threads may share one
+
+
+def _way(dtype, accumulator):
+    """How elements in memory become the accumulator's, or those become them."""
+    if dtype.name in ("float16", "bfloat16"):
+        return {"float16": "half", "bfloat16": "bfloat16"}[dtype.name]
+    return "same" if _TYPES[dtype.name] == _TYPES[accumulator.name] else "convert"
+
+
+def _program(context, file, options):
+    key = (context.int_ptr, file, options)
+    program = _programs.get(key)
+    if program is None:
+        cl = _pyopencl()
+        source = "\n".join([(_KERNELS / f"{name}.cl").read_text() for name in ("common", file)])
+        with _lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore", cl.CompilerWarning)
+            try:
+                program = cl.Program(context, source).build(list(options))
+            except cl.RuntimeError as error:
+                if "unknown target CPU" not in str(error):
+                    raise
+                raise RuntimeError(
+                    f"softcore.opencl: the compiler of {context.devices[0].platform.version} does not know this CPU; "
+                    "install a newer runtime, such as pocl-opencl-icd or intel-opencl-rt"
+                ) from error
+        _programs[key] = program
+    return program
+
+
+def _kernel(context, op, options, size):
+    """The kernel of an op, of this thread; its first argument takes `size` bytes, the others are buffers."""
+    try:
+        kernels = _thread.kernels
+    except AttributeError:
+        kernels = _thread.kernels = {}
+    key = (context.int_ptr, op, options)
+    kernel = kernels.get(key)
+    if kernel is None:
+        cl = _pyopencl()
+        kernel = cl.Kernel(_program(context, _FILE_OF[op], options), op)
+        kernel.set_scalar_arg_dtypes([np.dtype(f"V{size}")] + [None] * (kernel.num_args - 1))
+        kernels[key] = kernel
+    return kernel
+
+
+# ---------------------------------------------------------------------------------------------------------------- launches
+
+
+def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0):
+    """Run one kernel over arranged views, as ``kernels.core.run`` does over ndarrays.
+
+    Parameters
+    ----------
+    op : str
+        The kernel's name.
+    storage : numpy.dtype
+        The dtype it computes in.
+    inputs, outputs : tuple of View
+        An input may be None. Those with more axes than `nouter` are whole rows, the others have one value a row.
+    nouter : int
+        How many axes come before those along a row.
+    mask : View, optional
+        True where an element takes part.
+    """
+    operands = (*inputs, *outputs, mask)
+    arrays = [a.array for a in operands if a is not None]
+    queue = arrays[0].queue
+    if queue is None:
+        raise ValueError(f"{op}: a pyopencl array has no queue, it must have one to run on: see its with_queue")
+    described = tuple([None if a is None else (a.dtype, a.offset, a.shape, a.strides) for a in operands])
+    key = (op, storage, described, len(inputs), nouter, scale, option, queue.int_ptr)
+    launch = _launches.get(key)
+    if launch is None:
+        launch = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option)
+        if len(_launches) >= 4096:
+            _launches.clear()
+        _launches[key] = launch
+    _launch(queue, op, launch, arrays)
+
+
+def _launch(queue, op, launch, arrays):
+    _alive()
+    context, options, task, grid, group = launch
+    kernel = _kernel(context, op, options, len(task))
+    waits = [event for a in arrays for event in a.events]
+    event = kernel(queue, grid, group, task, *[a.base_data for a in arrays], wait_for=waits)
+    for a in arrays:
+        a.events[:] = [event]  # it waits for those that were there
+    _keep(event, arrays)
+
+
+_pending = deque()  # (event, buffers) of kernels that may not have finished: some runtimes crash if their buffers are freed before
+
+
+def _keep(event, arrays):
+    while _pending and _pending[0][0].command_execution_status <= 0:
+        try:
+            _pending.popleft()
+        except IndexError:  # another thread was faster
+            break
+    _pending.append((event, [a.base_data for a in arrays]))
+
+
+@atexit.register
+def _finish():
+    if not _forked:
+        for event, _ in list(_pending):
+            event.wait()
+
+
+def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option):
+    """``(context, options, task, grid, group)``: all that a launch needs but the buffers."""
+    global _touched
+    _touched = True
+    device = queue.device
+    inputs = [a for a in inputs if a is not None]
+    outputs = [a for a in outputs if a is not None]
+    operands = [*inputs, *outputs, *([] if mask is None else [mask])]
+    accumulator = np.dtype(np.float32) if storage.name in ("float16", "bfloat16") else storage
+    if not device.double_fp_config and "float64" in [storage.name, *(a.dtype.name for a in operands)]:
+        raise TypeError(f"{op}: the device {device.name.strip()!r} has no float64, in which this call computes")
+    ndim = max([a.ndim for a in operands])
+    full = next(a for a in operands if a.ndim == ndim)
+    elementwise = _FILE_OF[op] in _ELEMENTWISE
+    if elementwise:
+        nouter = ndim
+    outer, length, strides = _collapsed(op, full.shape, nouter, operands, outputs[0] if elementwise else None)
+    rows, n = prod(outer), prod(length)
+    tile = planner.choose_opencl(n, accumulator.itemsize, _facts(device))
+    units = rows * -(-n // planner.CHUNK) if elementwise else -(-rows // tile.rows)
+    real = accumulator if accumulator.kind == "f" else np.dtype(np.float32)
+    options = {
+        f"OP_{op}": 1,
+        "INPUTS": len(inputs),
+        "OUTPUTS": len(outputs),
+        "ACC": _TYPES[accumulator.name],
+        "SIGNED": _SIGNED[accumulator.itemsize],
+        "REAL": _TYPES[real.name],
+        "VEC": tile.vec,
+        "WG": tile.wg,
+        "ROWS": 1 if elementwise else tile.rows,
+        "CHUNK": planner.CHUNK,
+        "OPTION": option,
+    }
+    for name, way, arrays in (("IN", "READ", inputs), ("OUT", "WRITE", outputs)):
+        for i, a in enumerate(arrays):
+            options |= {f"{name}{i}": _TYPES[a.dtype.name], f"{way}{i}": _way(a.dtype, accumulator)}
+    flags = {
+        _TYPES[accumulator.name].upper(): True,
+        "MASKED": mask is not None,
+        "STRIDED": any(s[len(outer) :] != [1] for a, s in zip(operands, strides) if a.ndim == ndim and a is not mask),
+        "SCALED": scale != 1,
+        "LOOSE": tile.wg == 1,
+        "WEIGHTED": op in _WEIGHTED and len(inputs) == _WEIGHTED[op],
+    }
+    options |= {name: 1 for name, is_set in flags.items() if is_set}
+    # A sign, a zero and the like are exact as factors; what is left of the scale comes in two parts.
+    factor, positive = (1.0 if scale > 0 else -1.0, abs(scale)) if isfinite(scale) and scale != 0 else (scale, 1.0)
+    high = float(real.type(positive))
+    task = struct.pack(
+        f"@qqii8q{9 * len(operands)}q4{real.char}",
+        *(rows, n, len(outer), len(length)),
+        *_padded([*outer, *length]),
+        *[number for a, s in zip(operands, strides) for number in (a.offset // a.dtype.itemsize, *_padded(s))],
+        *(factor, high, positive - high, scale),
+    )
+    groups = min(tile.groups, units)
+    group = (tile.wg, options["ROWS"])
+    return queue.context, tuple([f"-D{name}={value}" for name, value in options.items()]), task, (tile.wg, groups * group[1]), group
+
+
+def _padded(numbers):
+    return (*numbers, *(0,) * (_DIMS - len(numbers)))
+
+
+def _collapsed(op, shape, nouter, operands, along):
+    """The outer dimensions, those along a row, and each operand's strides in elements; dimensions that follow each other are joined.
+
+    For an element-wise op, a row is what is contiguous in `along`.
+    """
+    strides = []
+    for a in operands:
+        item = a.dtype.itemsize
+        if a.offset % item or any(s % item for s in a.strides):
+            raise ValueError(f"{op}: the elements of a pyopencl array of {a.dtype} lie at fractions of {item} bytes, they must not")
+        steps = [s // item for s in a.strides]
+        strides.append(steps + [0] * (len(shape) - len(steps)))
+    dims = list(range(len(shape)))
+    if along is not None:
+        dims.sort(key=lambda i: -abs(along.strides[i]))
+    outer, at_outer = _joined([(shape[i], [s[i] for s in strides]) for i in dims[:nouter]])
+    length, at_length = _joined([(shape[i], [s[i] for s in strides]) for i in dims[nouter:]])
+    if along is not None and outer:
+        length, at_length = [outer.pop()], [at_outer.pop()]
+    if not length:
+        length, at_length = [1], [[1] * len(operands)]
+    if len(outer) + len(length) > _DIMS:
+        raise ValueError(f"{op}: there are {len(outer) + len(length)} axes no two of which can be joined, the OpenCL core takes {_DIMS}")
+    return outer, length, [list(s) for s in zip(*at_outer, *at_length)]
+
+
+def _joined(dims):
+    """Dimensions as (size, strides), those of one left out and those that follow each other in every operand made one."""
+    sizes, strides = [], []
+    for n, steps in dims:
+        if n == 1:
+            continue
+        if sizes and all(s == t * n for s, t in zip(strides[-1], steps)):
+            sizes[-1] *= n
+            strides[-1] = steps
+        else:
+            sizes.append(n)
+            strides.append(steps)
+    return sizes, strides
+
+
+_facts_of = {}
+
+
+def _facts(device):
+    """What the planner asks of a device."""
+    facts = _facts_of.get(device.int_ptr)
+    if facts is None:
+        cl = _pyopencl()
+        facts = planner.Device(bool(device.type & cl.device_type.CPU), device.max_compute_units, device.max_work_group_size)
+        _facts_of[device.int_ptr] = facts
+    return facts

@@ -1,0 +1,145 @@
+"""Views of pyopencl arrays, for `check` and the ops to arrange as they arrange ndarrays."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import pyopencl as cl
+import pyopencl.array
+
+
+class View:
+    """Where elements of a pyopencl array lie: what an ndarray is without its memory.
+
+    NumPy's functions for views work on it (``broadcast_to``, ``squeeze``, ``moveaxis``, ``transpose``, slices), and so do
+    ``copyto`` and ``may_share_memory``. It has no elements to compute with: whatever would need them fails.
+
+    Attributes
+    ----------
+    array : pyopencl.array.Array
+        The array that was given or made.
+    shape, strides, dtype
+        As of an ndarray.
+    offset : int
+        Where its first element lies in the buffer, in bytes.
+    """
+
+    __slots__ = ("array", "dtype", "offset", "shape", "strides")
+
+    class flags:
+        aligned = writeable = True
+
+    def __init__(self, array, shape=None, strides=None, offset=None):
+        self.array = array
+        self.dtype = array.dtype
+        self.shape = array.shape if shape is None else shape
+        self.strides = array.strides if strides is None else strides
+        self.offset = array.offset if offset is None else offset
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], dtype: np.dtype, like: View) -> View:
+        """Of a new array on the queue of another, and from its allocator."""
+        array = like.array
+        return cls(cl.array.Array(array.queue, shape, dtype, allocator=array.allocator))
+
+    @classmethod
+    def of(cls, a, like: View) -> View:
+        """Of a copy of an ndarray on the queue of another array."""
+        return cls(cl.array.to_device(like.array.queue, np.asarray(a, order="C"), allocator=like.array.allocator))
+
+    def get(self) -> np.ndarray:
+        """A copy of the elements, once they are there."""
+        target = View.empty(self.shape, self.dtype, self)
+        np.copyto(target, self)
+        return target.array.get()
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    @property
+    def size(self):
+        return prod(self.shape)
+
+    @property
+    def start(self):
+        """What the addresses of ndarrays are: the same for two views that start at the same element."""
+        return (self.array.base_data and self.array.base_data.int_ptr, self.offset)
+
+    def transpose(self, order) -> View:
+        return View(self.array, tuple([self.shape[i] for i in order]), tuple([self.strides[i] for i in order]), self.offset)
+
+    def __getitem__(self, key):
+        # Slices, None and an ellipsis at the end: what the ops use.
+        shape, strides, offset, i = [], [], self.offset, 0
+        for k in key if isinstance(key, tuple) else (key,):
+            if k is None:
+                shape.append(1)
+                strides.append(0)
+            elif k is not Ellipsis:
+                start, stop, step = k.indices(self.shape[i])
+                shape.append(len(range(start, stop, step)))
+                strides.append(self.strides[i] * step)
+                offset += start * self.strides[i]
+                i += 1
+        return View(self.array, (*shape, *self.shape[i:]), (*strides, *self.strides[i:]), offset)
+
+    def __setitem__(self, key, value):
+        value = value if isinstance(value, View) else View.of(np.asarray(value, self.dtype), self)
+        np.copyto(self[key], value)
+
+    def __array_function__(self, function, types, args, kwargs):
+        try:
+            return _FUNCTIONS[function](*args, **kwargs)
+        except KeyError:
+            return NotImplemented
+
+
+def _broadcast_to(a, shape):
+    added = len(shape) - a.ndim
+    if added < 0 or any(n not in (1, m) for n, m in zip(a.shape, shape[added:])):
+        raise ValueError(f"{a.shape} does not broadcast to {shape}")
+    strides = [0 if n == 1 and n != m else s for n, m, s in zip(a.shape, shape[added:], a.strides)]
+    return View(a.array, tuple(shape), (*(0,) * added, *strides), a.offset)
+
+
+def _squeeze(a, axis):
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    kept = [i for i in range(a.ndim) if i not in axes]
+    return View(a.array, tuple([a.shape[i] for i in kept]), tuple([a.strides[i] for i in kept]), a.offset)
+
+
+def _moveaxis(a, source, destination):
+    order = [i for i in range(a.ndim) if i != source % a.ndim]
+    order.insert(destination % a.ndim, source % a.ndim)
+    return a.transpose(order)
+
+
+def _copyto(target, source, casting="unsafe"):
+    from softcore import opencl
+
+    if target.size:
+        storage = source.dtype if source.dtype == np.float64 else target.dtype  # in which to round once
+        opencl.run("copy", storage, (_broadcast_to(source, target.shape),), (target,), target.ndim)
+
+
+def _may_share_memory(a, b, max_work=None):
+    if a.array.base_data is None or b.array.base_data is None or a.array.base_data.int_ptr != b.array.base_data.int_ptr:
+        return False
+    (first, last), (start, end) = _bounds(a), _bounds(b)
+    return first < end and start < last
+
+
+def _bounds(a):
+    ends = [(n - 1) * s for n, s in zip(a.shape, a.strides)]
+    return a.offset + sum([e for e in ends if e < 0]), a.offset + sum([e for e in ends if e > 0]) + a.dtype.itemsize
+
+
+_FUNCTIONS = {
+    np.broadcast_to: _broadcast_to,
+    np.squeeze: _squeeze,
+    np.moveaxis: _moveaxis,
+    np.copyto: _copyto,
+    np.may_share_memory: _may_share_memory,
+}
