@@ -268,7 +268,7 @@ def _program(context, file, options):
         with _lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", cl.CompilerWarning)
             try:
-                program = cl.Program(context, source).build(list(options))
+                program = cl.Program(context, source).build([*options, *_rounding(context.devices[0])])
             except cl.RuntimeError as error:
                 if "unknown target CPU" not in str(error):
                     raise
@@ -278,6 +278,12 @@ def _program(context, file, options):
                 ) from error
         _programs[key] = program
     return program
+
+
+def _rounding(device):
+    # A quotient of floats may be off by 2.5 units otherwise.
+    exact = device.single_fp_config & _pyopencl().device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT
+    return ["-cl-fp32-correctly-rounded-divide-sqrt"] if exact else []
 
 
 def _kernel(context, op, options, size):
@@ -404,6 +410,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option):
         "STRIDED": any(s[len(outer) :] != [1] for a, s in zip(operands, strides) if a.ndim == ndim and a is not mask),
         "SCALED": scale != 1,
         "LOOSE": tile.wg == 1,
+        "KEEP": op == "softmax" and tile.wg == 1 and outputs[0].dtype == accumulator,
         "WEIGHTED": op in _WEIGHTED and len(inputs) == _WEIGHTED[op],
     }
     options |= {name: 1 for name, is_set in flags.items() if is_set}

@@ -84,9 +84,22 @@ static long place(const Task *t, int i, long j) {
          base += ROWS, r += ROWS, n = r < last ? t->n : 0)                                                             \
         if (enter(t, r, at))
 #define LANE ((long)get_local_id(0))
+// Over the vectors of a tile, which are to stay in registers.
+#define FOUR(k) _Pragma("unroll") for (int k = 0; k < 4; k++)
 // The elements j to j + VEC of a row that this work-item takes, four vectors to a tile.
 #define STEP (WG * VEC)
 #define TILE (4 * STEP)
+
+// Calls a function on each tile, whose `end` is n: for a whole tile so large that every test for the end of the row goes away.
+#define OVER_TILES(call)                                                                                               \
+    {                                                                                                                  \
+        long j = LANE * VEC;                                                                                           \
+        for (; j + TILE - STEP + VEC <= n; j += TILE) {                                                                \
+            const long end = LONG_MAX;                                                                                 \
+            call;                                                                                                      \
+        }                                                                                                              \
+        for (const long end = n; j < n; j += TILE) call;                                                               \
+    }
 
 #define LOOSE_V(T) PASTE(loose_, T)
 #ifdef LOOSE
@@ -182,15 +195,19 @@ DEFINE_OUTPUT(2, OUT2, WRITE2)
 #define MASK (ARGS - 1)
 #ifdef MASKED
 #define MASK_PARAMETER , const __global uchar *mask
+#define MASK_ARGUMENT , mask
+#define MASK_ROW , mask + at[MASK]
 static I mask_of(const Task *t, const __global uchar *row, long j, long n) {
     I m = (I)(0);
     for (int k = 0; k < VEC; k++)
         if (j + k < n) ((SIGNED *)&m)[k] = row[place(t, MASK, j + k)] ? -1 : 0;
     return m;
 }
-#define HIDE(v, j, fill) (mask_of(t, mask + at[MASK], j, n) ? (v) : CONSTANT(fill))
+#define HIDE(v, j, fill) (mask_of(t, mask, j, n) ? (v) : CONSTANT(fill))
 #else
 #define MASK_PARAMETER
+#define MASK_ARGUMENT
+#define MASK_ROW
 #define HIDE(v, j, fill) (v)
 #endif
 
@@ -303,13 +320,11 @@ static void add_tile(V *high, V *low, const V *e) {
 
 // ---------------------------------------------------------------- exp
 
-// exp(t + low) 2^offset for magic = MAGIC + BIAS + offset: the low bits of t log2 e + magic are the biased exponent, and the rest
-// r = t - n ln 2, in two parts, is so small that exp(r) = 1 + r + r^2 g(r) by a polynomial; 1 + high is added exactly. The power of
-// two must be a normal number. NaN stays NaN. A low that does not matter is CONSTANT(0).
-static V exp_offset(V t, V low, V magic) {
-    const V q = t * CONSTANT(LOG2E) + magic, n = q - magic;
-    const V power = PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(q) << MANTISSA);
-    const V high = t - n * CONSTANT(LN2_HIGH), rest = low - n * CONSTANT(LN2_LOW), r = high + rest;
+// exp(t + low) 2^offset for magic = MAGIC + BIAS + offset: the low bits of q = t log2 e + magic are the biased exponent, and what is
+// left, r = t - n ln 2, in two parts, is so small that exp(r) = 1 + r + r^2 g(r) by a polynomial, where 1 is added exactly to the
+// larger part. The power of two must be a normal number. NaN stays NaN.
+static V exp_of_parts(V q, V high, V rest) {
+    const V power = PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(q) << MANTISSA), r = high + rest;
 #ifdef DOUBLE
     V g = CONSTANT(2.5000062078258757146e-8);
     g = g * r + CONSTANT(2.7630387964068450876e-7);
@@ -331,6 +346,14 @@ static V exp_offset(V t, V low, V magic) {
     const V one = CONSTANT(1), h = one + high;
     return (h + ((high - (h - one)) + (r * r * g + rest))) * power;
 }
+static V exp_offset(V t, V magic) {
+    const V q = t * CONSTANT(LOG2E) + magic, n = q - magic;
+    return exp_of_parts(q, t - n * CONSTANT(LN2_HIGH), n * CONSTANT(-LN2_LOW));
+}
+static V exp_offset_low(V t, V low, V magic) {
+    const V q = t * CONSTANT(LOG2E) + magic, n = q - magic;
+    return exp_of_parts(q, t - n * CONSTANT(LN2_HIGH), low - n * CONSTANT(LN2_LOW));
+}
 // exp(t + low) over its whole range, to subnormals and infinity: the power of two is kept in the middle of the exponents and moved
 // by one exact step at the end.
 static V exp_of(V t, V low) {
@@ -338,12 +361,12 @@ static V exp_of(V t, V low) {
     const I far = t < CONSTANT(LOWEST), up = t > CONSTANT(0);
     t = far ? CONSTANT(LOWEST) : t > top ? top : t;
     low = far | (low != low) ? CONSTANT(0) : low;
-    return exp_offset(t, low, up ? CONSTANT(MAGIC + BIAS - HEADROOM) : CONSTANT(MAGIC + BIAS + HEADROOM)) * (up ? CONSTANT(UNIT) : CONSTANT(1 / UNIT));
+    return exp_offset_low(t, low, up ? CONSTANT(MAGIC + BIAS - HEADROOM) : CONSTANT(MAGIC + BIAS + HEADROOM)) * (up ? CONSTANT(UNIT) : CONSTANT(1 / UNIT));
 }
 // exp(t) 2^HEADROOM for t <= 0, and for t so small that the exponential is nothing, nearly nothing.
 static V decay(V t, V low) {
     const I far = t < CONSTANT(LOWEST);
-    return exp_offset(far ? CONSTANT(LOWEST) : t, far ? CONSTANT(0) : low, CONSTANT(MAGIC + BIAS + HEADROOM));
+    return exp_offset_low(far ? CONSTANT(LOWEST) : t, far ? CONSTANT(0) : low, CONSTANT(MAGIC + BIAS + HEADROOM));
 }
 
 // ---------------------------------------------------------------- log

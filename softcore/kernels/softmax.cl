@@ -17,7 +17,7 @@ static V elements(const Task *t, const __global IN0 *row, long j, long n) {
 #endif
     return v;
 }
-#define X(j) HIDE(elements(t, x + at[0], j, n), j, -INFINITY)
+#define X(j) HIDE(elements(t, x, j, n), j, -INFINITY)
 
 // scale (x - m) and what that lost. Where x is infinite or far away the loss says nothing, and decay does not look at it.
 static V scaled_difference(const Task *t, V x, V m, V *low) {
@@ -33,28 +33,36 @@ static V scaled_difference(const Task *t, V x, V m, V *low) {
 }
 
 // The largest element of a row; of NaN the sums that follow will tell.
-#define MAX_OF_ROW(m)                                                                                                  \
-    {                                                                                                                  \
-        V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};               \
-        for (long j = LANE * VEC; j < n; j += TILE)                                                                    \
-            for (int k = 0; k < 4; k++) {                                                                              \
-                const V v = X(j + k * STEP);                                                                           \
-                top[k] = v > top[k] ? v : top[k];                                                                      \
-            }                                                                                                          \
-        top[0] = top[1] > top[0] ? top[1] : top[0];                                                                    \
-        top[2] = top[3] > top[2] ? top[3] : top[2];                                                                    \
-        m = largest_lane(top[2] > top[0] ? top[2] : top[0]);                                                           \
-        OVER_GROUP(highs, m, highs[other] > highs[own] ? highs[other] : highs[own])                                    \
+static void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V *top) {
+    FOUR(k) {
+        const V v = X(j + k * STEP);
+        top[k] = v > top[k] ? v : top[k];
     }
-// The sum over the work-items of a row.
-#define SUM_OVER_GROUP(s)                                                                                              \
-    OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
+}
+#define MAX_OF_ROW(m)                                                                                                  \
+    V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};                   \
+    OVER_TILES(max_tile(t, x + at[0] MASK_ROW, j, end, top))                                                           \
+    top[0] = top[1] > top[0] ? top[1] : top[0];                                                                        \
+    top[2] = top[3] > top[2] ? top[3] : top[2];                                                                        \
+    ACC m = largest_lane(top[2] > top[0] ? top[2] : top[0]);                                                           \
+    OVER_GROUP(highs, m, highs[other] > highs[own] ? highs[other] : highs[own])
 
 #endif
 
 // ---------------------------------------------------------------- softmax
 
 #ifdef OP_softmax
+
+// Exponentials wait in y for their sum where that holds them unrounded.
+#ifdef KEEP
+static V kept(const Task *t, const __global OUT0 *y, long j, long n) {
+    if (WHOLE(n, j)) return VECTOR_same(y + j);
+    V v = CONSTANT(0);
+    for (int k = 0; k < VEC; k++)
+        if (j + k < n) ((ACC *)&v)[k] = y[AT(t, 1, j + k)];
+    return v;
+}
+#endif
 
 // In what unit exponentials are summed: exp(scale (x - origin)) 2^(HEADROOM - k). Where |scale m| is small the origin is 0 and k alone
 // follows m: x itself is reduced by multiples of ln 2, and no bit is lost in forming x - m. Elsewhere the origin is m, and x - m is
@@ -76,59 +84,79 @@ static V exp_in_frame(const Task *t, V x, const Frame *f) {
 #ifdef SCALED
     V low, z = scaled_difference(t, x, f->origin, &low);
     const I far = z < f->lowest;
-    return exp_offset(far ? f->lowest : z, far ? CONSTANT(0) : low, f->magic);
+    return exp_offset_low(far ? f->lowest : z, far ? CONSTANT(0) : low, f->magic);
 #else
     const V z = x - f->origin;
-    return exp_offset(z < f->lowest ? f->lowest : z, CONSTANT(0), f->magic);
+    return exp_offset(z < f->lowest ? f->lowest : z, f->magic);
 #endif
+}
+static void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *high, V *low) {
+    V e[4];
+    FOUR(k) {
+        e[k] = exp_in_frame(t, X(j + k * STEP), f);
+#ifdef KEEP
+        put0(t, y, j + k * STEP, n, e[k]);
+#endif
+    }
+    add_tile(high, low, e);
+}
+static void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V l) {
+    FOUR(k) {
+#ifdef KEEP
+        const V e = kept(t, y, j + k * STEP, n);
+#else
+        const V e = exp_in_frame(t, X(j + k * STEP), f);
+#endif
+        put0(t, y, j + k * STEP, n, HIDE(e / l, j + k * STEP, 0));
+    }
 }
 __kernel void softmax(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
     FOR_ROWS {
-        ACC m;
         MAX_OF_ROW(m)
         const Frame f = frame_of(t, m);
         V high = CONSTANT(0), low = CONSTANT(0);
-        for (long j = LANE * VEC; j < n; j += TILE) {
-            V e[4];
-            for (int k = 0; k < 4; k++) e[k] = exp_in_frame(t, X(j + k * STEP), &f);
-            add_tile(&high, &low, e);
-        }
+        OVER_TILES(exp_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, &high, &low))
         Sum l = sum_lanes(high, low);
-        SUM_OVER_GROUP(l)
-        const V inverse = CONSTANT(m == -INFINITY ? NAN : 1 / total(l));
-        for (long j = LANE * VEC; j < n; j += STEP) put0(t, y + at[1], j, n, HIDE(exp_in_frame(t, X(j), &f) * inverse, j, 0));
+        OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))
+        // One division, and not a reciprocal and a product: an error less, of the two units in the last place that there are to spend.
+        OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, CONSTANT(m == -INFINITY ? NAN : total(l))))
     }
 }
 
 #endif
 #ifdef OP_softmax_backward
 
+static void dot_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y MASK_PARAMETER, long j, long n, V *high, V *low) {
+    V e[4];
+    FOUR(k) {
+        const long i = j + k * STEP;
+        e[k] = HIDE(take0(t, dy, i, n, 0) * take1(t, y, i, n, 0), i, 0);
+    }
+    add_tile(high, low, e);
+}
+static void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n, V dot) {
+    FOUR(k) {
+        const long i = j + k * STEP;
+        V v = take1(t, y, i, n, 0) * (take0(t, dy, i, n, 0) - dot);
+#ifdef SCALED
+        v = CONSTANT(t->number[3]) * v;
+#endif
+        put0(t, dx, i, n, HIDE(v, i, 0));
+    }
+}
 __kernel void softmax_backward(const Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
         V high = CONSTANT(0), low = CONSTANT(0);
-        for (long j = LANE * VEC; j < n; j += TILE) {
-            V e[4];
-            for (int k = 0; k < 4; k++) {
-                const long at_j = j + k * STEP;
-                e[k] = HIDE(take0(t, dy + at[0], at_j, n, 0) * take1(t, y + at[1], at_j, n, 0), at_j, 0);
-            }
-            add_tile(&high, &low, e);
-        }
+        OVER_TILES(dot_tile(t, dy + at[0], y + at[1] MASK_ROW, j, end, &high, &low))
         Sum s = sum_lanes(high, low);
         OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
         const V dot = CONSTANT(total(s));
-        for (long j = LANE * VEC; j < n; j += STEP) {
-            V v = take1(t, y + at[1], j, n, 0) * (take0(t, dy + at[0], j, n, 0) - dot);
-#ifdef SCALED
-            v = CONSTANT(t->number[3]) * v;
-#endif
-            put0(t, dx + at[2], j, n, HIDE(v, j, 0));
-        }
+        OVER_TILES(dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, dot))
     }
 }
 
@@ -146,34 +174,39 @@ static ACC log_of_sum(long count, Sum s) {
     whole = add_sums(whole, part);
     return lane0(log_of(CONSTANT(whole.high), CONSTANT(0), CONSTANT(whole.low)));
 }
-#define FOLD_OF_ROW(m, log)                                                                                            \
-    ACC m, log;                                                                                                        \
-    MAX_OF_ROW(m)                                                                                                      \
-    {                                                                                                                  \
-        V high = CONSTANT(0), low = CONSTANT(0);                                                                       \
-        I equal = (I)(0);                                                                                              \
-        for (long j = LANE * VEC; j < n; j += TILE) {                                                                  \
-            V e[4];                                                                                                    \
-            for (int k = 0; k < 4; k++) {                                                                              \
-                const V v = X(j + k * STEP);                                                                           \
-                const I top = v == CONSTANT(m);                                                                        \
-                V lost, z = scaled_difference(t, v, CONSTANT(m), &lost);                                               \
-                equal = equal - top;                                                                                   \
-                e[k] = top ? CONSTANT(0) : decay(z, lost);                                                             \
-            }                                                                                                          \
-            add_tile(&high, &low, e);                                                                                  \
-        }                                                                                                              \
-        Sum l = sum_lanes(high, low);                                                                                  \
-        SUM_OVER_GROUP(l)                                                                                              \
-        long count = 0;                                                                                                \
-        for (int k = 0; k < VEC; k++) count += ((SIGNED *)&equal)[k];                                                  \
-        OVER_GROUP(counts, count, counts[own] + counts[other])                                                         \
-        log = total(l) != total(l) ? NAN : log_of_sum(count, l);                                                       \
+static void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V m, V *high, V *low, I *equal) {
+    V e[4];
+    FOUR(k) {
+        const V v = X(j + k * STEP);
+        const I top = v == m;
+        V lost, z = scaled_difference(t, v, m, &lost);
+        *equal = *equal - top;
+        e[k] = top ? CONSTANT(0) : decay(z, lost);
     }
+    add_tile(high, low, e);
+}
+#define FOLD_OF_ROW(m, log)                                                                                            \
+    MAX_OF_ROW(m)                                                                                                      \
+    V high = CONSTANT(0), low = CONSTANT(0);                                                                           \
+    I equal = (I)(0);                                                                                                  \
+    OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, CONSTANT(m), &high, &low, &equal))                             \
+    Sum l = sum_lanes(high, low);                                                                                      \
+    OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))                                                              \
+    long count = 0;                                                                                                    \
+    for (int k = 0; k < VEC; k++) count += ((SIGNED *)&equal)[k];                                                      \
+    OVER_GROUP(counts, count, counts[own] + counts[other])                                                             \
+    const ACC log = total(l) != total(l) ? NAN : log_of_sum(count, l);
 
 #endif
 #ifdef OP_log_softmax
 
+static void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V m, V log) {
+    FOUR(k) {
+        V low, z = scaled_difference(t, X(j + k * STEP), m, &low);
+        low = low != low ? CONSTANT(0) : low;
+        put0(t, y, j + k * STEP, n, HIDE((z - log) + low, j + k * STEP, -INFINITY));
+    }
+}
 __kernel void log_softmax(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
@@ -182,41 +215,41 @@ __kernel void log_softmax(const Task task, const __global IN0 *x, __global OUT0 
     FOR_ROWS {
         FOLD_OF_ROW(m, log)
         const V shift = CONSTANT(log + (m - m));  // NaN for a row that has no softmax
-        for (long j = LANE * VEC; j < n; j += STEP) {
-            V low, z = scaled_difference(t, X(j), CONSTANT(m), &low);
-            low = low != low ? CONSTANT(0) : low;
-            put0(t, y + at[1], j, n, HIDE((z - shift) + low, j, -INFINITY));
-        }
+        OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, CONSTANT(m), shift))
     }
 }
 
 #endif
 #ifdef OP_log_softmax_backward
 
+static void sum_tile(const Task *t, const __global IN0 *dy MASK_PARAMETER, long j, long n, V *high, V *low) {
+    V e[4];
+    FOUR(k) e[k] = HIDE(take0(t, dy, j + k * STEP, n, 0), j + k * STEP, 0);
+    add_tile(high, low, e);
+}
+static void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC sum) {
+    FOUR(k) {
+        const V z = take1(t, y, j + k * STEP, n, 0);
+        V share = exp_of(z, CONSTANT(0));
+        // A share is positive, however small: times an infinite sum it is infinite.
+        if (isinf(sum)) share = z > CONSTANT(-INFINITY) ? CONSTANT(1) : share;
+        V v = take0(t, dy, j + k * STEP, n, 0) - share * CONSTANT(sum);
+#ifdef SCALED
+        v = CONSTANT(t->number[3]) * v;
+#endif
+        put0(t, dx, j + k * STEP, n, HIDE(v, j + k * STEP, 0));
+    }
+}
 __kernel void log_softmax_backward(const Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
         V high = CONSTANT(0), low = CONSTANT(0);
-        for (long j = LANE * VEC; j < n; j += TILE) {
-            V e[4];
-            for (int k = 0; k < 4; k++) e[k] = HIDE(take0(t, dy + at[0], j + k * STEP, n, 0), j + k * STEP, 0);
-            add_tile(&high, &low, e);
-        }
+        OVER_TILES(sum_tile(t, dy + at[0] MASK_ROW, j, end, &high, &low))
         Sum s = sum_lanes(high, low);
         OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
         const ACC sum = total(s);
-        for (long j = LANE * VEC; j < n; j += STEP) {
-            const V z = take1(t, y + at[1], j, n, 0);
-            V share = exp_of(z, CONSTANT(0));
-            // A share is positive, however small: times an infinite sum it is infinite.
-            if (isinf(sum)) share = z > CONSTANT(-INFINITY) ? CONSTANT(1) : share;
-            V v = take0(t, dy + at[0], j, n, 0) - share * CONSTANT(sum);
-#ifdef SCALED
-            v = CONSTANT(t->number[3]) * v;
-#endif
-            put0(t, dx + at[2], j, n, HIDE(v, j, 0));
-        }
+        OVER_TILES(log_dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, sum))
     }
 }
 
@@ -246,8 +279,23 @@ __kernel void logsumexp(const Task task, const __global IN0 *x, __global OUT0 *y
 #endif
 #if defined(OP_logsumexp) && defined(WEIGHTED)
 
-// The same with weights b of either sign. An element whose weight is 0 does not count; an infinite weight makes any positive
-// exponential infinite, and of -inf the exponential is exactly 0.
+// The same with weights b of either sign. An element whose weight is 0 does not count.
+static V weighted(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n) {
+    return take1(t, b, j, n, 0) == CONSTANT(0) ? CONSTANT(-INFINITY) : X(j);
+}
+static ACC shift(ACC m) { return m - m == 0 ? m : 0; }
+// b exp(x - shift(m)). An infinite weight makes any positive exponential infinite, however small, and of -inf the exponential is 0.
+static void term_tile(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n, ACC m, V *high, V *low) {
+    V e[4];
+    FOUR(k) {
+        const V weight = take1(t, b, j + k * STEP, n, 0), v = weighted(t, x, b MASK_ARGUMENT, j + k * STEP, n);
+        V lost, z = scaled_difference(t, v, CONSTANT(shift(m)), &lost), term = decay(z, lost) * CONSTANT(1 / UNIT);
+        if (m == INFINITY) term = v == v ? CONSTANT(1) : v;
+        term = v == CONSTANT(INFINITY) ? v : v == CONSTANT(-INFINITY) ? CONSTANT(0) : term;
+        e[k] = weight == CONSTANT(0) ? weight : weight * term;
+    }
+    add_tile(high, low, e);
+}
 __kernel void logsumexp(const Task task, const __global IN0 *x, const __global IN1 *b, __global OUT0 *y
 #if OUTPUTS > 1
                         , __global OUT1 *sign
@@ -257,35 +305,23 @@ __kernel void logsumexp(const Task task, const __global IN0 *x, const __global I
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
     FOR_ROWS {
-        ACC m = -INFINITY;
+        V top = CONSTANT(-INFINITY);
         for (long j = LANE * VEC; j < n; j += STEP) {
-            const V v = HIDE(take1(t, b + at[1], j, n, 0) == CONSTANT(0) ? CONSTANT(-INFINITY) : X(j), j, -INFINITY);
-            const ACC a = largest_lane(v);
-            m = a > m ? a : m;
+            const V v = weighted(t, x + at[0], b + at[1] MASK_ROW, j, n);
+            top = v > top ? v : top;
         }
+        ACC m = largest_lane(top);
         OVER_GROUP(highs, m, highs[other] > highs[own] ? highs[other] : highs[own])
-        const ACC shift = m - m == 0 ? m : 0;
         V high = CONSTANT(0), low = CONSTANT(0);
-        for (long j = LANE * VEC; j < n; j += TILE) {
-            V e[4];
-            for (int k = 0; k < 4; k++) {
-                const long at_j = j + k * STEP;
-                const V weight = HIDE(take1(t, b + at[1], at_j, n, 0), at_j, 0), v = X(at_j);
-                V lost, z = scaled_difference(t, v, CONSTANT(shift), &lost);
-                V term = m == INFINITY ? (v == v ? CONSTANT(1) : v) : decay(z, lost) * CONSTANT(1 / UNIT);
-                term = v == CONSTANT(INFINITY) ? v : v == CONSTANT(-INFINITY) ? CONSTANT(0) : term;
-                e[k] = weight == CONSTANT(0) ? CONSTANT(0) : weight * term;
-            }
-            add_tile(&high, &low, e);
-        }
+        OVER_TILES(term_tile(t, x + at[0], b + at[1] MASK_ROW, j, end, m, &high, &low))
         Sum l = sum_lanes(high, low);
-        SUM_OVER_GROUP(l)
+        OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))
         if (LANE == 0 && n) {
             const ACC sum = total(l), size = fabs(sum);
             const bool near = size > (ACC)0.8 && size < (ACC)1.2;
             const ACC one = near ? 1 : 0, s = sum < 0 ? -1 : 1;
             ACC log = lane0(log_of(CONSTANT(one), CONSTANT(s * l.high - one), CONSTANT(s * l.low)));
-            log = size == 0 ? -INFINITY : sum - sum == 0 ? shift + log : size;
+            log = size == 0 ? -INFINITY : sum - sum == 0 ? shift(m) + log : size;
 #if OUTPUTS > 1
             set1(sign + at[3], sum != sum ? sum : sum == 0 ? 0 : s);
 #else
@@ -299,24 +335,31 @@ __kernel void logsumexp(const Task task, const __global IN0 *x, const __global I
 #endif
 #ifdef OP_logsumexp_backward
 
-// dy and y hold one value a row.
-__kernel void logsumexp_backward(const Task task, const __global IN0 *dy, const __global IN1 *x, const __global IN2 *y,
 #ifdef WEIGHTED
-                                 const __global IN3 *b,
+#define B_PARAMETER , const __global IN3 *b
+#define B_ROW , b + at[3]
+#else
+#define B_PARAMETER
+#define B_ROW
 #endif
+static void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC dy, ACC y) {
+    FOUR(k) {
+        V low, z = two_sum(take1(t, x, j + k * STEP, n, 0), CONSTANT(-y), &low);
+        V v = CONSTANT(dy) * (y == -INFINITY ? CONSTANT(0) : exp_of(z, low));
+#ifdef WEIGHTED
+        const V weight = take3(t, b, j + k * STEP, n, 0);
+        v = weight == CONSTANT(0) ? weight : weight * v;
+#endif
+        put0(t, dx, j + k * STEP, n, HIDE(v, j + k * STEP, 0));
+    }
+}
+// dy and y hold one value a row.
+__kernel void logsumexp_backward(const Task task, const __global IN0 *dy, const __global IN1 *x, const __global IN2 *y B_PARAMETER,
                                  __global OUT0 *dx MASK_PARAMETER) {
     const Task *t = &task;
     FOR_ROWS {
         const ACC g = n ? value0(dy + at[0]) : 0, lse = n ? value2(y + at[2]) : 0;
-        for (long j = LANE * VEC; j < n; j += STEP) {
-            V low, z = two_sum(take1(t, x + at[1], j, n, 0), CONSTANT(-lse), &low);
-            V v = CONSTANT(g) * (lse == -INFINITY ? CONSTANT(0) : exp_of(z, low));
-#ifdef WEIGHTED
-            const V weight = take3(t, b + at[3], j, n, 0);
-            v = weight == CONSTANT(0) ? weight : weight * v;
-#endif
-            put0(t, dx + at[INPUTS], j, n, HIDE(v, j, 0));
-        }
+        OVER_TILES(lse_dx_tile(t, x + at[1] B_ROW, dx + at[INPUTS] MASK_ROW, j, end, g, lse))
     }
 }
 
