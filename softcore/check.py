@@ -69,6 +69,8 @@ def _view(op, name, a):
 
     if op not in opencl.OPS:
         raise TypeError(f"{op}: {name} is a pyopencl array, it must be a NumPy array: the OpenCL core has no {op} yet")
+    if a.queue is None:
+        raise ValueError(f"{op}: {name} has no queue, it must have one to run on: see pyopencl.array.Array.with_queue")
     return _of_numbers(op, name, views.View(a))
 
 

@@ -324,8 +324,6 @@ def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0):
     operands = (*inputs, *outputs, mask)
     arrays = [a.array for a in operands if a is not None]
     queue = arrays[0].queue
-    if queue is None:
-        raise ValueError(f"{op}: a pyopencl array has no queue, it must have one to run on: see its with_queue")
     described = tuple([None if a is None else (a.dtype, a.offset, a.shape, a.strides) for a in operands])
     key = (op, storage, described, len(inputs), nouter, scale, option, queue.int_ptr)
     launch = _launches.get(key)

@@ -136,8 +136,6 @@ class Array:  # what a pyopencl array looks like from here
 
 
 def test_opencl_arrays():
-    with pytest.raises(TypeError, match="no OpenCL core"):
-        sc.softmax(Array())
     with pytest.raises(TypeError, match="relu_backward: dy is a pyopencl array and x is not"):
         sc.relu_backward(Array(), np.zeros(3))
     with pytest.raises(TypeError, match="where is a pyopencl array"):

@@ -120,9 +120,10 @@ DEFINE_LOOSE(ACC)
 #define SCALAR_convert(p) ((ACC)*(p))
 #define SCALAR_half(p) ((ACC)vload_half(0, p))
 #define SCALAR_bfloat16(p) ((ACC)as_float((uint)*(p) << 16))
-#define PUT_VECTOR_same(v, p) VSTORE(ACC, v, p)
-#define PUT_VECTOR_half(v, p) PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, p)
-#define PUT_VECTOR_bfloat16(v, p) PASTE(vstore, VEC)(to_bfloat16s(v), 0, p)
+#define PUT_VECTOR_same(T, v, p) VSTORE(ACC, v, p)
+#define PUT_VECTOR_half(T, v, p) PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, p)
+#define PUT_VECTOR_convert(T, v, p) PASTE(vstore, VEC)(PASTE(convert_, PASTE(T, VEC))(v), 0, p)
+#define PUT_VECTOR_bfloat16(T, v, p) PASTE(vstore, VEC)(to_bfloat16s(v), 0, p)
 #define PUT_SCALAR_same(v, p) (*(p) = (v))
 #define PUT_SCALAR_convert(v, p) (*(p) = (v))
 #define PUT_SCALAR_half(v, p) vstore_half_rte(v, 0, p)
@@ -159,7 +160,7 @@ static PASTE(ushort, VEC) to_bfloat16s(V v) {
 #define DEFINE_OUTPUT(k, T, WRITE)                                                                                     \
     static void put##k(const Task *t, __global T *row, long j, long n, V v) {                                          \
         if (WHOLE(n, j)) {                                                                                             \
-            PASTE(PUT_VECTOR_, WRITE)(v, row + j);                                                                     \
+            PASTE(PUT_VECTOR_, WRITE)(T, v, row + j);                                                                   \
             return;                                                                                                    \
         }                                                                                                              \
         for (int e = 0; e < VEC; e++)                                                                                  \
@@ -237,7 +238,7 @@ static I mask_of(const Task *t, const __global uchar *row, long j, long n) {
 #endif
 
 // a where it is larger or NaN, else b: a NaN in either stays.
-#define LARGER(a, b) (((a) > (b)) | ((a) != (a)) ? (a) : (b))
+#define LARGER(a, b) ((((a) > (b)) | ((a) != (a))) ? (a) : (b))
 
 static ACC largest_lane(V v) {
     ACC *e = (ACC *)&v;
@@ -360,7 +361,7 @@ static V exp_of(V t, V low) {
     const V top = CONSTANT(-LOWEST);
     const I far = t < CONSTANT(LOWEST), up = t > CONSTANT(0);
     t = far ? CONSTANT(LOWEST) : t > top ? top : t;
-    low = far | (low != low) ? CONSTANT(0) : low;
+    low = (far | (low != low)) ? CONSTANT(0) : low;
     return exp_offset_low(t, low, up ? CONSTANT(MAGIC + BIAS - HEADROOM) : CONSTANT(MAGIC + BIAS + HEADROOM)) * (up ? CONSTANT(UNIT) : CONSTANT(1 / UNIT));
 }
 // exp(t) 2^HEADROOM for t <= 0, and for t so small that the exponential is nothing, nearly nothing.

@@ -202,7 +202,11 @@ static void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long 
 
 static void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V m, V log) {
     FOUR(k) {
-        V low, z = scaled_difference(t, X(j + k * STEP), m, &low);
+        const V v = X(j + k * STEP);
+        V low, z = scaled_difference(t, v, m, &low);
+#ifdef SCALED  // the difference of huge numbers may overflow, a part of it not
+        z = z - z == CONSTANT(0) ? z : v * CONSTANT(t->number[1]) - m * CONSTANT(t->number[1]);
+#endif
         low = low != low ? CONSTANT(0) : low;
         put0(t, y, j + k * STEP, n, HIDE((z - log) + low, j + k * STEP, -INFINITY));
     }

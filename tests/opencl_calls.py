@@ -1,0 +1,66 @@
+"""Every op of the OpenCL core once, at small shapes: what test_opencl.py runs on several runtimes, here or in a process of its own.
+
+``python opencl_calls.py FILE [gpu]`` runs them on the device that softcore chooses, with the tiles of a GPU if told so, and keeps the
+results in FILE.
+"""
+
+import sys
+
+import numpy as np
+
+import softcore as sc
+from softcore import opencl, planner
+from softcore.reference import OPS
+
+GPU = planner.Device(cpu=False, units=4, largest=64)
+
+
+def use_tiles_of(monkeypatch_or_none, device):
+    """Have the planner choose for another kind of device than there is."""
+    opencl._launches.clear()
+    if monkeypatch_or_none is None:
+        opencl._facts = lambda _: device
+    else:
+        monkeypatch_or_none.setattr(opencl, "_facts", lambda _: device)
+
+
+def calls():
+    """``(name, arguments, options)`` on NumPy arrays."""
+    rng = np.random.default_rng(0)
+    x = (3 * rng.standard_normal((5, 70))).astype(np.float32)
+    where = rng.random(x.shape) < 0.8
+    for op in OPS.values():
+        if op.name not in opencl.OPS:
+            continue
+        arguments = op.inputs(x, rng)
+        yield op.name, arguments, {}
+        if op.kind in ("fold", "rows"):
+            yield op.name, op.inputs(x, rng, axis=0), {"axis": 0}
+        if "where" in op.options and op.kind in ("fold", "rows"):
+            yield op.name, arguments, {"where": where}
+        if "scale" in op.options:
+            yield op.name, arguments, {"scale": -0.3}
+        if "b" in op.options:
+            yield op.name, arguments, {"b": rng.standard_normal(x.shape).astype(np.float32)}
+
+
+def run(name, arguments, options):
+    """The results, as a list of NumPy arrays."""
+
+    def put(a):
+        if isinstance(a, tuple) and isinstance(a[0], np.ndarray):
+            return tuple(map(put, a))
+        return opencl.to_device(a) if isinstance(a, np.ndarray) else a
+
+    result = getattr(sc, name)(*map(put, arguments), **{key: put(value) for key, value in options.items()})
+    return [a.get() for a in (result if isinstance(result, tuple) else (result,))]
+
+
+def every_result():
+    return {f"{i} {name} {sorted(options)} {k}": a for i, (name, arguments, options) in enumerate(calls()) for k, a in enumerate(run(name, arguments, options))}
+
+
+if __name__ == "__main__":
+    if sys.argv[2:] == ["gpu"]:
+        use_tiles_of(None, GPU)
+    np.savez(sys.argv[1], **every_result())
