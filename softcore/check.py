@@ -86,6 +86,14 @@ def _own(op, name, a, like):
     return type(like)(a)
 
 
+def _of_kind(op, name, a, like):
+    """`a` as an array of numbers, of the kind that `like` is."""
+    if _is_opencl(a) == isinstance(like, np.ndarray):
+        is_one, are = ("is a pyopencl array", "are not") if _is_opencl(a) else ("is not a pyopencl array", "are")
+        raise TypeError(f"{op}: {name} {is_one} and the other arrays {are}; all must be of one kind")
+    return _array(op, name, a) if isinstance(like, np.ndarray) else _view(op, name, a)
+
+
 def new(shape: tuple[int, ...], dtype: np.dtype, like) -> np.ndarray:
     """An array of the kind that `like` is."""
     return np.empty(shape, dtype) if isinstance(like, np.ndarray) else type(like).empty(shape, dtype, like)
@@ -266,11 +274,12 @@ def _float(op, name, value):
         raise ValueError(f"{op}: {name} is {value}, which float64 cannot hold") from None
 
 
-def initial(op: str, value, dtype: np.dtype) -> np.ndarray:
-    """What the maximum of elements of `dtype` starts from."""
+def initial(op: str, value, dtype: np.dtype, like) -> np.ndarray:
+    """What the maximum of elements of `dtype` starts from, as an array of the kind that `like` is."""
     if dtype.kind != "b" or not isinstance(value, (bool, np.bool_)):
         value = number(op, "initial", value)
-    return as_dtype(op, "initial", value, dtype)
+    value = as_dtype(op, "initial", value, dtype)
+    return value if isinstance(like, np.ndarray) else type(like).of(value, like)
 
 
 def within(op: str, name: str, value, low: float, high: float = np.inf) -> float:
@@ -341,19 +350,20 @@ def taking_part(op: str, mask: np.ndarray | None, shape: tuple[int, ...], axes: 
         raise ValueError(f"{op}: where masks out every element of a row, each row must have a maximum{remedy}")
 
 
-def index(op: str, value, shape: tuple[int, ...], length: int) -> np.ndarray | None:
-    """Positions along a row of `length` elements, one per row, as int64."""
+def index(op: str, value, shape: tuple[int, ...], length: int, like) -> np.ndarray | None:
+    """Positions along a row of `length` elements, one per row, as int64 in an array of the kind that `like` is."""
     if value is None:
         return None
-    value = _array(op, "index", value)
+    value = _of_kind(op, "index", value, like)
     if value.dtype.kind not in "iu":
         raise TypeError(f"{op}: index has dtype {value.dtype}, it must be an integer dtype")
     if value.shape != shape:
         raise ValueError(f"{op}: index has shape {value.shape}, it must be {shape}")
-    if value.size and not (0 <= value.min() and value.max() < length):
-        wrong = value.max() if value.min() >= 0 else value.min()
+    held = on_host(value)
+    if held.size and not (0 <= held.min() and held.max() < length):
+        wrong = held.max() if held.min() >= 0 else held.min()
         raise IndexError(f"{op}: index holds {wrong}, it must be from 0 to {length - 1}, for rows of {length} elements")
-    return value.astype(np.int64, copy=False)
+    return held.astype(np.int64, copy=False) if held is value else value
 
 
 def count(op: str, name: str, value, most: int) -> int:

@@ -221,12 +221,17 @@ os.register_at_fork(after_in_child=_after_fork)
 _KERNELS = Path(__file__).parent / "kernels"
 _FILES = {
     "softmax": ("softmax", "softmax_backward", "log_softmax", "log_softmax_backward", "logsumexp", "logsumexp_backward"),
-    "map": ("copy",),
+    "max": ("max", "argmax", "max_with_argmax", "hardmax", "max_backward", "is_max"),
+    "map": (
+        *("copy", "maximum", "maximum_backward", "maximum_backward_sum", "relu", "relu_backward", "step"),
+        *("sigmoid", "sigmoid_backward", "log_sigmoid", "log_sigmoid_backward", "softplus", "softplus_backward"),
+    ),
 }
 _FILE_OF = {op: file for file, ops in _FILES.items() for op in ops}
-OPS = frozenset(op for op in _FILE_OF if op != "copy")  # public functions that take pyopencl arrays
-_ELEMENTWISE = ("map",)  # files
-_WEIGHTED = {"logsumexp": 2, "logsumexp_backward": 4}  # ops with an optional operand, and how many inputs they have with it
+OPS = frozenset(op for op in _FILE_OF if op not in ("copy", "is_max") and not op.endswith("_sum"))  # functions that take pyopencl arrays
+_ELEMENTWISE = ("map",)  # files; but what ends in _sum are rows
+# Ops with an optional operand: how many inputs they have with it, and what kernels call that.
+_OPTIONAL = {"logsumexp": (2, "WEIGHTED"), "logsumexp_backward": (4, "WEIGHTED"), "max_backward": (3, "INDEXED")}
 _DIMS = 8  # that a kernel can walk over: DIMS in common.cl
 
 # How each dtype is named and read in OpenCL C.
@@ -296,7 +301,7 @@ def _kernel(context, op, options, size):
     kernel = kernels.get(key)
     if kernel is None:
         cl = _pyopencl()
-        kernel = cl.Kernel(_program(context, _FILE_OF[op], options), op)
+        kernel = cl.Kernel(_program(context, _FILE_OF[op], options), f"softcore_{op}")
         kernel.set_scalar_arg_dtypes([np.dtype(f"V{size}")] + [None] * (kernel.num_args - 1))
         kernels[key] = kernel
     return kernel
@@ -378,7 +383,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option):
         raise TypeError(f"{op}: the device {device.name.strip()!r} has no float64, in which this call computes")
     ndim = max([a.ndim for a in operands])
     full = next(a for a in operands if a.ndim == ndim)
-    elementwise = _FILE_OF[op] in _ELEMENTWISE
+    elementwise = _FILE_OF[op] in _ELEMENTWISE and not op.endswith("_sum")
     if elementwise:
         nouter = ndim
     outer, length, strides = _collapsed(op, full.shape, nouter, operands, outputs[0] if elementwise else None)
@@ -397,20 +402,23 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option):
         "WG": tile.wg,
         "ROWS": 1 if elementwise else tile.rows,
         "CHUNK": planner.CHUNK,
-        "OPTION": option,
+        "OPTION": int(option),
+        "LEAST": "-INFINITY" if accumulator.kind == "f" else _least(accumulator),
     }
     for name, way, arrays in (("IN", "READ", inputs), ("OUT", "WRITE", outputs)):
         for i, a in enumerate(arrays):
             options |= {f"{name}{i}": _TYPES[a.dtype.name], f"{way}{i}": _way(a.dtype, accumulator)}
     flags = {
-        _TYPES[accumulator.name].upper(): True,
+        {"f": "FLOAT", "d": "DOUBLE"}.get(accumulator.char, "INTEGER"): True,
         "MASKED": mask is not None,
         "STRIDED": any(s[len(outer) :] != [1] for a, s in zip(operands, strides) if a.ndim == ndim and a is not mask),
         "SCALED": scale != 1,
         "LOOSE": tile.wg == 1,
         "KEEP": op == "softmax" and tile.wg == 1 and outputs[0].dtype == accumulator,
-        "WEIGHTED": op in _WEIGHTED and len(inputs) == _WEIGHTED[op],
     }
+    if op in _OPTIONAL:
+        count, name = _OPTIONAL[op]
+        flags[name] = len(inputs) == count
     options |= {name: 1 for name, is_set in flags.items() if is_set}
     # A sign, a zero and the like are exact as factors; what is left of the scale comes in two parts.
     factor, positive = (1.0 if scale > 0 else -1.0, abs(scale)) if isfinite(scale) and scale != 0 else (scale, 1.0)
@@ -425,6 +433,12 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option):
     groups = min(tile.groups, units)
     group = (tile.wg, options["ROWS"])
     return queue.context, tuple([f"-D{name}={value}" for name, value in options.items()]), task, (tile.wg, groups * group[1]), group
+
+
+def _least(dtype):
+    """The least value of an integer dtype, or False, in OpenCL C."""
+    least = 0 if dtype.kind == "b" else int(np.iinfo(dtype).min)
+    return f"({least + 1}-1)" if least else "0"  # the magnitude of the least long is no long
 
 
 def _padded(numbers):

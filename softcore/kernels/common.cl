@@ -32,6 +32,7 @@
 #define PASTE(a, b) PASTE_(a, b)
 typedef PASTE(ACC, VEC) V;     // elements
 typedef PASTE(SIGNED, VEC) I;  // as integers, and the truth about each
+#define KERNEL(name) __kernel void softcore_##name  // max and step are functions of OpenCL C
 #define CONSTANT(c) ((V)((ACC)(c)))
 
 // ---------------------------------------------------------------- operands

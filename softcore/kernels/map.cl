@@ -1,19 +1,141 @@
-// map.cl: what happens to one element alone.
+// map.cl: what happens to one element alone, each function above its gradient, and sums of gradients over what was broadcast.
+//
+// FOR_UNITS hands a work-group CHUNK elements of a row at a time; `j` is where a vector starts, `n` where the chunk or the row ends.
 
-// A work-group takes CHUNK elements of a row at a time, from j = start to n.
 #define FOR_UNITS                                                                                                      \
+    const Task *t = &task;                                                                                             \
     const long chunks = (t->n + CHUNK - 1) / CHUNK, units = t->rows * chunks, groups = get_num_groups(1);              \
     long at[ARGS];                                                                                                     \
     for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
         if (enter(t, u / chunks, at))                                                                                  \
             for (long n = min(t->n, (u % chunks + 1) * CHUNK), j = u % chunks * CHUNK + LANE * VEC; j < n; j += STEP)
 
-#ifdef OP_copy
+#define A(j) take0(t, a + at[0], j, n, 0)
+#define B(j) take1(t, b + at[1], j, n, 0)
+#define DEFINE_UNARY(name, expression)                                                                                 \
+    __kernel void softcore_##name(const Task task, const __global IN0 *a, __global OUT0 *y) {                                     \
+        FOR_UNITS {                                                                                                    \
+            const V x = A(j);                                                                                          \
+            put0(t, y + at[1], j, n, expression);                                                                      \
+        }                                                                                                              \
+    }
+#define DEFINE_BINARY(name, expression)                                                                                \
+    __kernel void softcore_##name(const Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y) {              \
+        FOR_UNITS {                                                                                                    \
+            const V u = A(j), v = B(j);                                                                                \
+            put0(t, y + at[2], j, n, expression);                                                                      \
+        }                                                                                                              \
+    }
+
+#define ZERO CONSTANT(0)
+#define ONE CONSTANT(1)
 
 // x in y's dtype: of floating dtypes rounded to the nearest.
-__kernel void copy(const Task task, const __global IN0 *x, __global OUT0 *y) {
-    const Task *t = &task;
-    FOR_UNITS put0(t, y + at[1], j, n, take0(t, x + at[0], j, n, 0));
+#ifdef OP_copy
+DEFINE_UNARY(copy, x)
+#endif
+
+// ---------------------------------------------------------------- maximum, relu, step
+
+#ifdef OP_maximum
+DEFINE_BINARY(maximum, LARGER(u, v))
+#endif
+#ifdef OP_relu
+DEFINE_UNARY(relu, x <= ZERO ? ZERO : x)
+#endif
+
+#if defined(FLOAT) || defined(DOUBLE)
+
+#ifdef OP_relu_backward
+DEFINE_BINARY(relu_backward, v > ZERO ? u : (v <= ZERO ? ZERO : CONSTANT(NAN)))
+#endif
+#ifdef OP_step
+DEFINE_UNARY(step, x > ZERO ? ONE : (x <= ZERO ? ZERO : x))
+#endif
+
+// ---------------------------------------------------------------- sigmoid, log_sigmoid, softplus
+
+// exp(-|x|) 2^HEADROOM. Only the last product is rounded where sigmoid is subnormal.
+static V decay_of(V x) { return decay(x < ZERO ? x : -x, ZERO); }
+static V sigmoid_of(V x) {
+    const V z = decay_of(x), top = x < ZERO ? z : CONSTANT(UNIT);
+    return top / (ONE + z * CONSTANT(1 / UNIT)) * CONSTANT(1 / UNIT);
 }
+static V log1p_decay(V x) { return log1p_unit(decay_of(x) * CONSTANT(1 / UNIT)); }
+
+#ifdef OP_sigmoid
+DEFINE_UNARY(sigmoid, sigmoid_of(x))
+#endif
+#ifdef OP_sigmoid_backward
+DEFINE_BINARY(sigmoid_backward, u * (v * (ONE - v)))
+#endif
+#ifdef OP_log_sigmoid
+DEFINE_UNARY(log_sigmoid, (x < ZERO ? x : ZERO) - log1p_decay(x))
+#endif
+#ifdef OP_log_sigmoid_backward
+DEFINE_BINARY(log_sigmoid_backward, u * sigmoid_of(-v))
+#endif
+#ifdef OP_softplus
+DEFINE_UNARY(softplus, (x > ZERO ? x : ZERO) + log1p_decay(x))
+#endif
+#ifdef OP_softplus_backward
+DEFINE_BINARY(softplus_backward, u * sigmoid_of(v))
+#endif
+
+// ---------------------------------------------------------------- maximum_backward
+
+#if defined(OP_maximum_backward) || defined(OP_maximum_backward_sum)
+
+// The share of dy that goes to a: all, none, or half where the two are equal or both NaN.
+static V share_of_a(V dy, V a, V b) {
+    const I equal = (a == b) | ((a != a) & (b != b)), larger = (a > b) | (a != a);
+    return equal ? dy * CONSTANT(0.5) : (larger ? dy : ZERO);
+}
+static V gradient(int i, V dy, V a, V b) { return i == 0 ? share_of_a(dy, a, b) : share_of_a(dy, b, a); }
+
+#endif
+#ifdef OP_maximum_backward
+
+// OPTION says which gradients are wanted: bit 0 that of a, bit 1 that of b.
+KERNEL(maximum_backward)(const Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da
+#if OUTPUTS > 1
+                               , __global OUT1 *db
+#endif
+                               ) {
+    FOR_UNITS {
+        const V g = take0(t, dy + at[0], j, n, 0), u = take1(t, a + at[1], j, n, 0), v = take2(t, b + at[2], j, n, 0);
+        const V first = gradient(OPTION & 1 ? 0 : 1, g, u, v);
+#if OUTPUTS > 1
+        put1(t, db + at[4], j, n, gradient(1, g, u, v));
+#endif
+        put0(t, da + at[3], j, n, first);
+    }
+}
+
+#endif
+#ifdef OP_maximum_backward_sum
+
+static void sum_tile(const Task *t, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, long j, long n, V *high, V *low) {
+    V e[4];
+    FOUR(k) {
+        const long i = j + k * STEP;
+        e[k] = gradient(OPTION, take0(t, dy, i, n, 0), take1(t, a, i, n, 0), take2(t, b, i, n, 0));
+    }
+    add_tile(high, low, e);
+}
+// The sum of gradient OPTION over a row.
+KERNEL(maximum_backward_sum)(const Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da) {
+    const Task *t = &task;
+    SCRATCH(Sum, sums)
+    FOR_ROWS {
+        V high = ZERO, low = ZERO;
+        OVER_TILES(sum_tile(t, dy + at[0], a + at[1], b + at[2], j, end, &high, &low))
+        Sum s = sum_lanes(high, low);
+        OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
+        if (LANE == 0 && n) set0(da + at[3], total(s));
+    }
+}
+
+#endif
 
 #endif

@@ -110,7 +110,7 @@ static void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MA
         put0(t, y, j + k * STEP, n, HIDE(e / l, j + k * STEP, 0));
     }
 }
-__kernel void softmax(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+KERNEL(softmax)(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
@@ -147,7 +147,7 @@ static void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y
         put0(t, dx, i, n, HIDE(v, i, 0));
     }
 }
-__kernel void softmax_backward(const Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
+KERNEL(softmax_backward)(const Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
@@ -211,7 +211,7 @@ static void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *
         put0(t, y, j + k * STEP, n, HIDE((z - log) + low, j + k * STEP, -INFINITY));
     }
 }
-__kernel void log_softmax(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+KERNEL(log_softmax)(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
@@ -244,7 +244,7 @@ static void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN
         put0(t, dx, j + k * STEP, n, HIDE(v, j + k * STEP, 0));
     }
 }
-__kernel void log_softmax_backward(const Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
+KERNEL(log_softmax_backward)(const Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
@@ -260,7 +260,7 @@ __kernel void log_softmax_backward(const Task task, const __global IN0 *dy, cons
 #endif
 #if defined(OP_logsumexp) && !defined(WEIGHTED)
 
-__kernel void logsumexp(const Task task, const __global IN0 *x, __global OUT0 *y
+KERNEL(logsumexp)(const Task task, const __global IN0 *x, __global OUT0 *y
 #if OUTPUTS > 1
                         , __global OUT1 *sign
 #endif
@@ -300,7 +300,7 @@ static void term_tile(const Task *t, const __global IN0 *x, const __global IN1 *
     }
     add_tile(high, low, e);
 }
-__kernel void logsumexp(const Task task, const __global IN0 *x, const __global IN1 *b, __global OUT0 *y
+KERNEL(logsumexp)(const Task task, const __global IN0 *x, const __global IN1 *b, __global OUT0 *y
 #if OUTPUTS > 1
                         , __global OUT1 *sign
 #endif
@@ -358,7 +358,7 @@ static void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __glob
     }
 }
 // dy and y hold one value a row.
-__kernel void logsumexp_backward(const Task task, const __global IN0 *dy, const __global IN1 *x, const __global IN2 *y B_PARAMETER,
+KERNEL(logsumexp_backward)(const Task task, const __global IN0 *dy, const __global IN1 *x, const __global IN2 *y B_PARAMETER,
                                  __global OUT0 *dx MASK_PARAMETER) {
     const Task *t = &task;
     FOR_ROWS {

@@ -84,7 +84,7 @@ def max(
     if initial is None:
         check.taking_part("max", mask, x.shape, axes, " or there must be an initial")
     else:
-        initial = check.initial("max", initial, dtype)
+        initial = check.initial("max", initial, dtype, x)
     y = check.out("max", out, check.reduced(x.shape, axes, keepdims), dtype, x)
     if initial is None:
         run("max", dtype, (x,), (by_row(y, axes, keepdims),), x.shape, axes, mask=mask)
@@ -161,16 +161,23 @@ def max_backward(
     mask = check.mask(op, where, x.shape, x)
     shape = check.reduced(x.shape, axes, keepdims)
     dy = by_row(check.broadcast(op, "dy", dy, shape), axes, keepdims)
-    index = check.index(op, index, shape, prod([x.shape[i] for i in axes]))
+    index = check.index(op, index, shape, prod([x.shape[i] for i in axes]), x)
     dx = check.out(op, out, x.shape, check.computing(x), x)
     if index is not None:
         index = by_row(index, axes, keepdims)
     elif x.dtype.kind in "iu" and x.dtype.itemsize == 8 and x.size:
         # float64 would make neighbours above 2**53 tie; which elements are maxima is decided among the integers.
-        where = True if mask is None else mask
-        x = x == max(x, axes, keepdims=True, where=where, initial=np.iinfo(x.dtype).min)
+        x = _is_max(x, axes, mask)
     run(op, dtype, (dy, x, index), (dx,), x.shape, axes, mask=mask, option=option)
     return result(dx, out)
+
+
+def _is_max(x, axes, mask):
+    if not isinstance(x, np.ndarray):
+        y = check.new(x.shape, np.dtype(bool), x)
+        run("is_max", x.dtype, (x,), (y,), x.shape, axes, mask=mask, dtypes=(y.dtype,))
+        return y
+    return x == max(x, axes, keepdims=True, where=True if mask is None else mask, initial=np.iinfo(x.dtype).min)
 
 
 def argmax(

@@ -1,0 +1,218 @@
+// max.cl: maxima, their places, and the gradient that goes there. ACC is x's own type, integers included, but for the gradient.
+//
+// NaN wins, and of NaNs the first; which of equal elements is first goes by their index, whoever met it.
+
+// ---------------------------------------------------------------- the fold
+
+// Elements j to j + VEC of x (operand I_X); what lies past the end or is masked out is the least value of the type.
+#ifdef OP_max_backward
+#define I_X 1
+#define X(j) HIDE(take1(t, x, j, n, LEAST), j, LEAST)
+typedef const __global IN1 *Pointer;
+#else
+#define I_X 0
+#define X(j) HIDE(take0(t, x, j, n, LEAST), j, LEAST)
+typedef const __global IN0 *Pointer;
+#endif
+
+static void max_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, V *top) {
+    FOUR(k) {
+        const V v = X(j + k * STEP);
+        top[k] = LARGER(v, top[k]);
+    }
+}
+static ACC largest_or_nan(const V *top) {
+    ACC m = ((ACC *)top)[0];
+    for (int k = 1; k < 4 * VEC; k++) {
+        const ACC v = ((ACC *)top)[k];
+        m = LARGER(v, m);
+    }
+    return m;
+}
+#define MAX_OF_ROW(m)                                                                                                  \
+    V top[4] = {CONSTANT(LEAST), CONSTANT(LEAST), CONSTANT(LEAST), CONSTANT(LEAST)};                                   \
+    OVER_TILES(max_tile(t, x + at[I_X] MASK_ROW, j, end, top))                                                         \
+    ACC m = largest_or_nan(top);                                                                                       \
+    OVER_GROUP(highs, m, LARGER(highs[other], highs[own]))
+
+// Which elements are the maximum, or NaN where that is.
+static I alike(V v, ACC m) { return m == m ? v == CONSTANT(m) : v != v; }
+#define HITS(j) (alike(X(j), m) & part(t MASK_ARGUMENT, j, n))
+// What lies within the row and takes part.
+static I part(const Task *t MASK_PARAMETER, long j, long n) {
+#ifdef MASKED
+    return mask_of(t, mask, j, n);
+#else
+    if (j + VEC <= n) return (I)(-1);
+    I in = (I)(0);
+    for (int k = 0; k < VEC; k++) ((SIGNED *)&in)[k] = j + k < n ? -1 : 0;
+    return in;
+#endif
+}
+static bool any_lane(I v) {
+    SIGNED some = 0;
+    for (int k = 0; k < VEC; k++) some |= ((SIGNED *)&v)[k];
+    return some != 0;
+}
+// The index of the first maximum that this work-item met, or of the last; NONE if it met none. Of NaNs it is always the first.
+#define NONE LONG_MAX
+static long find(const Task *t, Pointer x MASK_PARAMETER, long n, ACC m, bool last) {
+    long found = NONE;
+    for (long j = LANE * VEC; j < n; j += STEP) {
+        const I hits = HITS(j);
+        if (!any_lane(hits)) continue;
+        for (int k = 0; k < VEC; k++)
+            if (((SIGNED *)&hits)[k] && (last || found == NONE)) found = j + k;
+        if (!last) break;
+    }
+    return found;
+}
+// Places of the last are compared as negative numbers, so that the smaller one always wins.
+#define FIND_IN_ROW(index, last)                                                                                       \
+    const bool backwards = (last) && m == m;                                                                           \
+    long index = find(t, x + at[I_X] MASK_ROW, n, m, backwards);                                                       \
+    index = backwards && index != NONE ? -index : index;                                                               \
+    OVER_GROUP(places, index, min(places[other], places[own]))                                                         \
+    index = index < 0 ? -index : index;
+
+// ---------------------------------------------------------------- max, argmax
+
+#ifdef OP_max
+
+KERNEL(max)(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+    const Task *t = &task;
+    SCRATCH(ACC, highs)
+    FOR_ROWS {
+        MAX_OF_ROW(m)
+        if (LANE == 0 && n) set0(y + at[1], m);
+    }
+}
+
+#endif
+#ifdef OP_argmax
+
+KERNEL(argmax)(const Task task, const __global IN0 *x, __global OUT0 *index MASK_PARAMETER) {
+    const Task *t = &task;
+    SCRATCH(ACC, highs)
+    SCRATCH(long, places)
+    FOR_ROWS {
+        MAX_OF_ROW(m)
+        FIND_IN_ROW(i, OPTION)
+        if (LANE == 0 && n) index[at[1]] = i;
+    }
+}
+
+#endif
+#ifdef OP_max_with_argmax
+
+KERNEL(max_with_argmax)(const Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index MASK_PARAMETER) {
+    const Task *t = &task;
+    SCRATCH(ACC, highs)
+    SCRATCH(long, places)
+    FOR_ROWS {
+        MAX_OF_ROW(m)
+        FIND_IN_ROW(i, OPTION)
+        if (LANE == 0 && n) {
+            set0(y + at[1], m);
+            index[at[2]] = i;
+        }
+    }
+}
+
+#endif
+
+// ---------------------------------------------------------------- hardmax, max_backward
+
+// A vector of a row of zeros, but for one element.
+static V one_at(long j, long index, ACC value) {
+    V v = CONSTANT(0);
+    for (int k = 0; k < VEC; k++)
+        if (j + k == index) ((ACC *)&v)[k] = value;
+    return v;
+}
+
+#ifdef OP_hardmax
+
+KERNEL(hardmax)(const Task task, const __global IN0 *x, __global OUT0 *y) {
+    const Task *t = &task;
+    SCRATCH(ACC, highs)
+    SCRATCH(long, places)
+    FOR_ROWS {
+        MAX_OF_ROW(m)
+        FIND_IN_ROW(i, 0)
+        for (long j = LANE * VEC; j < n; j += STEP) put0(t, y + at[1], j, n, one_at(j, i, 1));
+    }
+}
+
+#endif
+#ifdef OP_is_max
+
+// 1 where an element is its row's maximum.
+KERNEL(is_max)(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+    const Task *t = &task;
+    SCRATCH(ACC, highs)
+    FOR_ROWS {
+        MAX_OF_ROW(m)
+        for (long j = LANE * VEC; j < n; j += STEP) {
+            const V v = take0(t, x + at[0], j, n, 0);
+            put0(t, y + at[1], j, n, v == CONSTANT(m) ? CONSTANT(1) : CONSTANT(0));
+        }
+    }
+}
+
+#endif
+#ifdef OP_max_backward
+
+#define FIRST 0
+#define LAST 1
+#define SPLIT 2
+#define ALL 3
+
+static void share_tile(const Task *t, Pointer x, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC m, ACC dy) {
+    FOUR(k) put0(t, dx, j + k * STEP, n, HITS(j + k * STEP) ? CONSTANT(dy) : CONSTANT(0));
+}
+static void count_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, ACC m, I *count) {
+    FOUR(k) *count = *count - HITS(j + k * STEP);
+}
+// dy holds one value a row, and so does index, which takes the place of the search.
+KERNEL(max_backward)(const Task task, const __global IN0 *dy, const __global IN1 *x,
+#ifdef INDEXED
+                           const __global IN2 *index,
+#endif
+                           __global OUT0 *dx MASK_PARAMETER) {
+    const Task *t = &task;
+    SCRATCH(ACC, highs)
+    SCRATCH(long, places)
+    FOR_ROWS {
+        ACC g = n ? value0(dy + at[0]) : 0;
+#ifdef INDEXED
+        const long i = n ? (long)index[at[2]] : 0;
+        for (long j = LANE * VEC; j < n; j += STEP) {
+            const V v = one_at(j, i, g);
+#ifdef MASKED
+            put0(t, dx + at[3], j, n, mask_of(t, mask + at[MASK], j, n) ? v : CONSTANT(0));
+#else
+            put0(t, dx + at[3], j, n, v);
+#endif
+        }
+#else
+        MAX_OF_ROW(m)
+#if OPTION == FIRST || OPTION == LAST
+        FIND_IN_ROW(i, OPTION == LAST)
+        for (long j = LANE * VEC; j < n; j += STEP) put0(t, dx + at[2], j, n, one_at(j, i, g));
+#else
+#if OPTION == SPLIT
+        I counts = (I)(0);
+        OVER_TILES(count_tile(t, x + at[1] MASK_ROW, j, end, m, &counts))
+        long count = 0;
+        for (int k = 0; k < VEC; k++) count += ((SIGNED *)&counts)[k];
+        OVER_GROUP(places, count, places[other] + places[own])
+        g = g / (ACC)count;
+#endif
+        OVER_TILES(share_tile(t, x + at[1], dx + at[2] MASK_ROW, j, end, m, g))
+#endif
+#endif
+    }
+}
+
+#endif
