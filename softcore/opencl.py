@@ -226,10 +226,11 @@ _FILES = {
         *("copy", "maximum", "maximum_backward", "maximum_backward_sum", "relu", "relu_backward", "step"),
         *("sigmoid", "sigmoid_backward", "log_sigmoid", "log_sigmoid_backward", "softplus", "softplus_backward"),
     ),
+    "gates": ("gate", "gate_backward", "gate_backward_sum", "glu", "glu_backward"),
 }
 _FILE_OF = {op: file for file, ops in _FILES.items() for op in ops}
 OPS = frozenset(op for op in _FILE_OF if op not in ("copy", "is_max") and not op.endswith("_sum"))  # functions that take pyopencl arrays
-_ELEMENTWISE = ("map",)  # files; but what ends in _sum are rows
+_ELEMENTWISE = ("map", "gates")  # files; but what ends in _sum are rows
 # Ops with an optional operand: how many inputs they have with it, and what kernels call that.
 _OPTIONAL = {"logsumexp": (2, "WEIGHTED"), "logsumexp_backward": (4, "WEIGHTED"), "max_backward": (3, "INDEXED")}
 _DIMS = 8  # that a kernel can walk over: DIMS in common.cl

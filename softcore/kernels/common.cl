@@ -34,6 +34,8 @@ typedef PASTE(ACC, VEC) V;     // elements
 typedef PASTE(SIGNED, VEC) I;  // as integers, and the truth about each
 #define KERNEL(name) __kernel void softcore_##name  // max and step are functions of OpenCL C
 #define CONSTANT(c) ((V)((ACC)(c)))
+#define ZERO CONSTANT(0)
+#define ONE CONSTANT(1)
 
 // ---------------------------------------------------------------- operands
 
@@ -81,9 +83,19 @@ static long place(const Task *t, int i, long j) {
     const long groups = get_num_groups(1), first = t->rows * get_group_id(1) / groups;                                 \
     const long last = t->rows * (get_group_id(1) + 1) / groups;                                                        \
     long at[ARGS];                                                                                                     \
-    for (long base = first, r = base + get_local_id(1), n = r < last ? t->n : 0; base < last;                          \
-         base += ROWS, r += ROWS, n = r < last ? t->n : 0)                                                             \
-        if (enter(t, r, at))
+    for (long base = first, row = base + get_local_id(1), n = row < last ? t->n : 0; base < last;                        \
+         base += ROWS, row += ROWS, n = row < last ? t->n : 0)                                                           \
+        if (enter(t, row, at))
+// For element-wise functions: hands a work-group CHUNK elements of a row at a time; `j` is where a vector starts, `n` where the chunk or the row ends.
+
+#define FOR_UNITS                                                                                                      \
+    const Task *t = &task;                                                                                             \
+    const long chunks = (t->n + CHUNK - 1) / CHUNK, units = t->rows * chunks, groups = get_num_groups(1);              \
+    long at[ARGS];                                                                                                     \
+    for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
+        if (enter(t, u / chunks, at))                                                                                  \
+            for (long n = min(t->n, (u % chunks + 1) * CHUNK), j = u % chunks * CHUNK + LANE * VEC; j < n; j += STEP)
+
 #define LANE ((long)get_local_id(0))
 // Over the vectors of a tile, which are to stay in registers.
 #define FOUR(k) _Pragma("unroll") for (int k = 0; k < 4; k++)
@@ -324,8 +336,8 @@ static void add_tile(V *high, V *low, const V *e) {
 
 // exp(t + low) 2^offset for magic = MAGIC + BIAS + offset: the low bits of q = t log2 e + magic are the biased exponent, and what is
 // left, r = t - n ln 2, in two parts, is so small that exp(r) = 1 + r + r^2 g(r) by a polynomial, where 1 is added exactly to the
-// larger part. The power of two must be a normal number. NaN stays NaN.
-static V exp_of_parts(V q, V high, V rest) {
+// larger part. The power of two must be a normal number. NaN stays NaN. What the result lost is about *lost.
+static V exp_of_parts(V q, V high, V rest, V *lost) {
     const V power = PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(q) << MANTISSA), r = high + rest;
 #ifdef DOUBLE
     V g = CONSTANT(2.5000062078258757146e-8);
@@ -346,15 +358,22 @@ static V exp_of_parts(V q, V high, V rest) {
     g = g * r + CONSTANT(0.4999999403953552f);
 #endif
     const V one = CONSTANT(1), h = one + high;
-    return (h + ((high - (h - one)) + (r * r * g + rest))) * power;
+    const V small = (high - (h - one)) + (r * r * g + rest), e = h + small;
+    *lost = (small - (e - h)) * power;
+    return e * power;
 }
 static V exp_offset(V t, V magic) {
+    V lost;
     const V q = t * CONSTANT(LOG2E) + magic, n = q - magic;
-    return exp_of_parts(q, t - n * CONSTANT(LN2_HIGH), n * CONSTANT(-LN2_LOW));
+    return exp_of_parts(q, t - n * CONSTANT(LN2_HIGH), n * CONSTANT(-LN2_LOW), &lost);
+}
+static V exp_in_two(V t, V low, V magic, V *lost) {
+    const V q = t * CONSTANT(LOG2E) + magic, n = q - magic;
+    return exp_of_parts(q, t - n * CONSTANT(LN2_HIGH), low - n * CONSTANT(LN2_LOW), lost);
 }
 static V exp_offset_low(V t, V low, V magic) {
-    const V q = t * CONSTANT(LOG2E) + magic, n = q - magic;
-    return exp_of_parts(q, t - n * CONSTANT(LN2_HIGH), low - n * CONSTANT(LN2_LOW));
+    V lost;
+    return exp_in_two(t, low, magic, &lost);
 }
 // exp(t + low) over its whole range, to subnormals and infinity: the power of two is kept in the middle of the exponents and moved
 // by one exact step at the end.
@@ -365,7 +384,7 @@ static V exp_of(V t, V low) {
     low = (far | (low != low)) ? CONSTANT(0) : low;
     return exp_offset_low(t, low, up ? CONSTANT(MAGIC + BIAS - HEADROOM) : CONSTANT(MAGIC + BIAS + HEADROOM)) * (up ? CONSTANT(UNIT) : CONSTANT(1 / UNIT));
 }
-// exp(t) 2^HEADROOM for t <= 0, and for t so small that the exponential is nothing, nearly nothing.
+// exp(t + low) 2^HEADROOM for t <= 0, and for t so small that the exponential is nothing, nearly nothing.
 static V decay(V t, V low) {
     const I far = t < CONSTANT(LOWEST);
     return exp_offset_low(far ? CONSTANT(LOWEST) : t, far ? CONSTANT(0) : low, CONSTANT(MAGIC + BIAS + HEADROOM));

@@ -1,14 +1,4 @@
 // map.cl: what happens to one element alone, each function above its gradient, and sums of gradients over what was broadcast.
-//
-// FOR_UNITS hands a work-group CHUNK elements of a row at a time; `j` is where a vector starts, `n` where the chunk or the row ends.
-
-#define FOR_UNITS                                                                                                      \
-    const Task *t = &task;                                                                                             \
-    const long chunks = (t->n + CHUNK - 1) / CHUNK, units = t->rows * chunks, groups = get_num_groups(1);              \
-    long at[ARGS];                                                                                                     \
-    for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
-        if (enter(t, u / chunks, at))                                                                                  \
-            for (long n = min(t->n, (u % chunks + 1) * CHUNK), j = u % chunks * CHUNK + LANE * VEC; j < n; j += STEP)
 
 #define A(j) take0(t, a + at[0], j, n, 0)
 #define B(j) take1(t, b + at[1], j, n, 0)
@@ -26,9 +16,6 @@
             put0(t, y + at[2], j, n, expression);                                                                      \
         }                                                                                                              \
     }
-
-#define ZERO CONSTANT(0)
-#define ONE CONSTANT(1)
 
 // x in y's dtype: of floating dtypes rounded to the nearest.
 #ifdef OP_copy

@@ -236,7 +236,7 @@ def glu_backward(
         dx = check.out(op, out, shape, check.computing(a), a)
         halves = check.halves(op, "out", dx, axis)
     run(op, check.computing(dy, a, b), (dy, a, b), tuple(halves), a.shape, option=by)
-    return tuple(map(result, dx, out or (None, None))) if isinstance(x, tuple) else dx
+    return tuple(map(result, dx, out or (None, None))) if isinstance(x, tuple) else result(dx, out)
 
 
 def _halves(op, x, axis):
