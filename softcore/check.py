@@ -374,16 +374,17 @@ def count(op: str, name: str, value, most: int) -> int:
     return value
 
 
-def indices(op: str, value, shape: tuple[int, ...], axis: int) -> np.ndarray:
-    """Positions along one axis of an array of `shape`, any number of them in each row."""
-    value = _array(op, "indices", value)
+def indices(op: str, value, shape: tuple[int, ...], axis: int, like) -> np.ndarray:
+    """Positions along one axis of an array of `shape`, any number of them in each row, in an array of the kind that `like` is."""
+    value = _of_kind(op, "indices", value, like)
     if value.dtype.kind not in "iu" and value.size:  # an empty list is of floats
         raise TypeError(f"{op}: indices has dtype {value.dtype}, it must be an integer dtype")
     if value.ndim != len(shape) or any(n != m for i, (n, m) in enumerate(zip(value.shape, shape)) if i != axis):
         wanted = ", ".join("k" if i == axis else str(n) for i, n in enumerate(shape)) + ("," if len(shape) == 1 else "")
         raise ValueError(f"{op}: indices has shape {value.shape}, it must be ({wanted})")
-    if value.size and not (0 <= value.min() and value.max() < shape[axis]):
-        wrong = value.max() if value.min() >= 0 else value.min()
+    held = on_host(value)
+    if held.size and not (0 <= held.min() and held.max() < shape[axis]):
+        wrong = held.max() if held.min() >= 0 else held.min()
         raise IndexError(f"{op}: indices holds {wrong}, it must be from 0 to {shape[axis] - 1}, for rows of {shape[axis]} elements")
     return value
 

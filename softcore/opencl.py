@@ -227,10 +227,14 @@ _FILES = {
         *("sigmoid", "sigmoid_backward", "log_sigmoid", "log_sigmoid_backward", "softplus", "softplus_backward"),
     ),
     "gates": ("gate", "gate_backward", "gate_backward_sum", "glu", "glu_backward"),
+    "mixtures": ("sum", "dot", "product", "largest", "take", "spread"),
 }
 _FILE_OF = {op: file for file, ops in _FILES.items() for op in ops}
-OPS = frozenset(op for op in _FILE_OF if op not in ("copy", "is_max") and not op.endswith("_sum"))  # functions that take pyopencl arrays
-_ELEMENTWISE = ("map", "gates")  # files; but what ends in _sum are rows
+_ELEMENTWISE = {*_FILES["map"], *_FILES["gates"], "product"} - {"maximum_backward_sum", "gate_backward_sum"}
+_PARTS = {"copy", "is_max", "maximum_backward_sum", "gate_backward_sum", *_FILES["mixtures"]}  # kernels that are no public function
+_BY_NUMBER = {"largest", "take", "spread"}  # kernels whose option is a number of elements, which they are not compiled for
+#: Public functions that take pyopencl arrays.
+OPS = frozenset({*_FILE_OF, "softmax_gate", "softmax_gate_backward", "topk_gate", "topk_gate_backward"} - _PARTS)
 # Ops with an optional operand: how many inputs they have with it, and what kernels call that.
 _OPTIONAL = {"logsumexp": (2, "WEIGHTED"), "logsumexp_backward": (4, "WEIGHTED"), "max_backward": (3, "INDEXED")}
 _DIMS = 8  # that a kernel can walk over: DIMS in common.cl
@@ -311,7 +315,7 @@ def _kernel(context, op, options, size):
 # ---------------------------------------------------------------------------------------------------------------- launches
 
 
-def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0):
+def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0, shape=None):
     """Run one kernel over arranged views, as ``kernels.core.run`` does over ndarrays.
 
     Parameters
@@ -326,15 +330,17 @@ def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0):
         How many axes come before those along a row.
     mask : View, optional
         True where an element takes part.
+    shape : tuple of int, optional
+        The shape of whole rows, where there are rows of another length beside them.
     """
     operands = (*inputs, *outputs, mask)
     arrays = [a.array for a in operands if a is not None]
     queue = arrays[0].queue
     described = tuple([None if a is None else (a.dtype, a.offset, a.shape, a.strides) for a in operands])
-    key = (op, storage, described, len(inputs), nouter, scale, option, queue.int_ptr)
+    key = (op, storage, described, len(inputs), nouter, scale, option, shape, queue.int_ptr)
     launch = _launches.get(key)
     if launch is None:
-        launch = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option)
+        launch = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape)
         if len(_launches) >= 4096:
             _launches.clear()
         _launches[key] = launch
@@ -371,7 +377,7 @@ def _finish():
             event.wait()
 
 
-def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option):
+def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape):
     """``(context, options, task, grid, group)``: all that a launch needs but the buffers."""
     global _touched
     _touched = True
@@ -383,11 +389,11 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option):
     if not device.double_fp_config and "float64" in [storage.name, *(a.dtype.name for a in operands)]:
         raise TypeError(f"{op}: the device {device.name.strip()!r} has no float64, in which this call computes")
     ndim = max([a.ndim for a in operands])
-    full = next(a for a in operands if a.ndim == ndim)
-    elementwise = _FILE_OF[op] in _ELEMENTWISE and not op.endswith("_sum")
+    shape = shape or next(a.shape for a in operands if a.ndim == ndim)
+    elementwise = op in _ELEMENTWISE
     if elementwise:
         nouter = ndim
-    outer, length, strides = _collapsed(op, full.shape, nouter, operands, outputs[0] if elementwise else None)
+    outer, length, strides = _collapsed(op, shape, nouter, operands, outputs[0] if elementwise else None)
     rows, n = prod(outer), prod(length)
     tile = planner.choose_opencl(n, accumulator.itemsize, _facts(device))
     units = rows * -(-n // planner.CHUNK) if elementwise else -(-rows // tile.rows)
@@ -403,7 +409,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option):
         "WG": tile.wg,
         "ROWS": 1 if elementwise else tile.rows,
         "CHUNK": planner.CHUNK,
-        "OPTION": int(option),
+        "OPTION": 0 if op in _BY_NUMBER else int(option),
         "LEAST": "-INFINITY" if accumulator.kind == "f" else _least(accumulator),
     }
     for name, way, arrays in (("IN", "READ", inputs), ("OUT", "WRITE", outputs)):
@@ -425,9 +431,10 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option):
     factor, positive = (1.0 if scale > 0 else -1.0, abs(scale)) if isfinite(scale) and scale != 0 else (scale, 1.0)
     high = float(real.type(positive))
     task = struct.pack(
-        f"@qqii8q{9 * len(operands)}q4{real.char}",
+        f"@qqii8qq{9 * len(operands)}q4{real.char}",
         *(rows, n, len(outer), len(length)),
         *_padded([*outer, *length]),
+        int(option),
         *[number for a, s in zip(operands, strides) for number in (a.offset // a.dtype.itemsize, *_padded(s))],
         *(factor, high, positive - high, scale),
     )

@@ -71,13 +71,19 @@ class View:
         return View(self.array, tuple([self.shape[i] for i in order]), tuple([self.strides[i] for i in order]), self.offset)
 
     def __getitem__(self, key):
-        # Slices, None and an ellipsis at the end: what the ops use.
+        # Slices, None and an ellipsis: what the ops use.
+        key = key if isinstance(key, tuple) else (key,)
         shape, strides, offset, i = [], [], self.offset, 0
-        for k in key if isinstance(key, tuple) else (key,):
+        for place, k in enumerate(key):
             if k is None:
                 shape.append(1)
                 strides.append(0)
-            elif k is not Ellipsis:
+            elif k is Ellipsis:
+                last = self.ndim - sum(isinstance(k, slice) for k in key[place:])
+                shape += self.shape[i:last]
+                strides += self.strides[i:last]
+                i = last
+            else:
                 start, stop, step = k.indices(self.shape[i])
                 shape.append(len(range(start, stop, step)))
                 strides.append(self.strides[i] * step)

@@ -28,7 +28,7 @@ pytest.importorskip("pyopencl.array")
 
 FLOAT32 = np.dtype(np.float32)
 OTHERS = [np.dtype(np.float16), BFLOAT16, np.dtype(np.float64)]
-HERE = [op for op in OPS.values() if op.name in sc.opencl.OPS]
+HERE = [op for op in OPS.values() if op.name in sc.opencl.OPS and op.kind not in ("windows", "mixture")]
 
 
 def _compiles(device):
@@ -283,6 +283,77 @@ def test_activations(activation, dtype, rng):
         sc.reference.glu_backward(np.ones_like(b), (np.ones_like(b), b), activation=activation),
     ):
         np.testing.assert_array_equal(actual, e)
+
+
+# ----------------------------------------------------------------------------------------------------------------- mixtures
+
+
+def alike(actual, expected, rtol=2e-6, atol=1e-6):
+    for a, e in zip(*[r if isinstance(r, tuple) else (r,) for r in (actual, expected)]):
+        assert a.shape == np.shape(e) and a.dtype == np.asarray(e).dtype
+        if a.dtype.kind in "iu":
+            np.testing.assert_array_equal(a, e)
+        else:
+            np.testing.assert_allclose(np.asarray(a, float), np.asarray(e, float), rtol=rtol, atol=atol)
+
+
+MIXTURES = [((5, 70, 3), (5, 70)), ((3, 1, 1), (3, 1)), ((6, 40), (5, 6)), ((4, 6, 33), (6,)), ((3, 1, 20, 7), (1, 4, 20)), ((2, 0, 3), (2, 0)), ((2, 4, 0), (2, 4))]
+
+
+@pytest.mark.parametrize("shapes", MIXTURES, ids=str)
+def test_softmax_gate(shapes, rng):
+    x, r = (rng.standard_normal(s).astype(np.float32) for s in shapes)
+    batch_shape = np.broadcast_shapes(x.shape[:-2], r.shape[:-1])
+    do = rng.standard_normal((*batch_shape, x.shape[-1])).astype(np.float32)
+    where = rng.random((*batch_shape, r.shape[-1])) < 0.7
+    for options in ({}, {"scale": -2.5}, {"where": where}, {"where": where, "scale": 0.5}):
+        alike(on_device("softmax_gate", x, r, **options), sc.softmax_gate(x, r, **options))
+        alike(on_device("softmax_gate", x, r, return_lse=True, **options), sc.softmax_gate(x, r, return_lse=True, **options))
+        alike(on_device("softmax_gate_backward", do, x, r, **options), sc.softmax_gate_backward(do, x, r, **options), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, *OTHERS, np.dtype(np.int32)], ids=str)
+def test_softmax_gate_of_awkward_scores(dtype, rng):
+    r = batch(dtype, 9)
+    x = rng.standard_normal((*r.shape, 3)).astype(dtype)
+    where = rng.random(r.shape) < 0.6
+    if dtype.kind != "i":
+        x[~where] = np.nan  # not read
+    tolerance = {"float16": 1e-3, "bfloat16": 8e-3}.get(dtype.name, 1e-6)
+    alike(on_device("softmax_gate", x, r, where=where), sc.softmax_gate(x, r, where=where), rtol=tolerance)
+    do = rng.standard_normal((len(r), 3)).astype(dtype)
+    alike(on_device("softmax_gate_backward", do, x, r, where=where), sc.softmax_gate_backward(do, x, r, where=where), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, *OTHERS, np.dtype(np.int64)], ids=str)
+@pytest.mark.parametrize("renormalize", [True, False])
+def test_topk_gate(dtype, renormalize, rng):
+    r = batch(dtype, 40)
+    tolerance = {"float16": 1e-3, "bfloat16": 8e-3}.get(dtype.name, 1e-6)
+    for k in (1, 5, 40):
+        weights, indices = on_device("topk_gate", r, k, renormalize=renormalize)
+        expected = sc.topk_gate(r, k, renormalize=renormalize)
+        alike((weights, indices), expected, rtol=tolerance)
+        dw = rng.standard_normal(weights.shape).astype(weights.dtype)
+        alike(
+            on_device("topk_gate_backward", dw, r, indices, renormalize=renormalize),
+            sc.topk_gate_backward(dw, r, indices, renormalize=renormalize),
+            rtol=4 * tolerance,
+            atol=4 * tolerance,
+        )
+    alike(on_device("topk_gate", np.ascontiguousarray(r.T), 3, 0, renormalize=renormalize), sc.topk_gate(r.T, 3, 0, renormalize=renormalize), rtol=tolerance)
+    assert on_device("topk_gate", r, 0)[0].shape == (len(r), 0)
+
+
+def test_topk_gate_of_large_integers_and_repeated_indices(rng):
+    r = 2**60 + rng.integers(0, 40, (3, 20))
+    np.testing.assert_array_equal(on_device("topk_gate", r, 7)[1], sc.topk_gate(r, 7)[1])
+    r, dw = rng.standard_normal((3, 6)).astype(np.float32), rng.standard_normal((3, 9)).astype(np.float32)
+    indices = rng.integers(0, 6, (3, 9))
+    for renormalize in (True, False):
+        alike(on_device("topk_gate_backward", dw, r, indices, renormalize=renormalize), sc.topk_gate_backward(dw, r, indices, renormalize=renormalize))
+    with pytest.raises(IndexError, match="topk_gate_backward: indices holds 6, it must be from 0 to 5, for rows of 6 elements"):
+        on_device("topk_gate_backward", dw, r, indices + (6 - indices.max()))
 
 
 # --------------------------------------------------------------------------------------------------------- axes and layouts

@@ -51,6 +51,7 @@ typedef struct {
     long rows, n;
     int nouter, nlength;
     long shape[DIMS];
+    long option;  // of kernels that are not compiled for each value of it
     Operand arg[ARGS];
     REAL number[4];
 } Task;

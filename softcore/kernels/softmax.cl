@@ -260,6 +260,11 @@ KERNEL(log_softmax_backward)(const Task task, const __global IN0 *dy, const __gl
 #endif
 #if defined(OP_logsumexp) && !defined(WEIGHTED)
 
+#ifdef SCALED
+#define SCALE(m) (m * t->number[1])
+#else
+#define SCALE(m) m
+#endif
 KERNEL(logsumexp)(const Task task, const __global IN0 *x, __global OUT0 *y
 #if OUTPUTS > 1
                         , __global OUT1 *sign
@@ -272,7 +277,7 @@ KERNEL(logsumexp)(const Task task, const __global IN0 *x, __global OUT0 *y
     FOR_ROWS {
         FOLD_OF_ROW(m, log)
         if (LANE == 0 && n) {
-            set0(y + at[1], log != log ? log : m - m == 0 ? m + log : m);
+            set0(y + at[1], log != log ? log : m - m == 0 ? SCALE(m) + log : m);
 #if OUTPUTS > 1
             set1(sign + at[2], log != log ? log : m == -INFINITY ? 0 : 1);
 #endif

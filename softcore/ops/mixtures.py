@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from softcore import check, kernels
-from softcore.ops.run import copy, is_same, overlaps, result, run
+from softcore.ops.run import copy, is_same, overlaps, result, run, without_shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,8 +93,11 @@ def softmax_gate(
     else:
         results = [check.out(op, out, shapes[0], dtype, x)]
     if 0 not in batch:
-        targets = [np.empty(y.shape, y.dtype) if any(overlaps(y, a) for a in (x, r, mask)) else y for y in results]
-        kernels.core.mix(op, storage, x, r, targets[0], mask, targets[1] if return_lse else None, scale=scale)
+        targets = [check.new(y.shape, y.dtype, y) if any(overlaps(y, a) for a in (x, r, mask)) else y for y in results]
+        if isinstance(x, np.ndarray):
+            kernels.core.mix(op, storage, x, r, targets[0], mask, targets[1] if return_lse else None, scale=scale)
+        else:
+            _mix_on_device(storage, x, r, mask, scale, *targets)
         for y, target in zip(results, targets):
             copy(y, target)
     if return_lse:
@@ -157,10 +160,14 @@ def softmax_gate_backward(
     batch, x, r, mask, scale, storage = _mixture(op, x, r, where, scale, dtype)
     do = check.broadcast(op, "do", do, batch + x.shape[-1:])
     gradients = check.outs(op, out, [a.shape for a in own], [check.computing(a) for a in own], x)
+    out = out or (None, None)
     if 0 in batch:
         for gradient in gradients:
             gradient[...] = 0
-        return tuple(gradients)
+        return tuple(map(result, gradients, out))
+    if not isinstance(x, np.ndarray):
+        _mix_backward_on_device(storage, do, x, r, mask, scale, *gradients)
+        return tuple(map(result, gradients, out))
     shared_x, shared_r = (_shared(a.shape[: a.ndim - inner], batch) for a, inner in zip(own, (2, 1)))
     # dx may be written over x as that is read, and dr over r unless r is read again for the gradient of a shared x.
     others = (do, r, mask), (do, x, mask, *([r] if shared_x else []))
@@ -175,6 +182,52 @@ def softmax_gate_backward(
     for gradient, target in zip(gradients, targets):
         copy(gradient, target)
     return tuple(gradients)
+
+
+# On OpenCL devices the weights of the mixture are kept, which takes the room of r.
+
+
+def _weights_on_device(storage, r, mask, scale):
+    weights = check.new(r.shape, storage, r)
+    run("softmax", storage, (r,), (weights,), r.shape, (r.ndim - 1,), mask=mask, scale=scale)
+    return weights
+
+
+def _along_features(a, shape):
+    """A value for each row of x as a view of x's shape."""
+    return a if a is None else np.broadcast_to(a[..., None], shape)
+
+
+def _mix_on_device(storage, x, r, mask, scale, y, lse=None):
+    if r.shape[-1] == 0:
+        y[...] = 0
+        if lse is not None:
+            lse[...] = -np.inf
+        return
+    if lse is not None:
+        run("logsumexp", storage, (r, None), (lse,), r.shape, (r.ndim - 1,), mask=mask, scale=scale)
+    weights = _along_features(_weights_on_device(storage, r, mask, scale), x.shape)
+    run("dot", storage, (x, weights), (y,), x.shape, (x.ndim - 2,), mask=_along_features(mask, x.shape), dtypes=(y.dtype,))
+
+
+def _mix_backward_on_device(storage, do, x, r, mask, scale, dx, dr):
+    if x.size == 0:
+        dx[...] = dr[...] = 0
+        return
+    read = (do, x, r, mask)
+    targets = [check.new(g.shape, g.dtype, g) if any(overlaps(g, a) for a in read) else g for g in (dx, dr)]
+    weights = _weights_on_device(storage, r, mask, scale)
+    do = np.broadcast_to(do[..., None, :], x.shape)
+    dw = check.new(r.shape, storage, r)
+    run("dot", storage, (do, x), (dw,), x.shape, (x.ndim - 1,))
+    run("softmax_backward", storage, (dw, weights), (dw,), r.shape, (r.ndim - 1,), mask=mask, scale=scale)
+    target, shared = without_shared(targets[1], r.shape)
+    run("sum" if shared else "copy", storage, (dw,), (target,), r.shape, shared, dtypes=(dr.dtype,))
+    target, shared = without_shared(targets[0], x.shape)
+    products = (_along_features(weights, x.shape), do)
+    run("dot" if shared else "product", storage, products, (target,), x.shape, shared, mask=_along_features(mask, x.shape), dtypes=(dx.dtype,))
+    for gradient, target in zip((dx, dr), targets):
+        copy(gradient, target)
 
 
 def _mix_grouped(op, storage, shared, do, x, r, mask, dx, dr, scale):
@@ -290,14 +343,46 @@ def topk_gate(
     shape = (*r.shape[:axis], k, *r.shape[axis + 1 :])
     results = check.outs(op, out, (shape, shape), (dtype, _INDEX), r)
     if 0 not in shape:
-        targets = [np.empty(y.shape, y.dtype) if overlaps(y, r) or not y.flags.aligned else y for y in results]
+        targets = [check.new(y.shape, y.dtype, y) if overlaps(y, r) or not y.flags.aligned else y for y in results]
         last = [np.moveaxis(a, axis, -1) for a in (r, *targets)]
-        kernels.core.choose_largest(dtype, *last, renormalize)
+        if isinstance(r, np.ndarray):
+            kernels.core.choose_largest(dtype, *last, renormalize)
+        else:
+            _largest_on_device(*last, renormalize)
         if renormalize:
             run("softmax", dtype, (targets[0],), (targets[0],), shape, (axis,))
         for y, target in zip(results, targets):
             copy(y, target)
-    return tuple(results)
+    return tuple(map(result, results, out or (None, None)))
+
+
+def _largest_on_device(r, weights, indices, renormalize):
+    """The largest, or without `renormalize` their shares of the softmax over all, which takes room of the size of r."""
+    k, nouter = weights.shape[-1], r.ndim - 1
+    opencl = kernels.core_of(r)
+    opencl.run("largest", r.dtype, (r,), (weights, indices), nouter, option=k, shape=r.shape)
+    if not renormalize:
+        shares = check.new(r.shape, weights.dtype, r)
+        run("softmax", weights.dtype, (r,), (shares,), r.shape, (nouter,))
+        opencl.run("take", weights.dtype, (shares, indices), (weights,), nouter, option=k, shape=r.shape)
+
+
+def _largest_backward_on_device(storage, dw, r, indices, dr, renormalize):
+    opencl = kernels.core_of(r)
+    k, axes = indices.shape[-1], (r.ndim - 1,)
+    if renormalize:
+        weights, dw = check.new(indices.shape, storage, r), np.broadcast_to(dw, indices.shape)
+        opencl.run("take", storage, (r, indices), (weights,), *axes, option=k, shape=r.shape)
+        run("softmax", storage, (weights,), (weights,), weights.shape, axes)
+        run("softmax_backward", storage, (dw, weights), (weights,), weights.shape, axes)
+        dw = weights
+    spread = check.new(r.shape, storage, r)
+    opencl.run("spread", storage, (dw, indices), (spread,), *axes, option=k, shape=r.shape)
+    if not renormalize:
+        shares = check.new(r.shape, storage, r)
+        run("softmax", storage, (r,), (shares,), r.shape, axes)
+        run("softmax_backward", storage, (spread, shares), (spread,), r.shape, axes)
+    np.copyto(dr, spread)
 
 
 def topk_gate_backward(
@@ -346,16 +431,18 @@ def topk_gate_backward(
     dw, r = check.arrays(op, dw=dw, r=r)
     dtype = _wide(check.computing(dw, r))
     axis = check.one_axis(op, "r", axis, r.ndim)
-    indices = check.indices(op, indices, r.shape, axis)
+    indices = check.indices(op, indices, r.shape, axis, r)
     renormalize = check.flag(op, "renormalize", renormalize)
     dw = check.broadcast(op, "dw", dw, indices.shape)
     dr = check.out(op, out, r.shape, check.computing(r), r)
     if indices.size == 0:
         dr[...] = 0
+    elif not isinstance(r, np.ndarray):
+        _largest_backward_on_device(dtype, *[np.moveaxis(a, axis, -1) for a in (dw, r, indices, dr)], renormalize)
     else:
         over = overlaps(dr, dw) or overlaps(dr, indices) or (overlaps(dr, r) and not is_same(dr, r))
         target = np.empty(dr.shape, dr.dtype) if over else dr
         last = [np.moveaxis(a, axis, -1) for a in (dw, r, indices, target)]
         kernels.core.choose_backward(dtype, *last, renormalize)
         copy(dr, target)
-    return dr
+    return result(dr, out)

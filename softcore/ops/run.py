@@ -88,14 +88,19 @@ def run_gradients(op, storage, dy, operands, gradients, shape):
         # A sum must not overwrite what the others are computed from.
         target = check.new(gradient.shape, storage, gradient) if any(overlaps(gradient, a) for a in (dy, *operands)) else gradient
         later.append((gradient, target))
-        added = len(shape) - gradient.ndim
-        stretched = tuple(j for j, n in enumerate(gradient.shape) if n != shape[added + j])
-        axes = (*range(added), *(added + j for j in stretched))
-        run(f"{op}_sum", storage, inputs, (by_row(target, stretched, True),), shape, axes, option=i)
+        target, axes = without_shared(target, shape)
+        run(f"{op}_sum", storage, inputs, (target,), shape, axes, option=i)
     if full:
         run(op, storage, inputs, tuple(gradients[i] for i in full), shape, option=sum(1 << i for i in full))
     for gradient, target in later:
         copy(gradient, target)
+
+
+def without_shared(a, shape):
+    """A view of an array without the axes along which it is broadcast to `shape`, and these as axes of that shape."""
+    added = len(shape) - a.ndim
+    stretched = tuple(j for j, n in enumerate(a.shape) if n != shape[added + j])
+    return by_row(a, stretched, True), (*range(added), *(added + j for j in stretched))
 
 
 def _arranged(a, order):

@@ -1,0 +1,122 @@
+// mixtures.cl: what softmax_gate and topk_gate are made of, besides the softmax.
+
+// ---------------------------------------------------------------- sums and products
+
+#if defined(OP_sum) || defined(OP_dot)
+
+#ifdef OP_dot
+#define B_PARAMETER , const __global IN1 *b
+#define B_ROW , b + at[1]
+#define B_TIMES(j) take1(t, b, j, n, 0) *
+#else
+#define B_PARAMETER
+#define B_ROW
+#define B_TIMES(j)
+#endif
+static void sum_tile(const Task *t, const __global IN0 *a B_PARAMETER MASK_PARAMETER, long j, long n, V *high, V *low) {
+    V e[4];
+    FOUR(k) e[k] = HIDE(B_TIMES(j + k * STEP) take0(t, a, j + k * STEP, n, 0), j + k * STEP, 0);
+    add_tile(high, low, e);
+}
+// The sum of a row, or of the products of two.
+#ifdef OP_dot
+KERNEL(dot)
+#else
+KERNEL(sum)
+#endif
+(const Task task, const __global IN0 *a B_PARAMETER, __global OUT0 *y MASK_PARAMETER) {
+    const Task *t = &task;
+    SCRATCH(Sum, sums)
+    FOR_ROWS {
+        V high = ZERO, low = ZERO;
+        OVER_TILES(sum_tile(t, a + at[0] B_ROW MASK_ROW, j, end, &high, &low))
+        Sum s = sum_lanes(high, low);
+        OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
+        if (LANE == 0 && n) set0(y + at[INPUTS], total(s));
+    }
+}
+
+#endif
+#ifdef OP_product
+
+KERNEL(product)(const Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y MASK_PARAMETER) {
+    FOR_UNITS {
+        const V v = take0(t, a + at[0], j, n, 0) * take1(t, b + at[1], j, n, 0);
+#ifdef MASKED
+        put0(t, y + at[2], j, n, mask_of(t, mask + at[MASK], j, n) ? v : ZERO);
+#else
+        put0(t, y + at[2], j, n, v);
+#endif
+    }
+}
+
+#endif
+
+// ---------------------------------------------------------------- the largest, and what is said by places
+
+// Rows of the number of elements that the task's option says lie beside rows of n.
+#define SMALL_ROW(i) (t->arg[i].stride[t->nouter])
+
+#ifdef OP_largest
+
+typedef struct { ACC value; long index; } Place;
+// Whether a comes before b in descending order: NaN before numbers, and of equals the one with the smaller index.
+static bool precedes(Place a, Place b) {
+    const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
+    if (a_nan != b_nan) return a_nan;
+    return (a_nan || a.value == b.value) ? a.index < b.index : a.value > b.value;
+}
+// The largest elements of a row in descending order and where they are: each time the first of those that follow the one before.
+KERNEL(largest)(const Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index) {
+    const Task *t = &task;
+    SCRATCH(Place, places)
+    FOR_ROWS {
+        Place before = {0, -1};
+        for (int c = 0; c < t->option; c++) {
+            Place best = {0, LONG_MAX};
+            for (long j = LANE; j < n; j += WG) {
+                const Place p = {value0(x + at[0] + AT(t, 0, j)), j};
+                if ((c == 0 || precedes(before, p)) && (best.index == LONG_MAX || precedes(p, best))) best = p;
+            }
+            OVER_GROUP(places, best,
+                       places[own].index == LONG_MAX || (places[other].index != LONG_MAX && precedes(places[other], places[own])) ? places[other] : places[own])
+            if (LANE == 0 && n) {
+                set0(y + at[1] + c * SMALL_ROW(1), best.value);
+                index[at[2] + c * SMALL_ROW(2)] = best.index;
+            }
+            before = best;
+        }
+    }
+}
+
+#endif
+#ifdef OP_take
+
+// The elements of x at the places in index.
+KERNEL(take)(const Task task, const __global IN0 *x, const __global IN1 *index, __global OUT0 *y) {
+    const Task *t = &task;
+    FOR_ROWS {
+        if (!n) continue;
+        for (long c = LANE; c < t->option; c += WG)
+            set0(y + at[2] + c * SMALL_ROW(2), value0(x + at[0] + AT(t, 0, (long)index[at[1] + c * SMALL_ROW(1)])));
+    }
+}
+
+#endif
+#ifdef OP_spread
+
+// A row of zeros to which the elements of x are added at the places in index, in order.
+KERNEL(spread)(const Task task, const __global IN0 *x, const __global IN1 *index, __global OUT0 *y) {
+    const Task *t = &task;
+    FOR_ROWS {
+        for (long j = LANE * VEC; j < n; j += STEP) put0(t, y + at[2], j, n, ZERO);
+        if (WG > 1) barrier(CLK_GLOBAL_MEM_FENCE);
+        if (LANE || !n) continue;
+        for (int c = 0; c < t->option; c++) {
+            __global OUT0 *p = y + at[2] + AT(t, 2, (long)index[at[1] + c * SMALL_ROW(1)]);
+            *p = *p + value0(x + at[0] + c * SMALL_ROW(0));
+        }
+    }
+}
+
+#endif
