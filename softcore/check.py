@@ -67,6 +67,8 @@ def _of_numbers(op, name, a):
 def _view(op, name, a):
     from softcore import opencl, views  # where there is such an array, there is pyopencl
 
+    if isinstance(a, views.View):
+        return a
     if op not in opencl.OPS:
         raise TypeError(f"{op}: {name} is a pyopencl array, it must be a NumPy array: the OpenCL core has no {op} yet")
     if a.queue is None:
@@ -92,6 +94,16 @@ def _of_kind(op, name, a, like):
         is_one, are = ("is a pyopencl array", "are not") if _is_opencl(a) else ("is not a pyopencl array", "are")
         raise TypeError(f"{op}: {name} {is_one} and the other arrays {are}; all must be of one kind")
     return _array(op, name, a) if isinstance(like, np.ndarray) else _view(op, name, a)
+
+
+def same_kind(op: str, name: str, a, like):
+    """`a`, an ndarray or a view, which must be of the kind that `like` is; a number goes where that is."""
+    if isinstance(a, np.ndarray) == isinstance(like, np.ndarray):
+        return a
+    if isinstance(a, np.ndarray) and a.ndim == 0:
+        return type(like).of(a, like)
+    is_one, are = ("is not a pyopencl array", "are") if isinstance(a, np.ndarray) else ("is a pyopencl array", "are not")
+    raise TypeError(f"{op}: {name} {is_one} and the other arrays {are}; all must be of one kind")
 
 
 def new(shape: tuple[int, ...], dtype: np.dtype, like) -> np.ndarray:
@@ -130,8 +142,8 @@ def as_dtype(op: str, name: str, number, dtype: np.dtype) -> np.ndarray:
 
 
 def _is_opencl(a):
-    # By name, since importing pyopencl to find out would make it a dependency.
-    return type(a).__module__.partition(".")[0] == "pyopencl"
+    # By name, since importing pyopencl to find out would make it a dependency. A view was checked before.
+    return type(a).__module__.partition(".")[0] == "pyopencl" or type(a).__module__ == "softcore.views"
 
 
 def broadcast(op: str, name: str, a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -510,9 +522,10 @@ def unpooled(op: str, pooled: tuple[int, ...], shape: tuple[int, ...], layout: s
 # ----------------------------------------------------------------------------------------------------------------- targets
 
 
-def target(op: str, value, shape: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray:
-    """Class labels, one per row of logits of `shape`, or a probability for each of them."""
+def target(op: str, value, shape: tuple[int, ...], axes: tuple[int, ...], like) -> np.ndarray:
+    """Class labels, one per row of logits of `shape`, or a probability for each of them, in an array of the kind that `like` is."""
     (value,) = arrays(op, target=value)
+    value = same_kind(op, "target", value, like)
     if value.dtype.kind == "b":
         raise TypeError(f"{op}: target has dtype bool, it must be an integer dtype (labels) or a floating one (probabilities)")
     labels = value.dtype.kind in "iu"

@@ -228,13 +228,18 @@ _FILES = {
     ),
     "gates": ("gate", "gate_backward", "gate_backward_sum", "glu", "glu_backward"),
     "mixtures": ("sum", "dot", "product", "largest", "take", "spread"),
+    "losses": ("cross_entropy", "binary_cross_entropy"),
 }
+_BEHIND = {"losses": ("softmax",)}  # files that others are compiled behind
 _FILE_OF = {op: file for file, ops in _FILES.items() for op in ops}
-_ELEMENTWISE = {*_FILES["map"], *_FILES["gates"], "product"} - {"maximum_backward_sum", "gate_backward_sum"}
+_ELEMENTWISE = {*_FILES["map"], *_FILES["gates"], "product", "binary_cross_entropy"} - {"maximum_backward_sum", "gate_backward_sum"}
 _PARTS = {"copy", "is_max", "maximum_backward_sum", "gate_backward_sum", *_FILES["mixtures"]}  # kernels that are no public function
 _BY_NUMBER = {"largest", "take", "spread"}  # kernels whose option is a number of elements, which they are not compiled for
 #: Public functions that take pyopencl arrays.
-OPS = frozenset({*_FILE_OF, "softmax_gate", "softmax_gate_backward", "topk_gate", "topk_gate_backward"} - _PARTS)
+OPS = frozenset(_FILE_OF) - _PARTS | {
+    *("softmax_gate", "softmax_gate_backward", "topk_gate", "topk_gate_backward"),
+    *(f"{op}{end}" for op in _FILES["losses"] for end in ("_with_grad", "_backward")),
+}
 # Ops with an optional operand: how many inputs they have with it, and what kernels call that.
 _OPTIONAL = {"logsumexp": (2, "WEIGHTED"), "logsumexp_backward": (4, "WEIGHTED"), "max_backward": (3, "INDEXED")}
 _DIMS = 8  # that a kernel can walk over: DIMS in common.cl
@@ -274,7 +279,7 @@ def _program(context, file, options):
     program = _programs.get(key)
     if program is None:
         cl = _pyopencl()
-        source = "\n".join([(_KERNELS / f"{name}.cl").read_text() for name in ("common", file)])
+        source = "\n".join([(_KERNELS / f"{name}.cl").read_text() for name in ("common", *_BEHIND.get(file, ()), file)])
         with _lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", cl.CompilerWarning)
             try:
@@ -315,7 +320,7 @@ def _kernel(context, op, options, size):
 # ---------------------------------------------------------------------------------------------------------------- launches
 
 
-def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0, shape=None):
+def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0, shape=None, numbers=None, names=()):
     """Run one kernel over arranged views, as ``kernels.core.run`` does over ndarrays.
 
     Parameters
@@ -332,19 +337,52 @@ def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0, sh
         True where an element takes part.
     shape : tuple of int, optional
         The shape of whole rows, where there are rows of another length beside them.
+    numbers : tuple of float, optional
+        What the kernel takes in place of the parts of the scale.
+    names : tuple of str, optional
+        What else to define as it is compiled.
     """
     operands = (*inputs, *outputs, mask)
     arrays = [a.array for a in operands if a is not None]
     queue = arrays[0].queue
     described = tuple([None if a is None else (a.dtype, a.offset, a.shape, a.strides) for a in operands])
-    key = (op, storage, described, len(inputs), nouter, scale, option, shape, queue.int_ptr)
+    key = (op, storage, described, len(inputs), nouter, scale, option, shape, numbers, names, queue.int_ptr)
     launch = _launches.get(key)
     if launch is None:
-        launch = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape)
+        launch = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names)
         if len(_launches) >= 4096:
             _launches.clear()
         _launches[key] = launch
     _launch(queue, op, launch, arrays)
+
+
+def run_loss(op, storage, inputs, outputs, nouter, sums, keep, spread, z, weights, factor, ignored):
+    """Run a loss, as ``kernels.core.run_loss`` does; of one that is summed, return the parts of the sum."""
+    logits, target = inputs[:2]
+    value, gradient = outputs
+    kernel = op.removesuffix("_with_grad").removesuffix("_backward")
+    soft = kernel == "cross_entropy" and target.dtype.kind not in "iu"
+    rest = {name: a for name, a in zip(("WEIGHT", "POS_WEIGHT", "DLOSS"), inputs[2:]) if a is not None}
+    names = [f"HAS_{name}=1" for name in rest] + [f"I_{name}={2 + i}" for i, name in enumerate(rest)]
+    parts = value
+    if sums:
+        count = prod(logits.shape[:nouter]) if kernel == "cross_entropy" else _units(logits.shape, [*inputs, gradient], gradient or logits)
+        parts = value = type(logits).empty((count,), np.dtype(np.float32) if storage.itemsize == 2 else storage, logits)
+        if kernel == "cross_entropy":
+            value = parts.reshape(logits.shape[:nouter])
+        else:  # they have no place among the elements
+            value = type(logits)(parts.array, logits.shape, (0,) * logits.ndim)
+    given = {"VALUE": value is not None, "GRADIENT": gradient is not None, "SOFT": soft, "SHARED_OUT": soft or spread != 0, "SUMS": sums}
+    names += [f"{name}=1" for name, is_so in given.items() if is_so]
+    results = tuple([a for a in (value, gradient) if a is not None])
+    run(kernel, storage, (logits, target, *rest.values()), results, nouter, option=ignored, shape=logits.shape, numbers=(keep, spread, z, weights, factor), names=tuple(names))
+    return parts if sums else None
+
+
+def _units(shape, operands, along):
+    """How many chunks an element-wise op works on."""
+    outer, length, _ = _collapsed("", shape, len(shape), [a for a in operands if a is not None], along)
+    return prod(outer) * -(-length[0] // planner.CHUNK)
 
 
 def _launch(queue, op, launch, arrays):
@@ -377,7 +415,7 @@ def _finish():
             event.wait()
 
 
-def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape):
+def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names):
     """``(context, options, task, grid, group)``: all that a launch needs but the buffers."""
     global _touched
     _touched = True
@@ -393,7 +431,8 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     elementwise = op in _ELEMENTWISE
     if elementwise:
         nouter = ndim
-    outer, length, strides = _collapsed(op, shape, nouter, operands, outputs[0] if elementwise else None)
+    along = next((a for a in (*outputs, *inputs) if any(a.strides)), outputs[0]) if elementwise else None
+    outer, length, strides = _collapsed(op, shape, nouter, operands, along)
     rows, n = prod(outer), prod(length)
     tile = planner.choose_opencl(n, accumulator.itemsize, _facts(device))
     units = rows * -(-n // planner.CHUNK) if elementwise else -(-rows // tile.rows)
@@ -409,7 +448,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         "WG": tile.wg,
         "ROWS": 1 if elementwise else tile.rows,
         "CHUNK": planner.CHUNK,
-        "OPTION": 0 if op in _BY_NUMBER else int(option),
+        "OPTION": 0 if op in _BY_NUMBER or names else int(option),
         "LEAST": "-INFINITY" if accumulator.kind == "f" else _least(accumulator),
     }
     for name, way, arrays in (("IN", "READ", inputs), ("OUT", "WRITE", outputs)):
@@ -426,17 +465,19 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     if op in _OPTIONAL:
         count, name = _OPTIONAL[op]
         flags[name] = len(inputs) == count
-    options |= {name: 1 for name, is_set in flags.items() if is_set}
+    options |= {name: 1 for name, is_set in flags.items() if is_set} | dict(name.partition("=")[::2] for name in names)
     # A sign, a zero and the like are exact as factors; what is left of the scale comes in two parts.
-    factor, positive = (1.0 if scale > 0 else -1.0, abs(scale)) if isfinite(scale) and scale != 0 else (scale, 1.0)
-    high = float(real.type(positive))
+    if numbers is None:
+        factor, positive = (1.0 if scale > 0 else -1.0, abs(scale)) if isfinite(scale) and scale != 0 else (scale, 1.0)
+        high = float(real.type(positive))
+        numbers = (factor, high, positive - high, scale)
     task = struct.pack(
-        f"@qqii8qq{9 * len(operands)}q4{real.char}",
+        f"@qqii8qq{9 * len(operands)}q6{real.char}",
         *(rows, n, len(outer), len(length)),
         *_padded([*outer, *length]),
         int(option),
         *[number for a, s in zip(operands, strides) for number in (a.offset // a.dtype.itemsize, *_padded(s))],
-        *(factor, high, positive - high, scale),
+        *(*numbers, *(0.0,) * (6 - len(numbers))),
     )
     groups = min(tile.groups, units)
     group = (tile.wg, options["ROWS"])

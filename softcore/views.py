@@ -70,6 +70,11 @@ class View:
     def transpose(self, order) -> View:
         return View(self.array, tuple([self.shape[i] for i in order]), tuple([self.strides[i] for i in order]), self.offset)
 
+    def reshape(self, shape) -> View:
+        """One axis as several, in their order."""
+        (stride,) = self.strides
+        return View(self.array, tuple(shape), tuple([stride * prod(shape[i + 1 :]) for i in range(len(shape))]), self.offset)
+
     def __getitem__(self, key):
         # Slices, None and an ellipsis: what the ops use.
         key = key if isinstance(key, tuple) else (key,)

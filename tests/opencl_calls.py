@@ -46,6 +46,12 @@ def calls():
         if op.name in ("glu", "glu_backward"):
             yield op.name, arguments, {"activation": "gelu"}
             yield op.name, arguments, {"activation": "gelu_tanh"}
+        if op.name.startswith("cross_entropy"):
+            weight = rng.random(x.shape[-1]).astype(np.float32)
+            yield op.name, arguments, {"label_smoothing": 0.1, "z_loss": 0.1, "weight": weight}
+            yield op.name, (*arguments[:-1], np.abs(x)), {}
+        if op.name.startswith("binary"):
+            yield op.name, arguments, {"weight": np.abs(x), "pos_weight": x**2}
         if op.name in ("maximum_backward", "gate_backward"):
             dy, a, *others = arguments
             yield op.name, (dy, a[0], *others), {}

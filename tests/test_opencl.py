@@ -356,6 +356,67 @@ def test_topk_gate_of_large_integers_and_repeated_indices(rng):
         on_device("topk_gate_backward", dw, r, indices + (6 - indices.max()))
 
 
+# ------------------------------------------------------------------------------------------------------------------ losses
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("options", [{}, {"weight": True}, {"label_smoothing": 0.1}, {"z_loss": 0.1}, {"weight": True, "label_smoothing": 0.2, "z_loss": 0.1}], ids=str)
+def test_cross_entropy(options, soft, rng):
+    x = (3 * rng.standard_normal((6, 70))).astype(np.float32)
+    target = rng.random(x.shape).astype(np.float32) if soft else np.where(rng.random(6) < 0.3, -100, rng.integers(0, 70, 6))
+    if soft:
+        x[1, 3], target[1, 3] = -np.inf, 0  # no loss
+    options = {**options, **({"weight": rng.random(70).astype(np.float32)} if "weight" in options else {})}
+    if soft and options.get("label_smoothing"):
+        x[1, 3] = 0
+    for reduction in ("mean", "sum", "none"):
+        dloss = np.asarray(rng.standard_normal(6 if reduction == "none" else ())).astype(np.float32)
+        alike(on_device("cross_entropy", x, target, reduction=reduction, **options), sc.cross_entropy(x, target, reduction=reduction, **options))
+        alike(on_device("cross_entropy_with_grad", x, target, reduction=reduction, **options), sc.cross_entropy_with_grad(x, target, reduction=reduction, **options))
+        alike(
+            on_device("cross_entropy_backward", dloss, x, target, reduction=reduction, **options),
+            sc.cross_entropy_backward(dloss, x, target, reduction=reduction, **options),
+        )
+    logits = to_device(x)
+    loss, dlogits = sc.cross_entropy_with_grad(logits, to_device(target), out=logits, **{k: to_device(v) for k, v in options.items()})
+    assert dlogits is logits
+    alike((loss.get(), logits.get()), sc.cross_entropy_with_grad(x, target, **options))
+
+
+def test_edges_of_cross_entropy(rng):
+    x = rng.standard_normal((3, 5)).astype(np.float32)
+    ignored = np.full(3, -100)
+    for reduction in ("mean", "sum"):
+        alike(on_device("cross_entropy_with_grad", x, ignored, reduction=reduction), sc.cross_entropy_with_grad(x, ignored, reduction=reduction))
+    alike(on_device("cross_entropy_backward", np.float32(np.nan), x, ignored), np.zeros_like(x))
+    x = np.float32([[np.inf, 1, 2], [-np.inf, 1, 2], [-np.inf] * 3, [np.nan, 1, 2]])
+    for label in range(3):
+        target = np.full(4, label)
+        for function in ("cross_entropy", "cross_entropy_with_grad"):
+            alike(on_device(function, x, target, reduction="none"), getattr(sc, function)(x, target, reduction="none"))
+    with pytest.raises(IndexError, match="cross_entropy: target holds 3, it must be from 0 to 2"):
+        on_device("cross_entropy", x, np.array([0, 1, 3, 0]))
+    with pytest.raises(TypeError, match="cross_entropy: target is not a pyopencl array and the other arrays are"):
+        sc.cross_entropy(to_device(x), np.array([0, 1, 2, 0]))
+    alike(on_device("cross_entropy", x[None, :3, :2], np.array([4]), (1, 2)), sc.cross_entropy(x[None, :3, :2], np.array([4]), (1, 2)))
+
+
+def test_binary_cross_entropy(rng):
+    x = (3 * rng.standard_normal((70, 90))).astype(np.float32)  # more than one chunk
+    target, weight = rng.random(x.shape).astype(np.float32), rng.random(90).astype(np.float32)
+    for reduction in ("mean", "sum", "none"):
+        dloss = np.asarray(rng.standard_normal(x.shape if reduction == "none" else ())).astype(np.float32)
+        for options in ({}, {"weight": weight}, {"pos_weight": weight}, {"weight": weight, "pos_weight": weight}):
+            options = {"reduction": reduction, **options}
+            for a, t in ((x, target), (np.ascontiguousarray(x.T).T[:, ::-1], target > 0.5)):
+                alike(on_device("binary_cross_entropy", a, t, **options), sc.binary_cross_entropy(a, t, **options), atol=2e-6)
+                alike(on_device("binary_cross_entropy_with_grad", a, t, **options), sc.binary_cross_entropy_with_grad(a, t, **options))
+                alike(on_device("binary_cross_entropy_backward", dloss, a, t, **options), sc.binary_cross_entropy_backward(dloss, a, t, **options))
+    x, target = np.float32([np.inf, -np.inf, np.inf, np.nan]), np.float32([1, 0, 0.5, 1])
+    alike(on_device("binary_cross_entropy_with_grad", x, target, reduction="none"), sc.binary_cross_entropy_with_grad(x, target, reduction="none"))
+    alike(on_device("binary_cross_entropy", x[1:3], 1.0), np.float32(np.inf))
+
+
 # --------------------------------------------------------------------------------------------------------- axes and layouts
 
 ROWS = [op for op in HERE if op.kind in ("fold", "rows")]

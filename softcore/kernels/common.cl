@@ -53,7 +53,7 @@ typedef struct {
     long shape[DIMS];
     long option;  // of kernels that are not compiled for each value of it
     Operand arg[ARGS];
-    REAL number[4];
+    REAL number[6];
 } Task;
 
 // Where row r of operands 0 to ARGS - 1 starts.

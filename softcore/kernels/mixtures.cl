@@ -32,6 +32,10 @@ KERNEL(sum)
         OVER_TILES(sum_tile(t, a + at[0] B_ROW MASK_ROW, j, end, &high, &low))
         Sum s = sum_lanes(high, low);
         OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
+#ifdef SCALED
+        s.high = s.high * t->number[3];
+        s.low = s.low * t->number[3];
+#endif
         if (LANE == 0 && n) set0(y + at[INPUTS], total(s));
     }
 }

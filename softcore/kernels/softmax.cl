@@ -5,7 +5,7 @@
 // number[0] is a factor of x that is exact: 1, the sign of a negative scale, or a scale that is 0 or not finite. number[1] + number[2]
 // is the scale, positive, and number[3] the scale as it was given. Without SCALED all of them are 1.
 
-#if defined(OP_softmax) || defined(OP_log_softmax) || defined(OP_logsumexp)
+#if defined(OP_softmax) || defined(OP_log_softmax) || defined(OP_logsumexp) || defined(OP_cross_entropy)
 
 // Elements j to j + VEC of x; what lies past the end is the empty state's -inf.
 static V elements(const Task *t, const __global IN0 *row, long j, long n) {
@@ -164,7 +164,7 @@ KERNEL(softmax_backward)(const Task task, const __global IN0 *dy, const __global
 
 // ---------------------------------------------------------------- log_softmax and logsumexp
 
-#if (defined(OP_log_softmax) || defined(OP_logsumexp)) && !defined(WEIGHTED)
+#if (defined(OP_log_softmax) || defined(OP_logsumexp) || defined(OP_cross_entropy)) && !defined(WEIGHTED)
 
 // log(count + s): the elements that equal the maximum are counted, and only the others added, so that what is small beside 1 is kept.
 static ACC log_of_sum(long count, Sum s) {

@@ -217,8 +217,10 @@ def _cross_entropy(op, dloss, logits, target, axis, weight, ignore_index, label_
     if not value:
         (dloss,) = check.arrays(op, dloss=dloss)
     logits, weight = check.arrays(op, logits=logits, weight=weight, optional=("weight",))
+    if not value:
+        dloss = check.same_kind(op, "dloss", dloss, logits)
     axes = check.axes(op, axis, logits.ndim)
-    target = check.target(op, target, logits.shape, axes)
+    target = check.target(op, target, logits.shape, axes, logits)
     classes = prod([logits.shape[i] for i in axes])
     weight = check.class_weight(op, weight, classes)
     ignore_index = check.integer(op, "ignore_index", ignore_index)
@@ -234,13 +236,14 @@ def _cross_entropy(op, dloss, logits, target, axis, weight, ignore_index, label_
     dloss = None if value else check.broadcast(op, "dloss", dloss, batch if reduction == "none" else ())
     total = prod(batch)
     if not soft:
-        bad, _, total = kernels.core.scan_targets_of(target, classes, ignore_index, weight)
+        labels = check.on_host(target)
+        bad, _, total = kernels.core.scan_targets_of(labels, classes, ignore_index, weight if weight is None else check.on_host(weight))
         if bad >= 0:
-            check.label(op, int(target[np.unravel_index(bad, batch)]), classes, ignore_index)
+            check.label(op, int(labels[np.unravel_index(bad, batch)]), classes, ignore_index)
     spread = label_smoothing / classes if classes else 0.0
     weights = float(classes)
     if weight is not None:
-        weights = kernels.core.exact_sum(weight) if spread and not soft else 0.0
+        weights = kernels.core.exact_sum(check.on_host(weight)) if spread and not soft else 0.0
         shape = [n if i in axes else 1 for i, n in enumerate(logits.shape)]
         weight = np.broadcast_to(weight.reshape(shape), logits.shape)
     nothing = np.inf if soft and z_loss and not classes else 0.0  # the loss of a row without classes
@@ -272,7 +275,7 @@ def _run(op, dtype, inputs, dloss, loss, dlogits, axes, batch, reduction, total,
     with np.errstate(all="ignore"):
         factor = 1.0 / np.float64(total) if reduction == "mean" else np.float64(1.0)
         if dloss is not None and not none:
-            factor = factor * dloss.astype(np.float64)
+            factor = factor * check.on_host(dloss).astype(np.float64)
     each = loss is not None and none
     sums = loss is not None and not none
     storage = np.dtype(np.float32) if dtype.itemsize == 2 else dtype
@@ -291,8 +294,12 @@ def _run(op, dtype, inputs, dloss, loss, dlogits, axes, batch, reduction, total,
         if each:
             loss[...] = summed
     if sums:
+        over = np.float64(total if reduction == "mean" else 1)
         with np.errstate(all="ignore"):
-            loss[...] = summed / np.float64(total if reduction == "mean" else 1)
+            if isinstance(summed, float):
+                loss[...] = summed / over
+            else:  # parts of the sum, on an OpenCL device
+                run("sum", loss.dtype, (summed,), (loss,), summed.shape, (0,), scale=float(1 / over))
 
 
 def _results(loss, dlogits, out):
@@ -456,6 +463,9 @@ def _binary(op, dloss, logits, target, weight, pos_weight, reduction, value, gra
     beside = {"logits": logits, "weight": weight, "pos_weight": pos_weight} | ({} if labels else {"target": target})
     checked = {"target": target} | dict(zip(beside, check.arrays(op, **beside, optional=("weight", "pos_weight"))))
     logits = checked["logits"]
+    if not value:
+        dloss = check.same_kind(op, "dloss", dloss, logits)
+    checked["target"] = check.same_kind(op, "target", checked["target"], logits)
     reduction = _REDUCTIONS[check.choice(op, "reduction", reduction, _REDUCTIONS)]
     shape = logits.shape
     target, weight, pos_weight = (
