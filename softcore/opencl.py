@@ -230,6 +230,7 @@ _FILES = {
     "mixtures": ("sum", "dot", "product", "largest", "take", "spread"),
     "losses": ("cross_entropy", "binary_cross_entropy"),
 }
+_IN_COLUMNS = {*_FILES["softmax"], "sum", "dot"} - {"logsumexp_backward"}  # that can take rows side by side
 _BEHIND = {"losses": ("softmax",)}  # files that others are compiled behind
 _FILE_OF = {op: file for file, ops in _FILES.items() for op in ops}
 _ELEMENTWISE = {*_FILES["map"], *_FILES["gates"], "product", "binary_cross_entropy"} - {"maximum_backward_sum", "gate_backward_sum"}
@@ -435,7 +436,13 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     outer, length, strides = _collapsed(op, shape, nouter, operands, along)
     rows, n = prod(outer), prod(length)
     tile = planner.choose_opencl(n, accumulator.itemsize, _facts(device))
-    units = rows * -(-n // planner.CHUNK) if elementwise else -(-rows // tile.rows)
+    whole = [(a, s) for a, s in zip(operands, strides) if a.ndim == ndim and a is not mask]
+    strided = any(s[len(outer) :] != [1] for _, s in whole)
+    columns = (
+        strided and op in _IN_COLUMNS and not _has_optional(op, inputs) and tile.wg == 1
+        and bool(outer) and len(length) == 1 and outer[-1] >= tile.vec and all(s[len(outer) - 1] == 1 for _, s in whole)
+    )  # fmt: skip
+    units = rows * -(-n // planner.CHUNK) if elementwise else rows // outer[-1] * -(-outer[-1] // tile.vec) if columns else -(-rows // tile.rows)
     real = accumulator if accumulator.kind == "f" else np.dtype(np.float32)
     options = {
         f"OP_{op}": 1,
@@ -457,14 +464,14 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     flags = {
         {"f": "FLOAT", "d": "DOUBLE"}.get(accumulator.char, "INTEGER"): True,
         "MASKED": mask is not None,
-        "STRIDED": any(s[len(outer) :] != [1] for a, s in zip(operands, strides) if a.ndim == ndim and a is not mask),
+        "STRIDED": strided and not columns,
+        "COLUMNS": columns,
         "SCALED": scale != 1,
         "LOOSE": tile.wg == 1,
         "KEEP": op == "softmax" and tile.wg == 1 and outputs[0].dtype == accumulator,
     }
-    if op in _OPTIONAL:
-        count, name = _OPTIONAL[op]
-        flags[name] = len(inputs) == count
+    if _has_optional(op, inputs):
+        flags[_OPTIONAL[op][1]] = True
     options |= {name: 1 for name, is_set in flags.items() if is_set} | dict(name.partition("=")[::2] for name in names)
     # A sign, a zero and the like are exact as factors; what is left of the scale comes in two parts.
     if numbers is None:
@@ -472,16 +479,21 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         high = float(real.type(positive))
         numbers = (factor, high, positive - high, scale)
     task = struct.pack(
-        f"@qqii8qq{9 * len(operands)}q6{real.char}",
+        f"@qqii8qq{9 * len(operands)}q6{real.char}q",
         *(rows, n, len(outer), len(length)),
         *_padded([*outer, *length]),
         int(option),
         *[number for a, s in zip(operands, strides) for number in (a.offset // a.dtype.itemsize, *_padded(s))],
         *(*numbers, *(0.0,) * (6 - len(numbers))),
+        0,
     )
     groups = min(tile.groups, units)
     group = (tile.wg, options["ROWS"])
     return queue.context, tuple([f"-D{name}={value}" for name, value in options.items()]), task, (tile.wg, groups * group[1]), group
+
+
+def _has_optional(op, inputs):
+    return op in _OPTIONAL and len(inputs) == _OPTIONAL[op][0]
 
 
 def _least(dtype):
@@ -506,11 +518,9 @@ def _collapsed(op, shape, nouter, operands, along):
             raise ValueError(f"{op}: the elements of a pyopencl array of {a.dtype} lie at fractions of {item} bytes, they must not")
         steps = [s // item for s in a.strides]
         strides.append(steps + [0] * (len(shape) - len(steps)))
-    dims = list(range(len(shape)))
-    if along is not None:
-        dims.sort(key=lambda i: -abs(along.strides[i]))
-    outer, at_outer = _joined([(shape[i], [s[i] for s in strides]) for i in dims[:nouter]])
-    length, at_length = _joined([(shape[i], [s[i] for s in strides]) for i in dims[nouter:]])
+    dims = sorted(range(nouter), key=lambda i: -abs((along or operands[0]).strides[i]))  # rows may come in any order, neighbours together
+    outer, at_outer = _joined([(shape[i], [s[i] for s in strides]) for i in dims])
+    length, at_length = _joined([(shape[i], [s[i] for s in strides]) for i in range(nouter, len(shape))])
     if along is not None and outer:
         length, at_length = [outer.pop()], [at_outer.pop()]
     if not length:

@@ -8,6 +8,8 @@ import numpy as np
 import pyopencl as cl
 import pyopencl.array
 
+from softcore import opencl
+
 
 class View:
     """Where elements of a pyopencl array lie: what an ndarray is without its memory.
@@ -26,6 +28,8 @@ class View:
     """
 
     __slots__ = ("array", "dtype", "offset", "shape", "strides")
+
+    core = opencl  # what runs ops on it
 
     class flags:
         aligned = writeable = True
@@ -128,15 +132,14 @@ def _moveaxis(a, source, destination):
 
 
 def _copyto(target, source, casting="unsafe"):
-    from softcore import opencl
-
     if target.size:
         storage = source.dtype if source.dtype == np.float64 else target.dtype  # in which to round once
         opencl.run("copy", storage, (_broadcast_to(source, target.shape),), (target,), target.ndim)
 
 
 def _may_share_memory(a, b, max_work=None):
-    if a.array.base_data is None or b.array.base_data is None or a.array.base_data.int_ptr != b.array.base_data.int_ptr:
+    p, q = a.array.base_data, b.array.base_data
+    if p is not q and (p is None or q is None or p.int_ptr != q.int_ptr):
         return False
     (first, last), (start, end) = _bounds(a), _bounds(b)
     return first < end and start < last

@@ -49,11 +49,7 @@ def load(isa: str):
 
 def core_of(a):
     """What runs an op on an array: the compiled kernels of `core`, or for a view of a pyopencl array the OpenCL core."""
-    if isinstance(a, np.ndarray):
-        return core
-    from softcore import opencl
-
-    return opencl
+    return core if isinstance(a, np.ndarray) else a.core
 
 
 @contextmanager

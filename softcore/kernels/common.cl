@@ -10,6 +10,7 @@
 //   IN0, READ0, ...   the type in memory of each input, and how it is read: same (as ACC), convert, half, bfloat16
 //   OUT0, WRITE0, ... the same of each output
 //   STRIDED           rows are not all contiguous: elements are gathered one by one, into the same vectors
+//   COLUMNS           rows lie side by side, and a work-item takes VEC of them: element j of each in one vector
 //   MASKED            some elements take no part
 //   LOOSE             vectors may be loaded by a cast, which CPU runtimes inline and vload they do not
 //
@@ -34,6 +35,16 @@ typedef PASTE(ACC, VEC) V;     // elements
 typedef PASTE(SIGNED, VEC) I;  // as integers, and the truth about each
 #define KERNEL(name) __kernel void softcore_##name  // max and step are functions of OpenCL C
 #define CONSTANT(c) ((V)((ACC)(c)))
+// A number for each row that a work-item takes, and as a vector.
+#ifdef COLUMNS
+typedef V R;
+#define SPLAT(r) (r)
+#define CHAINS VEC  // of additions: element j goes to chain j mod VEC, as it goes to that lane elsewhere
+#else
+typedef ACC R;
+#define SPLAT(r) CONSTANT(r)
+#define CHAINS 1
+#endif
 #define ZERO CONSTANT(0)
 #define ONE CONSTANT(1)
 
@@ -54,6 +65,7 @@ typedef struct {
     long option;  // of kernels that are not compiled for each value of it
     Operand arg[ARGS];
     REAL number[6];
+    long width;  // with COLUMNS, how many rows there are for a vector
 } Task;
 
 // Where row r of operands 0 to ARGS - 1 starts.
@@ -80,15 +92,24 @@ static long place(const Task *t, int i, long j) {
 
 // A work-group takes the rows `first` to `last`, ROWS of them at a time. Each of its work-items passes this loop as often as the
 // others, as barriers demand, with n = 0 where there is no row left.
+#ifdef COLUMNS
+#define FOR_ROWS                                                                                                       \
+    const long inner = t->shape[t->nouter - 1], slabs = (inner + VEC - 1) / VEC, units = t->rows / inner * slabs;      \
+    const long groups = get_num_groups(1), n = t->n;                                                                   \
+    long at[ARGS];                                                                                                     \
+    for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
+        if (enter(t, u / slabs * inner + u % slabs * VEC, at) && (task.width = min((long)VEC, inner - u % slabs * VEC)))
+#else
 #define FOR_ROWS                                                                                                       \
     const long groups = get_num_groups(1), first = t->rows * get_group_id(1) / groups;                                 \
     const long last = t->rows * (get_group_id(1) + 1) / groups;                                                        \
     long at[ARGS];                                                                                                     \
-    for (long base = first, row = base + get_local_id(1), n = row < last ? t->n : 0; base < last;                        \
-         base += ROWS, row += ROWS, n = row < last ? t->n : 0)                                                           \
+    for (long base = first, row = base + get_local_id(1), n = row < last ? t->n : 0; base < last;                      \
+         base += ROWS, row += ROWS, n = row < last ? t->n : 0)                                                         \
         if (enter(t, row, at))
-// For element-wise functions: hands a work-group CHUNK elements of a row at a time; `j` is where a vector starts, `n` where the chunk or the row ends.
-
+#endif
+// For element-wise functions: hands a work-group CHUNK elements of a row at a time; `j` is where a vector starts, `n` where the chunk
+// or the row ends.
 #define FOR_UNITS                                                                                                      \
     const Task *t = &task;                                                                                             \
     const long chunks = (t->n + CHUNK - 1) / CHUNK, units = t->rows * chunks, groups = get_num_groups(1);              \
@@ -105,8 +126,17 @@ static long place(const Task *t, int i, long j) {
 #define TILE (4 * STEP)
 
 // Calls a function on each tile, whose `end` is n: for a whole tile so large that every test for the end of the row goes away.
+#ifdef COLUMNS
+#define OVER_TILES(call)                                                                                               \
+    for (long tile = 0; tile < n; tile += TILE)                                                                        \
+        for (int chain = 0; chain < VEC; chain++) {                                                                    \
+            const long j = tile + chain, end = n;                                                                      \
+            call;                                                                                                      \
+        }
+#else
 #define OVER_TILES(call)                                                                                               \
     {                                                                                                                  \
+        const int chain = 0;                                                                                           \
         long j = LANE * VEC;                                                                                           \
         for (; j + TILE - STEP + VEC <= n; j += TILE) {                                                                \
             const long end = LONG_MAX;                                                                                 \
@@ -114,6 +144,7 @@ static long place(const Task *t, int i, long j) {
         }                                                                                                              \
         for (const long end = n; j < n; j += TILE) call;                                                               \
     }
+#endif
 
 #define LOOSE_V(T) PASTE(loose_, T)
 #ifdef LOOSE
@@ -153,20 +184,29 @@ static PASTE(ushort, VEC) to_bfloat16s(V v) {
     return r;
 }
 
-// Elements j to j + VEC of input i, `fill` past the end.
-#ifdef STRIDED
-#define WHOLE(n, j) 0
+// Elements j to j + VEC of input i, `fill` past the end; with COLUMNS element j of each row.
+#ifdef COLUMNS
+#define WHOLE(n, j) (t->width == VEC && (j) < (n))
+#define IN_ROW(n, j, k) ((k) < t->width && (j) < (n))
 #define AT(t, i, j) place(t, i, j)
+#define LANE_AT(t, i, j, k) (place(t, i, j) + (k))
+#elif defined(STRIDED)
+#define WHOLE(n, j) 0
+#define IN_ROW(n, j, k) ((j) + (k) < (n))
+#define AT(t, i, j) place(t, i, j)
+#define LANE_AT(t, i, j, k) place(t, i, (j) + (k))
 #else
 #define WHOLE(n, j) ((j) + VEC <= (n))
+#define IN_ROW(n, j, k) ((j) + (k) < (n))
 #define AT(t, i, j) (j)
+#define LANE_AT(t, i, j, k) ((j) + (k))
 #endif
 #define DEFINE_INPUT(i, T, READ)                                                                                       \
     static V take##i(const Task *t, const __global T *row, long j, long n, ACC fill) {                                 \
-        if (WHOLE(n, j)) return PASTE(VECTOR_, READ)(row + j);                                                         \
+        if (WHOLE(n, j)) return PASTE(VECTOR_, READ)(row + AT(t, i, j));  \
         V v = CONSTANT(fill);                                                                                          \
         for (int k = 0; k < VEC; k++)                                                                                  \
-            if (j + k < n) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + AT(t, i, j + k));                               \
+            if (IN_ROW(n, j, k)) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + LANE_AT(t, i, j, k));\
         return v;                                                                                                      \
     }                                                                                                                  \
     static ACC value##i(const __global T *p) { return PASTE(SCALAR_, READ)(p); }
@@ -174,11 +214,11 @@ static PASTE(ushort, VEC) to_bfloat16s(V v) {
 #define DEFINE_OUTPUT(k, T, WRITE)                                                                                     \
     static void put##k(const Task *t, __global T *row, long j, long n, V v) {                                          \
         if (WHOLE(n, j)) {                                                                                             \
-            PASTE(PUT_VECTOR_, WRITE)(T, v, row + j);                                                                   \
+            PASTE(PUT_VECTOR_, WRITE)(T, v, row + AT(t, INPUTS + k, j));\
             return;                                                                                                    \
         }                                                                                                              \
         for (int e = 0; e < VEC; e++)                                                                                  \
-            if (j + e < n) PASTE(PUT_SCALAR_, WRITE)(((ACC *)&v)[e], row + AT(t, INPUTS + k, j + e));                          \
+            if (IN_ROW(n, j, e)) PASTE(PUT_SCALAR_, WRITE)(((ACC *)&v)[e], row + LANE_AT(t, INPUTS + k, j, e));\
     }                                                                                                                  \
     static void set##k(__global T *p, ACC v) { PASTE(PUT_SCALAR_, WRITE)(v, p); }
 #if INPUTS > 0
@@ -206,6 +246,19 @@ DEFINE_OUTPUT(1, OUT1, WRITE1)
 DEFINE_OUTPUT(2, OUT2, WRITE2)
 #endif
 
+// Output k of a row, or of each row.
+#ifdef COLUMNS
+#define SET(k, p, r)                                                                                                   \
+    {                                                                                                                  \
+        R of_rows = r;                                                                                                 \
+        for (int e = 0; e < t->width; e++)                                                                             \
+            PASTE(set, k)((p) + e * t->arg[INPUTS + k].stride[t->nouter - 1], ((ACC *)&of_rows)[e]);                   \
+    }
+#else
+#define SET(k, p, r)                                                                                                   \
+    if (LANE == 0 && n) PASTE(set, k)(p, r);
+#endif
+
 // What takes part. The mask is the last operand.
 #define MASK (ARGS - 1)
 #ifdef MASKED
@@ -214,8 +267,13 @@ DEFINE_OUTPUT(2, OUT2, WRITE2)
 #define MASK_ROW , mask + at[MASK]
 static I mask_of(const Task *t, const __global uchar *row, long j, long n) {
     I m = (I)(0);
+#ifdef COLUMNS
+    for (int k = 0; k < VEC; k++)
+        if (IN_ROW(n, j, k)) ((SIGNED *)&m)[k] = row[place(t, MASK, j) + k * t->arg[MASK].stride[t->nouter - 1]] ? -1 : 0;
+#else
     for (int k = 0; k < VEC; k++)
         if (j + k < n) ((SIGNED *)&m)[k] = row[place(t, MASK, j + k)] ? -1 : 0;
+#endif
     return m;
 }
 #define HIDE(v, j, fill) (mask_of(t, mask, j, n) ? (v) : CONSTANT(fill))
@@ -254,11 +312,15 @@ static I mask_of(const Task *t, const __global uchar *row, long j, long n) {
 // a where it is larger or NaN, else b: a NaN in either stays.
 #define LARGER(a, b) ((((a) > (b)) | ((a) != (a))) ? (a) : (b))
 
-static ACC largest_lane(V v) {
+static R largest_lane(V v) {
+#ifdef COLUMNS
+    return v;
+#else
     ACC *e = (ACC *)&v;
     for (int w = VEC / 2; w; w /= 2)
         for (int k = 0; k < w; k++) e[k] = e[k + w] > e[k] ? e[k + w] : e[k];
     return e[0];
+#endif
 }
 
 #if defined(DOUBLE) || defined(FLOAT)
@@ -296,7 +358,7 @@ static ACC largest_lane(V v) {
 #endif
 
 // A sum as high + low.
-typedef struct { ACC high, low; } Sum;
+typedef struct { R high, low; } Sum;
 static V two_sum(V a, V b, V *error) {
     const V s = a + b, v = s - a;
     *error = (a - (s - v)) + (b - v);
@@ -310,22 +372,31 @@ static V two_product(V a, V b, V *error) {
     return p;
 }
 static Sum add_sums(Sum a, Sum b) {
-    const ACC s = a.high + b.high, v = s - a.high;
+    const R s = a.high + b.high, v = s - a.high;
     Sum r = {s, ((a.high - (s - v)) + (b.high - v)) + (a.low + b.low)};
     return r;
 }
-static Sum sum_lanes(V high, V low) {
+// The sums of the chains, and over lanes where those are elements of one row.
+static Sum sum_lanes(const V *high, const V *low) {
     Sum s[VEC];
     for (int k = 0; k < VEC; k++) {
-        s[k].high = ((ACC *)&high)[k];
-        s[k].low = ((ACC *)&low)[k];
+#ifdef COLUMNS
+        s[k].high = high[k];
+        s[k].low = low[k];
+#else
+        s[k].high = ((const ACC *)high)[k];
+        s[k].low = ((const ACC *)low)[k];
+#endif
     }
     for (int w = VEC / 2; w; w /= 2)
         for (int k = 0; k < w; k++) s[k] = add_sums(s[k], s[k + w]);
     return s[0];
 }
+#define ACCUMULATORS(high, low)                                                                                        \
+    V high[CHAINS], low[CHAINS];                                                                                       \
+    for (int k = 0; k < CHAINS; k++) high[k] = low[k] = ZERO;
 // An infinite or NaN sum leaves nothing but NaN in the low part.
-static ACC total(Sum s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
+static R total(Sum s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
 // The four vectors of a tile are added first, then exactly to the sum so far.
 static void add_tile(V *high, V *low, const V *e) {
     V error;
@@ -431,6 +502,12 @@ static V log_of(V c, V u, V low) {
     const V small = s * (half_square + CONSTANT(2) * z * atanh_tail(z)) + (n * CONSTANT(LOG_LN2_LOW) + low / v);
     return n * CONSTANT(LOG_LN2_HIGH) + (w - (half_square - small));
 }
-static ACC lane0(V v) { return ((ACC *)&v)[0]; }
+static R of_row(V v) {
+#ifdef COLUMNS
+    return v;
+#else
+    return ((ACC *)&v)[0];
+#endif
+}
 
 #endif

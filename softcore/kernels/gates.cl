@@ -67,7 +67,7 @@ static V gate_of(V x, V y, V r) {
     const V high = chosen > other ? chosen : other, least = chosen > other ? other : chosen;
     return is_settled(r) ? chosen : f > high ? high : f < least ? least : f;
 }
-KERNEL(gate)(const Task task, const __global IN0 *x, const __global IN1 *y, const __global IN2 *r, __global OUT0 *f) {
+KERNEL(gate)(Task task, const __global IN0 *x, const __global IN1 *y, const __global IN2 *r, __global OUT0 *f) {
     FOR_UNITS put0(t, f + at[3], j, n, gate_of(take0(t, x + at[0], j, n, 0), take1(t, y + at[1], j, n, 0), take2(t, r + at[2], j, n, 0)));
 }
 
@@ -92,7 +92,7 @@ static void gate_gradients(V df, V x, V y, V r, V *d) {
 #ifdef OP_gate_backward
 
 // OPTION has a bit for each gradient that is wanted: those of x, y and r, in this order.
-KERNEL(gate_backward)(const Task task, const __global IN0 *df_, const __global IN1 *x_, const __global IN2 *y_, const __global IN3 *r_, __global OUT0 *d0
+KERNEL(gate_backward)(Task task, const __global IN0 *df_, const __global IN1 *x_, const __global IN2 *y_, const __global IN3 *r_, __global OUT0 *d0
 #if OUTPUTS > 1
                       , __global OUT1 *d1
 #endif
@@ -129,12 +129,12 @@ static void sum_tile(const Task *t, const __global IN0 *df, const __global IN1 *
     add_tile(high, low, e);
 }
 // The sum of gradient OPTION over a row.
-KERNEL(gate_backward_sum)(const Task task, const __global IN0 *df, const __global IN1 *x, const __global IN2 *y, const __global IN3 *r, __global OUT0 *d) {
+KERNEL(gate_backward_sum)(Task task, const __global IN0 *df, const __global IN1 *x, const __global IN2 *y, const __global IN3 *r, __global OUT0 *d) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
-        V high = ZERO, low = ZERO;
-        OVER_TILES(sum_tile(t, df + at[0], x + at[1], y + at[2], r + at[3], j, end, &high, &low))
+        ACCUMULATORS(high, low)
+        OVER_TILES(sum_tile(t, df + at[0], x + at[1], y + at[2], r + at[3], j, end, high + chain, low + chain))
         Sum s = sum_lanes(high, low);
         OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
         if (LANE == 0 && n) set0(d + at[4], total(s));
@@ -266,7 +266,7 @@ static V glu_of(V a, V b) {
 #endif
 #ifdef OP_glu
 
-KERNEL(glu)(const Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y) {
+KERNEL(glu)(Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y) {
     FOR_UNITS put0(t, y + at[2], j, n, glu_of(take0(t, a + at[0], j, n, 0), take1(t, b + at[1], j, n, 0)));
 }
 
@@ -299,7 +299,7 @@ static Tailed half_slope_of(V b) {
 #endif
     return a;
 }
-KERNEL(glu_backward)(const Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da, __global OUT1 *db) {
+KERNEL(glu_backward)(Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da, __global OUT1 *db) {
     FOR_UNITS {
         const V g = take0(t, dy + at[0], j, n, 0), u = take1(t, a + at[1], j, n, 0), v = take2(t, b + at[2], j, n, 0);
         const Tailed f = half_slope_of(v);

@@ -105,11 +105,10 @@ static void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAM
 #endif
 
 // x and, if soft, target hold rows; labels, dloss and loss one value a row; weight is broadcast to rows.
-KERNEL(cross_entropy)(const Task task, const __global IN0 *x, const __global IN1 *target WEIGHT_PARAMETER DLOSS_PARAMETER VALUE_PARAMETER GRADIENT_PARAMETER) {
+KERNEL(cross_entropy)(Task task, const __global IN0 *x, const __global IN1 *target WEIGHT_PARAMETER DLOSS_PARAMETER VALUE_PARAMETER GRADIENT_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
-    SCRATCH(long, counts)
     FOR_ROWS {
 #ifdef SOFT
         const bool kept = true;
@@ -132,7 +131,7 @@ KERNEL(cross_entropy)(const Task task, const __global IN0 *x, const __global IN1
 #ifdef SHARED_OUT
         V parts[4] = {ZERO, ZERO, ZERO, ZERO};
         OVER_TILES(weigh_tile(t, x + at[0] TARGET_ROW WEIGHT_ROW, j, end, m, parts))
-        Sum products = sum_lanes(parts[0], parts[1]), mass = sum_lanes(parts[2], parts[3]);
+        Sum products = sum_lanes(parts, parts + 1), mass = sum_lanes(parts + 2, parts + 3);
         OVER_GROUP(sums, products, add_sums(sums[own], sums[other]))
         OVER_GROUP(sums, mass, add_sums(sums[own], sums[other]))
         p = total(mass);
@@ -189,7 +188,7 @@ static V annihilating(V factor, V x) { return ((factor == ZERO) & (x == CONSTANT
 #endif
 
 // With SUMS the loss holds one sum for each chunk of CHUNK elements, else one value for each element.
-KERNEL(binary_cross_entropy)(const Task task, const __global IN0 *x, const __global IN1 *target WEIGHT_PARAMETER POS_WEIGHT_PARAMETER DLOSS_PARAMETER
+KERNEL(binary_cross_entropy)(Task task, const __global IN0 *x, const __global IN1 *target WEIGHT_PARAMETER POS_WEIGHT_PARAMETER DLOSS_PARAMETER
                              VALUE_PARAMETER GRADIENT_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
@@ -197,7 +196,9 @@ KERNEL(binary_cross_entropy)(const Task task, const __global IN0 *x, const __glo
     long at[ARGS];
     for (long unit = units * get_group_id(1) / groups; unit < units * (get_group_id(1) + 1) / groups; unit++) {
         enter(t, unit / chunks, at);
-        V high = ZERO, low = ZERO, e[4] = {ZERO, ZERO, ZERO, ZERO};
+        const int chain = 0;
+        ACCUMULATORS(high, low)
+        V e[4] = {ZERO, ZERO, ZERO, ZERO};
         const long n = min(t->n, (unit % chunks + 1) * CHUNK);
         for (long j = unit % chunks * CHUNK + LANE * VEC; j < n; j += STEP) {
             const V v = take0(t, x + at[0], j, n, 0), y = take1(t, target + at[1], j, n, 0);
@@ -210,7 +211,7 @@ KERNEL(binary_cross_entropy)(const Task task, const __global IN0 *x, const __glo
             for (int k = 0; k < VEC; k++)
                 if (j + k >= n) ((ACC *)&value)[k] = 0;
             e[0] = value;
-            add_tile(&high, &low, e);
+            add_tile(high + chain, low + chain, e);
 #else
             put0(t, loss + at[INPUTS], j, n, value);
 #endif

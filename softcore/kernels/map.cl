@@ -3,14 +3,14 @@
 #define A(j) take0(t, a + at[0], j, n, 0)
 #define B(j) take1(t, b + at[1], j, n, 0)
 #define DEFINE_UNARY(name, expression)                                                                                 \
-    __kernel void softcore_##name(const Task task, const __global IN0 *a, __global OUT0 *y) {                                     \
+    __kernel void softcore_##name(Task task, const __global IN0 *a, __global OUT0 *y) {                                     \
         FOR_UNITS {                                                                                                    \
             const V x = A(j);                                                                                          \
             put0(t, y + at[1], j, n, expression);                                                                      \
         }                                                                                                              \
     }
 #define DEFINE_BINARY(name, expression)                                                                                \
-    __kernel void softcore_##name(const Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y) {              \
+    __kernel void softcore_##name(Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y) {              \
         FOR_UNITS {                                                                                                    \
             const V u = A(j), v = B(j);                                                                                \
             put0(t, y + at[2], j, n, expression);                                                                      \
@@ -84,7 +84,7 @@ static V gradient(int i, V dy, V a, V b) { return i == 0 ? share_of_a(dy, a, b) 
 #ifdef OP_maximum_backward
 
 // OPTION says which gradients are wanted: bit 0 that of a, bit 1 that of b.
-KERNEL(maximum_backward)(const Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da
+KERNEL(maximum_backward)(Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da
 #if OUTPUTS > 1
                                , __global OUT1 *db
 #endif
@@ -111,12 +111,12 @@ static void sum_tile(const Task *t, const __global IN0 *dy, const __global IN1 *
     add_tile(high, low, e);
 }
 // The sum of gradient OPTION over a row.
-KERNEL(maximum_backward_sum)(const Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da) {
+KERNEL(maximum_backward_sum)(Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
-        V high = ZERO, low = ZERO;
-        OVER_TILES(sum_tile(t, dy + at[0], a + at[1], b + at[2], j, end, &high, &low))
+        ACCUMULATORS(high, low)
+        OVER_TILES(sum_tile(t, dy + at[0], a + at[1], b + at[2], j, end, high + chain, low + chain))
         Sum s = sum_lanes(high, low);
         OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
         if (LANE == 0 && n) set0(da + at[3], total(s));

@@ -79,7 +79,7 @@ static long find(const Task *t, Pointer x MASK_PARAMETER, long n, ACC m, bool la
 
 #ifdef OP_max
 
-KERNEL(max)(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+KERNEL(max)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     FOR_ROWS {
@@ -91,7 +91,7 @@ KERNEL(max)(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAME
 #endif
 #ifdef OP_argmax
 
-KERNEL(argmax)(const Task task, const __global IN0 *x, __global OUT0 *index MASK_PARAMETER) {
+KERNEL(argmax)(Task task, const __global IN0 *x, __global OUT0 *index MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(long, places)
@@ -105,7 +105,7 @@ KERNEL(argmax)(const Task task, const __global IN0 *x, __global OUT0 *index MASK
 #endif
 #ifdef OP_max_with_argmax
 
-KERNEL(max_with_argmax)(const Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index MASK_PARAMETER) {
+KERNEL(max_with_argmax)(Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(long, places)
@@ -133,7 +133,7 @@ static V one_at(long j, long index, ACC value) {
 
 #ifdef OP_hardmax
 
-KERNEL(hardmax)(const Task task, const __global IN0 *x, __global OUT0 *y) {
+KERNEL(hardmax)(Task task, const __global IN0 *x, __global OUT0 *y) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(long, places)
@@ -148,7 +148,7 @@ KERNEL(hardmax)(const Task task, const __global IN0 *x, __global OUT0 *y) {
 #ifdef OP_is_max
 
 // 1 where an element is its row's maximum.
-KERNEL(is_max)(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+KERNEL(is_max)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     FOR_ROWS {
@@ -175,7 +175,7 @@ static void count_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, 
     FOUR(k) *count = *count - HITS(j + k * STEP);
 }
 // dy holds one value a row, and so does index, which takes the place of the search.
-KERNEL(max_backward)(const Task task, const __global IN0 *dy, const __global IN1 *x,
+KERNEL(max_backward)(Task task, const __global IN0 *dy, const __global IN1 *x,
 #ifdef INDEXED
                            const __global IN2 *index,
 #endif

@@ -24,26 +24,26 @@ KERNEL(dot)
 #else
 KERNEL(sum)
 #endif
-(const Task task, const __global IN0 *a B_PARAMETER, __global OUT0 *y MASK_PARAMETER) {
+(Task task, const __global IN0 *a B_PARAMETER, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
-        V high = ZERO, low = ZERO;
-        OVER_TILES(sum_tile(t, a + at[0] B_ROW MASK_ROW, j, end, &high, &low))
+        ACCUMULATORS(high, low)
+        OVER_TILES(sum_tile(t, a + at[0] B_ROW MASK_ROW, j, end, high + chain, low + chain))
         Sum s = sum_lanes(high, low);
         OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
 #ifdef SCALED
         s.high = s.high * t->number[3];
         s.low = s.low * t->number[3];
 #endif
-        if (LANE == 0 && n) set0(y + at[INPUTS], total(s));
+        SET(0, y + at[INPUTS], total(s))
     }
 }
 
 #endif
 #ifdef OP_product
 
-KERNEL(product)(const Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y MASK_PARAMETER) {
+KERNEL(product)(Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y MASK_PARAMETER) {
     FOR_UNITS {
         const V v = take0(t, a + at[0], j, n, 0) * take1(t, b + at[1], j, n, 0);
 #ifdef MASKED
@@ -71,7 +71,7 @@ static bool precedes(Place a, Place b) {
     return (a_nan || a.value == b.value) ? a.index < b.index : a.value > b.value;
 }
 // The largest elements of a row in descending order and where they are: each time the first of those that follow the one before.
-KERNEL(largest)(const Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index) {
+KERNEL(largest)(Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index) {
     const Task *t = &task;
     SCRATCH(Place, places)
     FOR_ROWS {
@@ -97,7 +97,7 @@ KERNEL(largest)(const Task task, const __global IN0 *x, __global OUT0 *y, __glob
 #ifdef OP_take
 
 // The elements of x at the places in index.
-KERNEL(take)(const Task task, const __global IN0 *x, const __global IN1 *index, __global OUT0 *y) {
+KERNEL(take)(Task task, const __global IN0 *x, const __global IN1 *index, __global OUT0 *y) {
     const Task *t = &task;
     FOR_ROWS {
         if (!n) continue;
@@ -110,7 +110,7 @@ KERNEL(take)(const Task task, const __global IN0 *x, const __global IN1 *index, 
 #ifdef OP_spread
 
 // A row of zeros to which the elements of x are added at the places in index, in order.
-KERNEL(spread)(const Task task, const __global IN0 *x, const __global IN1 *index, __global OUT0 *y) {
+KERNEL(spread)(Task task, const __global IN0 *x, const __global IN1 *index, __global OUT0 *y) {
     const Task *t = &task;
     FOR_ROWS {
         for (long j = LANE * VEC; j < n; j += STEP) put0(t, y + at[2], j, n, ZERO);

@@ -12,8 +12,12 @@ static V elements(const Task *t, const __global IN0 *row, long j, long n) {
     V v = take0(t, row, j, n, -INFINITY);
 #ifdef SCALED
     v = v * CONSTANT(t->number[0]);
+#ifdef COLUMNS
+    if (j >= n) v = CONSTANT(-INFINITY);
+#else
     for (int k = 0; k < VEC; k++)
         if (j + k >= n) ((ACC *)&v)[k] = -INFINITY;
+#endif
 #endif
     return v;
 }
@@ -44,7 +48,7 @@ static void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j
     OVER_TILES(max_tile(t, x + at[0] MASK_ROW, j, end, top))                                                           \
     top[0] = top[1] > top[0] ? top[1] : top[0];                                                                        \
     top[2] = top[3] > top[2] ? top[3] : top[2];                                                                        \
-    ACC m = largest_lane(top[2] > top[0] ? top[2] : top[0]);                                                           \
+    R m = largest_lane(top[2] > top[0] ? top[2] : top[0]);                                                             \
     OVER_GROUP(highs, m, highs[other] > highs[own] ? highs[other] : highs[own])
 
 #endif
@@ -56,10 +60,10 @@ static void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j
 // Exponentials wait in y for their sum where that holds them unrounded.
 #ifdef KEEP
 static V kept(const Task *t, const __global OUT0 *y, long j, long n) {
-    if (WHOLE(n, j)) return VECTOR_same(y + j);
-    V v = CONSTANT(0);
+    if (WHOLE(n, j)) return VECTOR_same(y + AT(t, 1, j));
+    V v = ONE;
     for (int k = 0; k < VEC; k++)
-        if (j + k < n) ((ACC *)&v)[k] = y[AT(t, 1, j + k)];
+        if (IN_ROW(n, j, k)) ((ACC *)&v)[k] = y[LANE_AT(t, 1, j, k)];
     return v;
 }
 #endif
@@ -68,16 +72,15 @@ static V kept(const Task *t, const __global OUT0 *y, long j, long n) {
 // follows m: x itself is reduced by multiples of ln 2, and no bit is lost in forming x - m. Elsewhere the origin is m, and x - m is
 // exact by Sterbenz' lemma for every x that matters. Without a finite m the origin is 0.
 typedef struct { V origin, magic, lowest; } Frame;
-static Frame frame_of(const Task *t, ACC m) {
-    ACC z = m, origin = 0, k = 0;
+static Frame frame_of(const Task *t, R m) {
 #ifdef SCALED
-    z = m * t->number[1];
+    const R z = m * t->number[1];
+#else
+    const R z = m;
 #endif
-    if (z < NEAR && z > -NEAR)
-        k = (z * LOG2E + MAGIC) - MAGIC;
-    else if (m - m == 0)
-        origin = m;
-    const Frame f = {CONSTANT(origin), CONSTANT(MAGIC + BIAS + HEADROOM - k), CONSTANT((ACC)(LOWEST + k * LN2_HIGH))};
+    const R zero = 0, k = (z < NEAR) & (z > -NEAR) ? (z * LOG2E + MAGIC) - MAGIC : zero;
+    const R origin = (z < NEAR) & (z > -NEAR) ? zero : m - m == 0 ? m : zero;
+    const Frame f = {SPLAT(origin), SPLAT(MAGIC + BIAS + HEADROOM - k), SPLAT(LOWEST + k * LN2_HIGH)};
     return f;
 }
 static V exp_in_frame(const Task *t, V x, const Frame *f) {
@@ -110,19 +113,19 @@ static void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MA
         put0(t, y, j + k * STEP, n, HIDE(e / l, j + k * STEP, 0));
     }
 }
-KERNEL(softmax)(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
     FOR_ROWS {
         MAX_OF_ROW(m)
         const Frame f = frame_of(t, m);
-        V high = CONSTANT(0), low = CONSTANT(0);
-        OVER_TILES(exp_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, &high, &low))
+        ACCUMULATORS(high, low)
+        OVER_TILES(exp_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, high + chain, low + chain))
         Sum l = sum_lanes(high, low);
         OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))
         // One division, and not a reciprocal and a product: an error less, of the two units in the last place that there are to spend.
-        OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, CONSTANT(m == -INFINITY ? NAN : total(l))))
+        OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, SPLAT(m == -INFINITY ? (R)NAN : total(l))))
     }
 }
 
@@ -147,15 +150,15 @@ static void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y
         put0(t, dx, i, n, HIDE(v, i, 0));
     }
 }
-KERNEL(softmax_backward)(const Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
+KERNEL(softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
-        V high = CONSTANT(0), low = CONSTANT(0);
-        OVER_TILES(dot_tile(t, dy + at[0], y + at[1] MASK_ROW, j, end, &high, &low))
+        ACCUMULATORS(high, low)
+        OVER_TILES(dot_tile(t, dy + at[0], y + at[1] MASK_ROW, j, end, high + chain, low + chain))
         Sum s = sum_lanes(high, low);
         OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
-        const V dot = CONSTANT(total(s));
+        const V dot = SPLAT(total(s));
         OVER_TILES(dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, dot))
     }
 }
@@ -167,12 +170,11 @@ KERNEL(softmax_backward)(const Task task, const __global IN0 *dy, const __global
 #if (defined(OP_log_softmax) || defined(OP_logsumexp) || defined(OP_cross_entropy)) && !defined(WEIGHTED)
 
 // log(count + s): the elements that equal the maximum are counted, and only the others added, so that what is small beside 1 is kept.
-static ACC log_of_sum(long count, Sum s) {
-    const ACC high = s.high * (ACC)(1 / UNIT), low = s.low * (ACC)(1 / UNIT);
-    if (count == 1 && high < (ACC)0.4) return lane0(log_of(CONSTANT(1), CONSTANT(high), CONSTANT(low)));
-    Sum whole = {(ACC)count, 0}, part = {high, low};
-    whole = add_sums(whole, part);
-    return lane0(log_of(CONSTANT(whole.high), CONSTANT(0), CONSTANT(whole.low)));
+static R log_of_sum(R count, Sum s) {
+    const R zero = 0, one = 1, high = s.high * (ACC)(1 / UNIT), low = s.low * (ACC)(1 / UNIT);
+    const Sum part = {high, low}, ones = {count, zero}, whole = add_sums(ones, part);
+#define SPIKE(a, b) ((count == 1) & (high < (ACC)0.4) ? (a) : (b))
+    return of_row(log_of(SPLAT(SPIKE(one, whole.high)), SPLAT(SPIKE(high, zero)), SPLAT(SPIKE(low, whole.low))));
 }
 static void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V m, V *high, V *low, I *equal) {
     V e[4];
@@ -185,17 +187,26 @@ static void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long 
     }
     add_tile(high, low, e);
 }
+#ifdef COLUMNS
+#define COUNT(equal) PASTE(convert_, V_NAME)(equal)
+#else
+static ACC COUNT(I equal) {
+    long count = 0;
+    for (int k = 0; k < VEC; k++) count += ((SIGNED *)&equal)[k];
+    return count;
+}
+#endif
+// Fewer maxima than a float can count are counted exactly, and of others nothing small is kept.
 #define FOLD_OF_ROW(m, log)                                                                                            \
     MAX_OF_ROW(m)                                                                                                      \
-    V high = CONSTANT(0), low = CONSTANT(0);                                                                           \
+    ACCUMULATORS(high, low)                                                                                            \
     I equal = (I)(0);                                                                                                  \
-    OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, CONSTANT(m), &high, &low, &equal))                             \
+    OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, SPLAT(m), high + chain, low + chain, &equal))                  \
     Sum l = sum_lanes(high, low);                                                                                      \
     OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))                                                              \
-    long count = 0;                                                                                                    \
-    for (int k = 0; k < VEC; k++) count += ((SIGNED *)&equal)[k];                                                      \
-    OVER_GROUP(counts, count, counts[own] + counts[other])                                                             \
-    const ACC log = total(l) != total(l) ? NAN : log_of_sum(count, l);
+    R count = COUNT(equal);                                                                                            \
+    OVER_GROUP(highs, count, highs[own] + highs[other])                                                                \
+    const R log = total(l) != total(l) ? (R)NAN : log_of_sum(count, l);
 
 #endif
 #ifdef OP_log_softmax
@@ -211,15 +222,14 @@ static void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *
         put0(t, y, j + k * STEP, n, HIDE((z - log) + low, j + k * STEP, -INFINITY));
     }
 }
-KERNEL(log_softmax)(const Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
-    SCRATCH(long, counts)
     FOR_ROWS {
         FOLD_OF_ROW(m, log)
-        const V shift = CONSTANT(log + (m - m));  // NaN for a row that has no softmax
-        OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, CONSTANT(m), shift))
+        const V shift = SPLAT(log + (m - m));  // NaN for a row that has no softmax
+        OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, SPLAT(m), shift))
     }
 }
 
@@ -231,28 +241,28 @@ static void sum_tile(const Task *t, const __global IN0 *dy MASK_PARAMETER, long 
     FOUR(k) e[k] = HIDE(take0(t, dy, j + k * STEP, n, 0), j + k * STEP, 0);
     add_tile(high, low, e);
 }
-static void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC sum) {
+static void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n, V sum) {
     FOUR(k) {
         const V z = take1(t, y, j + k * STEP, n, 0);
         V share = exp_of(z, CONSTANT(0));
         // A share is positive, however small: times an infinite sum it is infinite.
-        if (isinf(sum)) share = z > CONSTANT(-INFINITY) ? CONSTANT(1) : share;
-        V v = take0(t, dy, j + k * STEP, n, 0) - share * CONSTANT(sum);
+        share = ((sum == CONSTANT(INFINITY)) | (sum == CONSTANT(-INFINITY))) & (z > CONSTANT(-INFINITY)) ? ONE : share;
+        V v = take0(t, dy, j + k * STEP, n, 0) - share * sum;
 #ifdef SCALED
         v = CONSTANT(t->number[3]) * v;
 #endif
         put0(t, dx, j + k * STEP, n, HIDE(v, j + k * STEP, 0));
     }
 }
-KERNEL(log_softmax_backward)(const Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
+KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
-        V high = CONSTANT(0), low = CONSTANT(0);
-        OVER_TILES(sum_tile(t, dy + at[0] MASK_ROW, j, end, &high, &low))
+        ACCUMULATORS(high, low)
+        OVER_TILES(sum_tile(t, dy + at[0] MASK_ROW, j, end, high + chain, low + chain))
         Sum s = sum_lanes(high, low);
         OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
-        const ACC sum = total(s);
+        const V sum = SPLAT(total(s));
         OVER_TILES(log_dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, sum))
     }
 }
@@ -265,7 +275,7 @@ KERNEL(log_softmax_backward)(const Task task, const __global IN0 *dy, const __gl
 #else
 #define SCALE(m) m
 #endif
-KERNEL(logsumexp)(const Task task, const __global IN0 *x, __global OUT0 *y
+KERNEL(logsumexp)(Task task, const __global IN0 *x, __global OUT0 *y
 #if OUTPUTS > 1
                         , __global OUT1 *sign
 #endif
@@ -273,15 +283,12 @@ KERNEL(logsumexp)(const Task task, const __global IN0 *x, __global OUT0 *y
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
-    SCRATCH(long, counts)
     FOR_ROWS {
         FOLD_OF_ROW(m, log)
-        if (LANE == 0 && n) {
-            set0(y + at[1], log != log ? log : m - m == 0 ? SCALE(m) + log : m);
+        SET(0, y + at[1], log != log ? log : m - m == 0 ? SCALE(m) + log : m)
 #if OUTPUTS > 1
-            set1(sign + at[2], log != log ? log : m == -INFINITY ? 0 : 1);
+        SET(1, sign + at[2], log != log ? log : m == -INFINITY ? (R)0 : (R)1)
 #endif
-        }
     }
 }
 
@@ -305,7 +312,7 @@ static void term_tile(const Task *t, const __global IN0 *x, const __global IN1 *
     }
     add_tile(high, low, e);
 }
-KERNEL(logsumexp)(const Task task, const __global IN0 *x, const __global IN1 *b, __global OUT0 *y
+KERNEL(logsumexp)(Task task, const __global IN0 *x, const __global IN1 *b, __global OUT0 *y
 #if OUTPUTS > 1
                         , __global OUT1 *sign
 #endif
@@ -321,15 +328,15 @@ KERNEL(logsumexp)(const Task task, const __global IN0 *x, const __global IN1 *b,
         }
         ACC m = largest_lane(top);
         OVER_GROUP(highs, m, highs[other] > highs[own] ? highs[other] : highs[own])
-        V high = CONSTANT(0), low = CONSTANT(0);
-        OVER_TILES(term_tile(t, x + at[0], b + at[1] MASK_ROW, j, end, m, &high, &low))
+        ACCUMULATORS(high, low)
+        OVER_TILES(term_tile(t, x + at[0], b + at[1] MASK_ROW, j, end, m, high + chain, low + chain))
         Sum l = sum_lanes(high, low);
         OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))
         if (LANE == 0 && n) {
             const ACC sum = total(l), size = fabs(sum);
             const bool near = size > (ACC)0.8 && size < (ACC)1.2;
             const ACC one = near ? 1 : 0, s = sum < 0 ? -1 : 1;
-            ACC log = lane0(log_of(CONSTANT(one), CONSTANT(s * l.high - one), CONSTANT(s * l.low)));
+            ACC log = of_row(log_of(CONSTANT(one), CONSTANT(s * l.high - one), CONSTANT(s * l.low)));
             log = size == 0 ? -INFINITY : sum - sum == 0 ? shift(m) + log : size;
 #if OUTPUTS > 1
             set1(sign + at[3], sum != sum ? sum : sum == 0 ? 0 : s);
@@ -363,7 +370,7 @@ static void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __glob
     }
 }
 // dy and y hold one value a row.
-KERNEL(logsumexp_backward)(const Task task, const __global IN0 *dy, const __global IN1 *x, const __global IN2 *y B_PARAMETER,
+KERNEL(logsumexp_backward)(Task task, const __global IN0 *dy, const __global IN1 *x, const __global IN2 *y B_PARAMETER,
                                  __global OUT0 *dx MASK_PARAMETER) {
     const Task *t = &task;
     FOR_ROWS {
