@@ -485,9 +485,9 @@ def whole_shape(op: str, value, name: str = "shape") -> tuple[int, ...]:
     return (_count(op, name, value, 0, value),)
 
 
-def places(op: str, value) -> np.ndarray:
-    """Places in an array, as integers; `unpooled` says whether they lie in it."""
-    value = _array(op, "indices", value)
+def places(op: str, value, like) -> np.ndarray:
+    """Places in an array, as integers, in an array of the kind that `like` is; `unpooled` says whether they lie in it."""
+    value = _of_kind(op, "indices", value, like)
     if value.dtype.kind not in "iu":
         raise TypeError(f"{op}: indices has dtype {value.dtype}, it must be an integer dtype")
     return value

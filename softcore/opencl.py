@@ -229,6 +229,7 @@ _FILES = {
     "gates": ("gate", "gate_backward", "gate_backward_sum", "glu", "glu_backward"),
     "mixtures": ("sum", "dot", "product", "largest", "take", "spread"),
     "losses": ("cross_entropy", "binary_cross_entropy"),
+    "pool": ("max_pool", "max_pool_backward", "max_unpool", "avg_pool", "avg_pool_backward", "softmax_pool", "softmax_pool_backward"),
 }
 _IN_COLUMNS = {*_FILES["softmax"], "sum", "dot"} - {"logsumexp_backward"}  # that can take rows side by side
 _BEHIND = {"losses": ("softmax",)}  # files that others are compiled behind
@@ -386,6 +387,37 @@ def _units(shape, operands, along):
     return prod(outer) * -(-length[0] // planner.CHUNK)
 
 
+def pool(op, storage, inputs, outputs, axes, padding, dry=False):
+    """Run one kernel on windows, as ``kernels.core.pool`` does; sums are taken in float64 where the device has it."""
+    if op == "max_pool_backward" and outputs[0].dtype.itemsize == 2:  # rounded once
+        sums = type(outputs[0]).empty(outputs[0].shape, np.dtype(np.float32), outputs[0])
+        pool(op, sums.dtype, inputs, (sums,), axes, padding)
+        np.copyto(outputs[0], sums)
+        return
+    operands = (*inputs, *outputs)
+    arrays = [a.array for a in operands]
+    queue = arrays[0].queue
+    if not op.startswith("max"):
+        storage = np.dtype(np.float64 if queue.device.double_fp_config or storage.itemsize == 8 else np.float32)
+    planes = op in ("max_pool_backward", "max_unpool")
+    shape = outputs[0].shape[:2] + (1, 1, 1) if planes else outputs[0].shape
+    if planes:
+        axes = [(size, count, 1, 1, 1, 0, 0) for size, count in zip(outputs[0].shape[2:], inputs[0].shape[2:])]
+    accumulator, real, options = _options(queue.device, op, storage, inputs, outputs)
+    tile = planner.choose_opencl(1 << 10, accumulator.itemsize, _facts(queue.device))
+    options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "I_X": len(inputs) - 1}
+    strides = [_steps(op, a) for a in operands]
+    task = struct.pack(
+        f"@6q{9 * len(operands)}q22q",
+        *(prod(shape), *shape),
+        *[number for a, s in zip(operands, strides) for number in (a.offset // a.dtype.itemsize, *_padded(s))],
+        *[number for a in axes for number in a],
+        padding,
+    )
+    groups = min(tile.groups, -(-prod(shape) // tile.wg))
+    _launch(queue, op, (queue.context, _defined(options), task, (groups * tile.wg, 1), (tile.wg, 1)), arrays)
+
+
 def _launch(queue, op, launch, arrays):
     _alive()
     context, options, task, grid, group = launch
@@ -424,9 +456,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     inputs = [a for a in inputs if a is not None]
     outputs = [a for a in outputs if a is not None]
     operands = [*inputs, *outputs, *([] if mask is None else [mask])]
-    accumulator = np.dtype(np.float32) if storage.name in ("float16", "bfloat16") else storage
-    if not device.double_fp_config and "float64" in [storage.name, *(a.dtype.name for a in operands)]:
-        raise TypeError(f"{op}: the device {device.name.strip()!r} has no float64, in which this call computes")
+    accumulator, real, options = _options(device, op, storage, inputs, outputs)
     ndim = max([a.ndim for a in operands])
     shape = shape or next(a.shape for a in operands if a.ndim == ndim)
     elementwise = op in _ELEMENTWISE
@@ -435,40 +465,29 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     along = next((a for a in (*outputs, *inputs) if any(a.strides)), outputs[0]) if elementwise else None
     outer, length, strides = _collapsed(op, shape, nouter, operands, along)
     rows, n = prod(outer), prod(length)
-    tile = planner.choose_opencl(n, accumulator.itemsize, _facts(device))
+    facts = _facts(device)
+    tile = planner.choose_opencl(n, accumulator.itemsize, facts)
     whole = [(a, s) for a, s in zip(operands, strides) if a.ndim == ndim and a is not mask]
     strided = any(s[len(outer) :] != [1] for _, s in whole)
     columns = (
-        strided and op in _IN_COLUMNS and not _has_optional(op, inputs) and tile.wg == 1
+        strided and op in _IN_COLUMNS and not _has_optional(op, inputs) and facts.cpu
         and bool(outer) and len(length) == 1 and outer[-1] >= tile.vec and all(s[len(outer) - 1] == 1 for _, s in whole)
     )  # fmt: skip
     units = rows * -(-n // planner.CHUNK) if elementwise else rows // outer[-1] * -(-outer[-1] // tile.vec) if columns else -(-rows // tile.rows)
-    real = accumulator if accumulator.kind == "f" else np.dtype(np.float32)
-    options = {
-        f"OP_{op}": 1,
-        "INPUTS": len(inputs),
-        "OUTPUTS": len(outputs),
-        "ACC": _TYPES[accumulator.name],
-        "SIGNED": _SIGNED[accumulator.itemsize],
-        "REAL": _TYPES[real.name],
+    options |= {
         "VEC": tile.vec,
         "WG": tile.wg,
         "ROWS": 1 if elementwise else tile.rows,
         "CHUNK": planner.CHUNK,
         "OPTION": 0 if op in _BY_NUMBER or names else int(option),
-        "LEAST": "-INFINITY" if accumulator.kind == "f" else _least(accumulator),
     }
-    for name, way, arrays in (("IN", "READ", inputs), ("OUT", "WRITE", outputs)):
-        for i, a in enumerate(arrays):
-            options |= {f"{name}{i}": _TYPES[a.dtype.name], f"{way}{i}": _way(a.dtype, accumulator)}
     flags = {
-        {"f": "FLOAT", "d": "DOUBLE"}.get(accumulator.char, "INTEGER"): True,
         "MASKED": mask is not None,
         "STRIDED": strided and not columns,
         "COLUMNS": columns,
         "SCALED": scale != 1,
-        "LOOSE": tile.wg == 1,
-        "KEEP": op == "softmax" and tile.wg == 1 and outputs[0].dtype == accumulator,
+        "LOOSE": facts.cpu,
+        "KEEP": op == "softmax" and facts.cpu and outputs[0].dtype == accumulator,
     }
     if _has_optional(op, inputs):
         flags[_OPTIONAL[op][1]] = True
@@ -489,7 +508,41 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     )
     groups = min(tile.groups, units)
     group = (tile.wg, options["ROWS"])
-    return queue.context, tuple([f"-D{name}={value}" for name, value in options.items()]), task, (tile.wg, groups * group[1]), group
+    return queue.context, _defined(options), task, (tile.wg, groups * group[1]), group
+
+
+def _options(device, op, storage, inputs, outputs):
+    """The dtypes of arithmetic and of scalar arguments, and what every kernel is compiled with."""
+    if not device.double_fp_config and "float64" in [storage.name, *(a.dtype.name for a in (*inputs, *outputs))]:
+        raise TypeError(f"{op}: the device {device.name.strip()!r} has no float64, in which this call computes")
+    accumulator = np.dtype(np.float32) if storage.name in ("float16", "bfloat16") else storage
+    real = accumulator if accumulator.kind == "f" else np.dtype(np.float32)
+    options = {
+        f"OP_{op}": 1,
+        "INPUTS": len(inputs),
+        "OUTPUTS": len(outputs),
+        "ACC": _TYPES[accumulator.name],
+        "SIGNED": _SIGNED[accumulator.itemsize],
+        "REAL": _TYPES[real.name],
+        "LEAST": "-INFINITY" if accumulator.kind == "f" else _least(accumulator),
+        {"f": "FLOAT", "d": "DOUBLE"}.get(accumulator.char, "INTEGER"): 1,
+    }
+    for name, way, arrays in (("IN", "READ", inputs), ("OUT", "WRITE", outputs)):
+        for i, a in enumerate(arrays):
+            options |= {f"{name}{i}": _TYPES[a.dtype.name], f"{way}{i}": _way(a.dtype, accumulator)}
+    return accumulator, real, options
+
+
+def _defined(options):
+    return tuple([f"-D{name}={value}" for name, value in options.items()])
+
+
+def _steps(op, a):
+    """Strides in elements."""
+    item = a.dtype.itemsize
+    if a.offset % item or any(s % item for s in a.strides):
+        raise ValueError(f"{op}: the elements of a pyopencl array of {a.dtype} lie at fractions of {item} bytes, they must not")
+    return [s // item for s in a.strides]
 
 
 def _has_optional(op, inputs):
@@ -511,13 +564,8 @@ def _collapsed(op, shape, nouter, operands, along):
 
     For an element-wise op, a row is what is contiguous in `along`.
     """
-    strides = []
-    for a in operands:
-        item = a.dtype.itemsize
-        if a.offset % item or any(s % item for s in a.strides):
-            raise ValueError(f"{op}: the elements of a pyopencl array of {a.dtype} lie at fractions of {item} bytes, they must not")
-        steps = [s // item for s in a.strides]
-        strides.append(steps + [0] * (len(shape) - len(steps)))
+    strides = [_steps(op, a) for a in operands]
+    strides = [steps + [0] * (len(shape) - len(steps)) for steps in strides]
     dims = sorted(range(nouter), key=lambda i: -abs((along or operands[0]).strides[i]))  # rows may come in any order, neighbours together
     outer, at_outer = _joined([(shape[i], [s[i] for s in strides]) for i in dims])
     length, at_length = _joined([(shape[i], [s[i] for s in strides]) for i in range(nouter, len(shape))])

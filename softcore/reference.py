@@ -460,7 +460,7 @@ def _places(op, indices, shape, layout):
     """Which axes of ``shape`` are spatial, and the flat indices over them as (others, windows)."""
     lowest, largest = (int(indices.min()), int(indices.max())) if indices.size else (0, 0)
     spatial = check.unpooled(op, indices.shape, shape, layout, lowest, largest)
-    return spatial, _planes(check.places(op, indices), spatial).astype(int)
+    return spatial, _planes(check.places(op, indices, indices), spatial).astype(int)
 
 
 @definition

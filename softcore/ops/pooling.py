@@ -22,7 +22,7 @@ import numpy as np
 
 from softcore import check, windows
 from softcore.ops import maxima
-from softcore.ops.run import run_windows
+from softcore.ops.run import result, run_windows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,14 +123,14 @@ def max_pool(
     if not check.flag(op, "return_indices", return_indices):
         y = check.out(op, out, shape, dtype, x)
         run_windows(op, dtype, (x,), (y,), places, axes)
-        return y
+        return result(y, out)
     y, indices = check.outs(op, out, (shape, shape), (dtype, np.dtype(np.intp)), x)
     storage = dtype
     if windows.reach(axes) >= 2**31 and dtype.itemsize <= 4:  # too far for the lanes of 32 bits
         storage = _INDEX if dtype.kind in "biu" else np.dtype(np.float64)
     value = dtype if dtype.kind in "biu" else storage
     run_windows(op, storage, (x,), (y, indices), places, axes, dtypes=(value, _INDEX))
-    return y, indices
+    return tuple(map(result, (y, indices), out or (None, None)))
 
 
 def max_pool_backward(
@@ -191,12 +191,12 @@ def max_pool_backward(
     """
     op = "max_pool_backward"
     (dy,) = check.arrays(op, dy=dy)
-    indices, shape, places = _indices(op, indices, shape, layout)
+    indices, shape, places = _indices(op, indices, shape, layout, dy)
     dy = check.broadcast(op, "dy", dy, indices.shape)
     dtype = check.computing(dy)
     dx = check.out(op, out, shape, dtype, dy)
     run_windows(op, dtype, (dy, indices), (dx,), places)
-    return dx
+    return result(dx, out)
 
 
 def max_unpool(
@@ -250,20 +250,23 @@ def max_unpool(
     """
     op = "max_unpool"
     (y,) = check.arrays(op, y=y)
-    indices, shape, places = _indices(op, indices, shape, layout)
+    indices, shape, places = _indices(op, indices, shape, layout, y)
     check.shape(op, "y", y, indices.shape)
     dtype = check.selecting(y)
     x = check.out(op, out, shape, dtype, y)
     run_windows(op, dtype, (y, indices), (x,), places)
-    return x
+    return result(x, out)
 
 
-def _indices(op, indices, shape, layout):
+def _indices(op, indices, shape, layout, like):
     """The indices, the shape they are for, and its spatial axes; all of them lie within those."""
-    indices = check.places(op, indices)
+    indices = check.places(op, indices, like)
     shape = check.whole_shape(op, shape)
     lowest, largest = 0, 0
-    if indices.size:
+    if indices.size and not isinstance(indices, np.ndarray):
+        held = check.on_host(indices)
+        lowest, largest = int(held.min()), int(held.max())
+    elif indices.size:
         # One pass, since a negative number read as an unsigned one is larger than any other.
         largest = int(maxima.max(indices.view(indices.dtype.str.replace("i", "u")), None))
         if largest > np.iinfo(indices.dtype).max:
@@ -327,7 +330,7 @@ def avg_pool(
     count_include_pad = check.flag(op, "count_include_pad", count_include_pad)
     y = check.out(op, out, windows.pooled_shape(x.shape, places, axes), dtype, x)
     run_windows(op, dtype, (x,), (y,), places, axes, padding=count_include_pad)
-    return y
+    return result(y, out)
 
 
 def avg_pool_backward(
@@ -382,7 +385,7 @@ def avg_pool_backward(
     dy = check.broadcast(op, "dy", dy, windows.pooled_shape(shape, places, axes))
     dx = check.out(op, out, shape, dtype, dy)
     run_windows(op, dtype, (dy,), (dx,), places, axes, padding=count_include_pad)
-    return dx
+    return result(dx, out)
 
 
 def softmax_pool(
@@ -435,7 +438,7 @@ def softmax_pool(
     places, axes = check.windows(op, x.shape, window, stride, padding, dilation, ceil_mode, layout)
     y = check.out(op, out, windows.pooled_shape(x.shape, places, axes), dtype, x)
     run_windows(op, dtype, (x,), (y,), places, axes)
-    return y
+    return result(y, out)
 
 
 def softmax_pool_backward(
@@ -487,4 +490,4 @@ def softmax_pool_backward(
     dy = check.broadcast(op, "dy", dy, windows.pooled_shape(x.shape, places, axes))
     dx = check.out(op, out, x.shape, check.computing(x), x)
     run_windows(op, dtype, (dy, x), (dx,), places, axes)
-    return dx
+    return result(dx, out)

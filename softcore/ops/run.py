@@ -169,10 +169,10 @@ def run_windows(op, storage, inputs, outputs, places, axes=(), *, padding=False,
         return None
     dtypes = dtypes or [storage] * len(outputs)
     targets = [
-        np.empty(o.shape, d) if o.dtype != d or not o.flags.aligned or any(overlaps(o, a) for a in inputs) else o
+        check.new(o.shape, d, o) if o.dtype != d or not o.flags.aligned or any(overlaps(o, a) for a in inputs) else o
         for o, d in zip(outputs, dtypes)
     ]
-    plan = kernels.core.pool(
+    plan = kernels.core_of(inputs[0]).pool(
         op,
         storage,
         tuple([_planes(a, places) for a in inputs]),

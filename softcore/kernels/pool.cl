@@ -1,0 +1,241 @@
+// pool.cl: pooling over up to three spatial axes. Arrays have five: two others, then depth, height and width.
+//
+// Along each spatial axis, tap t of window o reads element o * stride - before + t * dilation; what lies outside is padding. Results
+// and gradients are gathered, one element by one work-item; only max_pool_backward and max_unpool, whose indices may point anywhere,
+// take a plane each.
+
+typedef struct { long size, count, window, stride, dilation, before, after; } Axis;
+typedef struct {
+    long elements, shape[5];  // what work-items share out
+    Operand arg[ARGS];
+    Axis axis[3];
+    long include_padding;
+} Pool;
+
+// The elements of a work-item: neighbours on a CPU, and beside those of its neighbours on a GPU.
+#if WG > 1
+#define FOR_ELEMENTS for (long e = get_global_id(0); e < p->elements; e += get_global_size(0))
+#else
+#define FOR_ELEMENTS                                                                                                   \
+    for (long e = p->elements * get_global_id(0) / get_global_size(0); e < p->elements * (get_global_id(0) + 1) / get_global_size(0); e++)
+#endif
+static void locate(const Pool *p, long e, long *o) {
+    for (int d = 4; d >= 0; d--) {
+        o[d] = e % p->shape[d];
+        e /= p->shape[d];
+    }
+}
+static long at_element(const Operand *a, const long *o) {
+    long q = a->offset;
+    for (int d = 0; d < 5; d++) q += o[d] * a->stride[d];
+    return q;
+}
+static long at_place(const Operand *a, const long *o, const long *place) {
+    return a->offset + o[0] * a->stride[0] + o[1] * a->stride[1] + place[0] * a->stride[2] + place[1] * a->stride[3] + place[2] * a->stride[4];
+}
+
+// For each tap of window o that is no padding: `place` is where it lies along the spatial axes.
+#define FOR_TAPS(p, o)                                                                                                 \
+    for (long t0 = 0; t0 < (p)->axis[0].window; t0++)                                                                  \
+        if (within(&(p)->axis[0], (o)[0], t0, place))                                                                  \
+            for (long t1 = 0; t1 < (p)->axis[1].window; t1++)                                                          \
+                if (within(&(p)->axis[1], (o)[1], t1, place + 1))                                                      \
+                    for (long t2 = 0; t2 < (p)->axis[2].window; t2++)                                                  \
+                        if (within(&(p)->axis[2], (o)[2], t2, place + 2))
+static bool within(const Axis *a, long o, long t, long *place) {
+    *place = o * a->stride - a->before + t * a->dilation;
+    return *place >= 0 && *place < a->size;
+}
+// For each window that reaches element `at`, in descending order of taps and so in ascending order of windows.
+#define FOR_WINDOWS(p, at)                                                                                             \
+    for (long t0 = (p)->axis[0].window - 1; t0 >= 0; t0--)                                                             \
+        if (reaches(&(p)->axis[0], (at)[0], t0, o))                                                                    \
+            for (long t1 = (p)->axis[1].window - 1; t1 >= 0; t1--)                                                     \
+                if (reaches(&(p)->axis[1], (at)[1], t1, o + 1))                                                        \
+                    for (long t2 = (p)->axis[2].window - 1; t2 >= 0; t2--)                                             \
+                        if (reaches(&(p)->axis[2], (at)[2], t2, o + 2))
+static bool reaches(const Axis *a, long at, long t, long *o) {
+    const long start = at + a->before - t * a->dilation;
+    *o = start / a->stride;
+    return start >= 0 && start % a->stride == 0 && *o < a->count;
+}
+
+// ---------------------------------------------------------------- max_pool
+
+#ifdef OP_max_pool
+
+KERNEL(max_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y
+#if OUTPUTS > 1
+                 , __global OUT1 *index
+#endif
+                 ) {
+    const Pool *p = &pool;
+    FOR_ELEMENTS {
+        long o[5], place[3], best = -1;
+        ACC m = 0;
+        locate(p, e, o);
+        FOR_TAPS(p, o + 2) {
+            const ACC v = value0(x + at_place(&p->arg[0], o, place));
+            if (best < 0 || v > m || (v != v && m == m)) {
+                m = v;
+                best = (place[0] * p->axis[1].size + place[1]) * p->axis[2].size + place[2];
+            }
+        }
+        set0(y + at_element(&p->arg[1], o), m);
+#if OUTPUTS > 1
+        index[at_element(&p->arg[2], o)] = best;
+#endif
+    }
+}
+
+#endif
+#if defined(OP_max_pool_backward) || defined(OP_max_unpool)
+
+// A plane of zeros to which each y is added, or in which it is put, at its place among the plane's elements, in order.
+#ifdef OP_max_unpool
+KERNEL(max_unpool)
+#else
+KERNEL(max_pool_backward)
+#endif
+(const Pool pool, const __global IN0 *y, const __global IN1 *index, __global OUT0 *x) {
+    const Pool *p = &pool;
+    FOR_ELEMENTS {
+        const Operand *to = &p->arg[2];
+        long o[5] = {e / p->shape[1], e % p->shape[1], 0, 0, 0}, place[3];
+        for (place[0] = 0; place[0] < p->axis[0].size; place[0]++)
+            for (place[1] = 0; place[1] < p->axis[1].size; place[1]++)
+                for (place[2] = 0; place[2] < p->axis[2].size; place[2]++) set0(x + at_place(to, o, place), 0);
+        for (o[2] = 0; o[2] < p->axis[0].count; o[2]++)
+            for (o[3] = 0; o[3] < p->axis[1].count; o[3]++)
+                for (o[4] = 0; o[4] < p->axis[2].count; o[4]++) {
+                    long i = (long)index[at_element(&p->arg[1], o)];
+                    place[2] = i % p->axis[2].size;
+                    i /= p->axis[2].size;
+                    place[1] = i % p->axis[1].size;
+                    place[0] = i / p->axis[1].size;
+                    __global OUT0 *q = x + at_place(to, o, place);
+#ifdef OP_max_unpool
+                    set0(q, value0(y + at_element(&p->arg[0], o)));
+#else
+                    *q = *q + value0(y + at_element(&p->arg[0], o));
+#endif
+                }
+    }
+}
+
+#endif
+
+// ---------------------------------------------------------------- avg_pool
+
+#if defined(FLOAT) || defined(DOUBLE)
+
+// A sum and what its roundings lost.
+typedef struct { ACC high, low; } Total;
+static void add_to(Total *s, ACC a) {
+    const ACC t = s->high + a, v = t - s->high;
+    s->low += (s->high - (t - v)) + (a - v);
+    s->high = t;
+}
+static ACC total_of(Total s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
+
+// What a window's sum is divided by: its elements, with those of the padding or without.
+static ACC divisor(const Pool *p, const long *o) {
+    long count = 1, place;
+    for (int d = 0; d < 3; d++) {
+        const Axis *a = &p->axis[d];
+        long along = 0;
+        for (long t = 0; t < a->window; t++)
+            along += within(a, o[d], t, &place) || (p->include_padding && place < a->size + a->after);
+        count *= along;
+    }
+    return count;
+}
+
+#ifdef OP_avg_pool
+
+KERNEL(avg_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y) {
+    const Pool *p = &pool;
+    FOR_ELEMENTS {
+        long o[5], place[3];
+        Total s = {0, 0};
+        locate(p, e, o);
+        FOR_TAPS(p, o + 2) add_to(&s, value0(x + at_place(&p->arg[0], o, place)));
+        set0(y + at_element(&p->arg[1], o), total_of(s) / divisor(p, o + 2));
+    }
+}
+
+#endif
+#ifdef OP_avg_pool_backward
+
+KERNEL(avg_pool_backward)(const Pool pool, const __global IN0 *dy, __global OUT0 *dx) {
+    const Pool *p = &pool;
+    FOR_ELEMENTS {
+        long at[5], o[3];
+        Total s = {0, 0};
+        locate(p, e, at);
+        FOR_WINDOWS(p, at + 2) add_to(&s, value0(dy + at_place(&p->arg[0], at, o)) / divisor(p, o));
+        set0(dx + at_element(&p->arg[1], at), total_of(s));
+    }
+}
+
+#endif
+
+// ---------------------------------------------------------------- softmax_pool
+
+#if defined(OP_softmax_pool) || defined(OP_softmax_pool_backward)
+
+static ACC exponential(ACC x) { return of_row(decay(CONSTANT(x), ZERO)) * (ACC)(1 / UNIT); }
+typedef struct { ACC m, l, y; } Window;  // the state of a softmax, and the mean
+// What has no share, such as -inf, adds 0 to the mean.
+static Window window_of(const Pool *p, const Operand *a, const long *others, const long *o, const __global PASTE(IN, I_X) *x) {
+    long place[3];
+    Window w = {-INFINITY, 0, 0};
+    Total l = {0, 0}, y = {0, 0};
+    FOR_TAPS(p, o) {
+        const ACC v = PASTE(value, I_X)(x + at_place(a, others, place));
+        w.m = LARGER(v, w.m);
+    }
+    FOR_TAPS(p, o) add_to(&l, exponential(PASTE(value, I_X)(x + at_place(a, others, place)) - w.m));
+    w.l = total_of(l);
+    FOR_TAPS(p, o) {
+        const ACC v = PASTE(value, I_X)(x + at_place(a, others, place)), share = exponential(v - w.m) / w.l;
+        add_to(&y, share == 0 ? 0 : share * v);
+    }
+    w.y = total_of(y);
+    return w;
+}
+
+#endif
+#ifdef OP_softmax_pool
+
+KERNEL(softmax_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y) {
+    const Pool *p = &pool;
+    FOR_ELEMENTS {
+        long o[5];
+        locate(p, e, o);
+        set0(y + at_element(&p->arg[1], o), window_of(p, &p->arg[0], o, o + 2, x).y);
+    }
+}
+
+#endif
+#ifdef OP_softmax_pool_backward
+
+KERNEL(softmax_pool_backward)(const Pool pool, const __global IN0 *dy, const __global IN1 *x, __global OUT0 *dx) {
+    const Pool *p = &pool;
+    FOR_ELEMENTS {
+        long at[5], o[3];
+        Total s = {0, 0};
+        locate(p, e, at);
+        const ACC v = value1(x + at_element(&p->arg[1], at));
+        FOR_WINDOWS(p, at + 2) {
+            const Window w = window_of(p, &p->arg[1], at, o, x);
+            const ACC share = exponential(v - w.m) / w.l;
+            add_to(&s, share == 0 ? 0 : value0(dy + at_place(&p->arg[0], at, o)) * share * (1 + v - w.y));
+        }
+        set0(dx + at_element(&p->arg[2], at), total_of(s));
+    }
+}
+
+#endif
+
+#endif
