@@ -366,19 +366,19 @@ def run_loss(op, storage, inputs, outputs, nouter, sums, keep, spread, z, weight
     soft = kernel == "cross_entropy" and target.dtype.kind not in "iu"
     rest = {name: a for name, a in zip(("WEIGHT", "POS_WEIGHT", "DLOSS"), inputs[2:]) if a is not None}
     names = [f"HAS_{name}=1" for name in rest] + [f"I_{name}={2 + i}" for i, name in enumerate(rest)]
-    parts = value
+    parts = None
     if sums:
-        count = prod(logits.shape[:nouter]) if kernel == "cross_entropy" else _units(logits.shape, [*inputs, gradient], gradient or logits)
-        parts = value = type(logits).empty((count,), np.dtype(np.float32) if storage.itemsize == 2 else storage, logits)
-        if kernel == "cross_entropy":
-            value = parts.reshape(logits.shape[:nouter])
-        else:  # they have no place among the elements
-            value = type(logits)(parts.array, logits.shape, (0,) * logits.ndim)
+        by_row = kernel == "cross_entropy"
+        count = prod(logits.shape[:nouter]) if by_row else _units(logits.shape, [*inputs, gradient], gradient or logits)
+        parts = type(logits).empty((count,), np.dtype(np.float32) if storage.itemsize == 2 else storage, logits)
+        # Those of chunks have no place among the elements.
+        value = parts.reshape(logits.shape[:nouter]) if by_row else type(logits)(parts.array, logits.shape, (0,) * logits.ndim)
     given = {"VALUE": value is not None, "GRADIENT": gradient is not None, "SOFT": soft, "SHARED_OUT": soft or spread != 0, "SUMS": sums}
     names += [f"{name}=1" for name, is_so in given.items() if is_so]
     results = tuple([a for a in (value, gradient) if a is not None])
-    run(kernel, storage, (logits, target, *rest.values()), results, nouter, option=ignored, shape=logits.shape, numbers=(keep, spread, z, weights, factor), names=tuple(names))
-    return parts if sums else None
+    numbers, operands = (keep, spread, z, weights, factor), (logits, target, *rest.values())
+    run(kernel, storage, operands, results, nouter, option=ignored, shape=logits.shape, numbers=numbers, names=tuple(names))
+    return parts
 
 
 def _units(shape, operands, along):
@@ -403,7 +403,7 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
     shape = outputs[0].shape[:2] + (1, 1, 1) if planes else outputs[0].shape
     if planes:
         axes = [(size, count, 1, 1, 1, 0, 0) for size, count in zip(outputs[0].shape[2:], inputs[0].shape[2:])]
-    accumulator, real, options = _options(queue.device, op, storage, inputs, outputs)
+    accumulator, _, options = _options(queue.device, op, storage, inputs, outputs)
     tile = planner.choose_opencl(1 << 10, accumulator.itemsize, _facts(queue.device))
     options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "I_X": len(inputs) - 1}
     strides = [_steps(op, a) for a in operands]
@@ -419,7 +419,9 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
 
 
 def _launch(queue, op, launch, arrays):
+    global _touched
     _alive()
+    _touched = True
     context, options, task, grid, group = launch
     kernel = _kernel(context, op, options, len(task))
     waits = [event for a in arrays for event in a.events]
@@ -450,8 +452,6 @@ def _finish():
 
 def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names):
     """``(context, options, task, grid, group)``: all that a launch needs but the buffers."""
-    global _touched
-    _touched = True
     device = queue.device
     inputs = [a for a in inputs if a is not None]
     outputs = [a for a in outputs if a is not None]
@@ -469,11 +469,14 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     tile = planner.choose_opencl(n, accumulator.itemsize, facts)
     whole = [(a, s) for a, s in zip(operands, strides) if a.ndim == ndim and a is not mask]
     strided = any(s[len(outer) :] != [1] for _, s in whole)
-    columns = (
-        strided and op in _IN_COLUMNS and not _has_optional(op, inputs) and facts.cpu
-        and bool(outer) and len(length) == 1 and outer[-1] >= tile.vec and all(s[len(outer) - 1] == 1 for _, s in whole)
-    )  # fmt: skip
-    units = rows * -(-n // planner.CHUNK) if elementwise else rows // outer[-1] * -(-outer[-1] // tile.vec) if columns else -(-rows // tile.rows)
+    side_by_side = bool(outer) and outer[-1] >= tile.vec and len(length) == 1 and all(s[len(outer) - 1] == 1 for _, s in whole)
+    columns = strided and side_by_side and facts.cpu and op in _IN_COLUMNS and not _has_optional(op, inputs)
+    if elementwise:
+        units = rows * -(-n // planner.CHUNK)
+    elif columns:
+        units = rows // outer[-1] * -(-outer[-1] // tile.vec)
+    else:
+        units = -(-rows // tile.rows)
     options |= {
         "VEC": tile.vec,
         "WG": tile.wg,

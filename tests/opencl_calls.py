@@ -72,7 +72,11 @@ def run(name, arguments, options):
 
 
 def every_result():
-    return {f"{i} {name} {sorted(options)} {k}": a for i, (name, arguments, options) in enumerate(calls()) for k, a in enumerate(run(name, arguments, options))}
+    return {
+        f"{i} {name} {sorted(options)} {k}": a
+        for i, (name, arguments, options) in enumerate(calls())
+        for k, a in enumerate(run(name, arguments, options))
+    }
 
 
 if __name__ == "__main__":

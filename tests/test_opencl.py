@@ -209,7 +209,9 @@ def test_select_last_and_index(rng):
     index = rng.integers(0, 70, len(x))
     where = rng.random(x.shape) < 0.5
     for given in (index, index.astype(np.uint8)):
-        np.testing.assert_array_equal(on_device("max_backward", dy, x, index=given, where=where), sc.max_backward(dy, x, index=index, where=where))
+        np.testing.assert_array_equal(
+            on_device("max_backward", dy, x, index=given, where=where), sc.max_backward(dy, x, index=index, where=where)
+        )
     with pytest.raises(IndexError, match="max_backward: index holds 70, it must be from 0 to 69, for rows of 70 elements"):
         on_device("max_backward", dy, x, index=index + (70 - index.max()))
     with pytest.raises(TypeError, match="max_backward: index is not a pyopencl array and the other arrays are"):
@@ -298,7 +300,15 @@ def alike(actual, expected, rtol=2e-6, atol=1e-6):
             np.testing.assert_allclose(np.asarray(a, float), np.asarray(e, float), rtol=rtol, atol=atol)
 
 
-MIXTURES = [((5, 70, 3), (5, 70)), ((3, 1, 1), (3, 1)), ((6, 40), (5, 6)), ((4, 6, 33), (6,)), ((3, 1, 20, 7), (1, 4, 20)), ((2, 0, 3), (2, 0)), ((2, 4, 0), (2, 4))]
+MIXTURES = [
+    ((5, 70, 3), (5, 70)),
+    ((3, 1, 1), (3, 1)),
+    ((6, 40), (5, 6)),
+    ((4, 6, 33), (6,)),
+    ((3, 1, 20, 7), (1, 4, 20)),
+    ((2, 0, 3), (2, 0)),
+    ((2, 4, 0), (2, 4)),
+]
 
 
 @pytest.mark.parametrize("shapes", MIXTURES, ids=str)
@@ -323,7 +333,12 @@ def test_softmax_gate_of_awkward_scores(dtype, rng):
     tolerance = {"float16": 1e-3, "bfloat16": 8e-3}.get(dtype.name, 1e-6)
     alike(on_device("softmax_gate", x, r, where=where), sc.softmax_gate(x, r, where=where), rtol=tolerance)
     do = rng.standard_normal((len(r), 3)).astype(dtype)
-    alike(on_device("softmax_gate_backward", do, x, r, where=where), sc.softmax_gate_backward(do, x, r, where=where), rtol=tolerance, atol=tolerance)
+    alike(
+        on_device("softmax_gate_backward", do, x, r, where=where),
+        sc.softmax_gate_backward(do, x, r, where=where),
+        rtol=tolerance,
+        atol=tolerance,
+    )
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, *OTHERS, np.dtype(np.int64)], ids=str)
@@ -342,7 +357,11 @@ def test_topk_gate(dtype, renormalize, rng):
             rtol=4 * tolerance,
             atol=4 * tolerance,
         )
-    alike(on_device("topk_gate", np.ascontiguousarray(r.T), 3, 0, renormalize=renormalize), sc.topk_gate(r.T, 3, 0, renormalize=renormalize), rtol=tolerance)
+    alike(
+        on_device("topk_gate", np.ascontiguousarray(r.T), 3, 0, renormalize=renormalize),
+        sc.topk_gate(r.T, 3, 0, renormalize=renormalize),
+        rtol=tolerance,
+    )
     assert on_device("topk_gate", r, 0)[0].shape == (len(r), 0)
 
 
@@ -352,7 +371,10 @@ def test_topk_gate_of_large_integers_and_repeated_indices(rng):
     r, dw = rng.standard_normal((3, 6)).astype(np.float32), rng.standard_normal((3, 9)).astype(np.float32)
     indices = rng.integers(0, 6, (3, 9))
     for renormalize in (True, False):
-        alike(on_device("topk_gate_backward", dw, r, indices, renormalize=renormalize), sc.topk_gate_backward(dw, r, indices, renormalize=renormalize))
+        alike(
+            on_device("topk_gate_backward", dw, r, indices, renormalize=renormalize),
+            sc.topk_gate_backward(dw, r, indices, renormalize=renormalize),
+        )
     with pytest.raises(IndexError, match="topk_gate_backward: indices holds 6, it must be from 0 to 5, for rows of 6 elements"):
         on_device("topk_gate_backward", dw, r, indices + (6 - indices.max()))
 
@@ -361,7 +383,11 @@ def test_topk_gate_of_large_integers_and_repeated_indices(rng):
 
 
 @pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("options", [{}, {"weight": True}, {"label_smoothing": 0.1}, {"z_loss": 0.1}, {"weight": True, "label_smoothing": 0.2, "z_loss": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weight": True}, {"label_smoothing": 0.1}, {"z_loss": 0.1}, {"weight": True, "label_smoothing": 0.2, "z_loss": 0.1}],
+    ids=str,
+)
 def test_cross_entropy(options, soft, rng):
     x = (3 * rng.standard_normal((6, 70))).astype(np.float32)
     target = rng.random(x.shape).astype(np.float32) if soft else np.where(rng.random(6) < 0.3, -100, rng.integers(0, 70, 6))
@@ -372,8 +398,14 @@ def test_cross_entropy(options, soft, rng):
         x[1, 3] = 0
     for reduction in ("mean", "sum", "none"):
         dloss = np.asarray(rng.standard_normal(6 if reduction == "none" else ())).astype(np.float32)
-        alike(on_device("cross_entropy", x, target, reduction=reduction, **options), sc.cross_entropy(x, target, reduction=reduction, **options))
-        alike(on_device("cross_entropy_with_grad", x, target, reduction=reduction, **options), sc.cross_entropy_with_grad(x, target, reduction=reduction, **options))
+        alike(
+            on_device("cross_entropy", x, target, reduction=reduction, **options),
+            sc.cross_entropy(x, target, reduction=reduction, **options),
+        )
+        alike(
+            on_device("cross_entropy_with_grad", x, target, reduction=reduction, **options),
+            sc.cross_entropy_with_grad(x, target, reduction=reduction, **options),
+        )
         alike(
             on_device("cross_entropy_backward", dloss, x, target, reduction=reduction, **options),
             sc.cross_entropy_backward(dloss, x, target, reduction=reduction, **options),
@@ -388,7 +420,10 @@ def test_edges_of_cross_entropy(rng):
     x = rng.standard_normal((3, 5)).astype(np.float32)
     ignored = np.full(3, -100)
     for reduction in ("mean", "sum"):
-        alike(on_device("cross_entropy_with_grad", x, ignored, reduction=reduction), sc.cross_entropy_with_grad(x, ignored, reduction=reduction))
+        alike(
+            on_device("cross_entropy_with_grad", x, ignored, reduction=reduction),
+            sc.cross_entropy_with_grad(x, ignored, reduction=reduction),
+        )
     alike(on_device("cross_entropy_backward", np.float32(np.nan), x, ignored), np.zeros_like(x))
     x = np.float32([[np.inf, 1, 2], [-np.inf, 1, 2], [-np.inf] * 3, [np.nan, 1, 2]])
     for label in range(3):
@@ -412,9 +447,15 @@ def test_binary_cross_entropy(rng):
             for a, t in ((x, target), (np.ascontiguousarray(x.T).T[:, ::-1], target > 0.5)):
                 alike(on_device("binary_cross_entropy", a, t, **options), sc.binary_cross_entropy(a, t, **options), atol=2e-6)
                 alike(on_device("binary_cross_entropy_with_grad", a, t, **options), sc.binary_cross_entropy_with_grad(a, t, **options))
-                alike(on_device("binary_cross_entropy_backward", dloss, a, t, **options), sc.binary_cross_entropy_backward(dloss, a, t, **options))
+                alike(
+                    on_device("binary_cross_entropy_backward", dloss, a, t, **options),
+                    sc.binary_cross_entropy_backward(dloss, a, t, **options),
+                )
     x, target = np.float32([np.inf, -np.inf, np.inf, np.nan]), np.float32([1, 0, 0.5, 1])
-    alike(on_device("binary_cross_entropy_with_grad", x, target, reduction="none"), sc.binary_cross_entropy_with_grad(x, target, reduction="none"))
+    alike(
+        on_device("binary_cross_entropy_with_grad", x, target, reduction="none"),
+        sc.binary_cross_entropy_with_grad(x, target, reduction="none"),
+    )
     alike(on_device("binary_cross_entropy", x[1:3], 1.0), np.float32(np.inf))
 
 
@@ -444,7 +485,10 @@ def test_pooling(given, rng):
     alike(on_device("softmax_pool", x, window, **options), sc.softmax_pool(x, window, **options))
     alike(on_device("softmax_pool_backward", dy, x, window, **options), sc.softmax_pool_backward(dy, x, window, **options))
     for padding in (True, False):
-        alike(on_device("avg_pool", x, window, count_include_pad=padding, **options), sc.avg_pool(x, window, count_include_pad=padding, **options))
+        alike(
+            on_device("avg_pool", x, window, count_include_pad=padding, **options),
+            sc.avg_pool(x, window, count_include_pad=padding, **options),
+        )
         gradient = sc.avg_pool_backward(dy, shape, window, count_include_pad=padding, **options)
         alike(on_device("avg_pool_backward", dy, shape, window, count_include_pad=padding, **options), gradient)
 
@@ -711,7 +755,12 @@ def test_examples_in_docstrings():
 def child(code, **environment):
     """What a new process prints."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

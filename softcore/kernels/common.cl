@@ -454,7 +454,8 @@ static V exp_of(V t, V low) {
     const I far = t < CONSTANT(LOWEST), up = t > CONSTANT(0);
     t = far ? CONSTANT(LOWEST) : t > top ? top : t;
     low = (far | (low != low)) ? CONSTANT(0) : low;
-    return exp_offset_low(t, low, up ? CONSTANT(MAGIC + BIAS - HEADROOM) : CONSTANT(MAGIC + BIAS + HEADROOM)) * (up ? CONSTANT(UNIT) : CONSTANT(1 / UNIT));
+    const V magic = up ? CONSTANT(MAGIC + BIAS - HEADROOM) : CONSTANT(MAGIC + BIAS + HEADROOM);
+    return exp_offset_low(t, low, magic) * (up ? CONSTANT(UNIT) : CONSTANT(1 / UNIT));
 }
 // exp(t + low) 2^HEADROOM for t <= 0, and for t so small that the exponential is nothing, nearly nothing.
 static V decay(V t, V low) {

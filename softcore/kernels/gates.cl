@@ -92,7 +92,8 @@ static void gate_gradients(V df, V x, V y, V r, V *d) {
 #ifdef OP_gate_backward
 
 // OPTION has a bit for each gradient that is wanted: those of x, y and r, in this order.
-KERNEL(gate_backward)(Task task, const __global IN0 *df_, const __global IN1 *x_, const __global IN2 *y_, const __global IN3 *r_, __global OUT0 *d0
+KERNEL(gate_backward)(Task task, const __global IN0 *df_, const __global IN1 *x_, const __global IN2 *y_, const __global IN3 *r_,
+       __global OUT0 *d0
 #if OUTPUTS > 1
                       , __global OUT1 *d1
 #endif
@@ -120,7 +121,8 @@ KERNEL(gate_backward)(Task task, const __global IN0 *df_, const __global IN1 *x_
 #endif
 #ifdef OP_gate_backward_sum
 
-static void sum_tile(const Task *t, const __global IN0 *df, const __global IN1 *x, const __global IN2 *y, const __global IN3 *r, long j, long n, V *high, V *low) {
+static void sum_tile(const Task *t, const __global IN0 *df, const __global IN1 *x, const __global IN2 *y, const __global IN3 *r, long j,
+                     long n, V *high, V *low) {
     V e[4], d[3];
     FOUR(k) {
         GRADIENTS(j + k * STEP, n, d);
@@ -129,7 +131,8 @@ static void sum_tile(const Task *t, const __global IN0 *df, const __global IN1 *
     add_tile(high, low, e);
 }
 // The sum of gradient OPTION over a row.
-KERNEL(gate_backward_sum)(Task task, const __global IN0 *df, const __global IN1 *x, const __global IN2 *y, const __global IN3 *r, __global OUT0 *d) {
+KERNEL(gate_backward_sum)(Task task, const __global IN0 *df, const __global IN1 *x, const __global IN2 *y, const __global IN3 *r,
+       __global OUT0 *d) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
@@ -299,7 +302,8 @@ static Tailed half_slope_of(V b) {
 #endif
     return a;
 }
-KERNEL(glu_backward)(Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da, __global OUT1 *db) {
+KERNEL(glu_backward)(Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da,
+       __global OUT1 *db) {
     FOR_UNITS {
         const V g = take0(t, dy + at[0], j, n, 0), u = take1(t, a + at[1], j, n, 0), v = take2(t, b + at[2], j, n, 0);
         const Tailed f = half_slope_of(v);

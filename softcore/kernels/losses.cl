@@ -4,7 +4,8 @@
 //   loss      sum p (lse - x) + z lse^2     = P log(mass) + sum p (m - x) + z lse^2
 //   gradient  c ((P + 2 z lse) softmax - p)     c: what comes in, over what a mean divides by
 //
-// VALUE and GRADIENT say which of the two is wanted; SOFT that targets are probabilities; HAS_... which operands there are.
+// VALUE and GRADIENT say which of the two is wanted; SOFT that targets are probabilities; SHARED_OUT that classes besides the label have
+// a p; HAS_... which operands there are, and I_... where.
 
 #ifdef HAS_WEIGHT
 #define WEIGHT_PARAMETER , const __global PASTE(IN, I_WEIGHT) *weight
@@ -89,7 +90,8 @@ static void weigh_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAMETE
 }
 #ifdef GRADIENT
 typedef struct { ACC m, mass, amount, c, taken; long label; } GradientRow;
-static void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAMETER WEIGHT_PARAMETER, __global GRADIENT_TYPE *dx, long j, long n,
+static void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAMETER WEIGHT_PARAMETER, __global GRADIENT_TYPE *dx,
+                          long j, long n,
                           const GradientRow *g) {
     FOUR(k) {
         const long i = j + k * STEP;
@@ -105,7 +107,8 @@ static void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAM
 #endif
 
 // x and, if soft, target hold rows; labels, dloss and loss one value a row; weight is broadcast to rows.
-KERNEL(cross_entropy)(Task task, const __global IN0 *x, const __global IN1 *target WEIGHT_PARAMETER DLOSS_PARAMETER VALUE_PARAMETER GRADIENT_PARAMETER) {
+KERNEL(cross_entropy)(Task task, const __global IN0 *x,
+       const __global IN1 *target WEIGHT_PARAMETER DLOSS_PARAMETER VALUE_PARAMETER GRADIENT_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
@@ -188,7 +191,8 @@ static V annihilating(V factor, V x) { return ((factor == ZERO) & (x == CONSTANT
 #endif
 
 // With SUMS the loss holds one sum for each chunk of CHUNK elements, else one value for each element.
-KERNEL(binary_cross_entropy)(Task task, const __global IN0 *x, const __global IN1 *target WEIGHT_PARAMETER POS_WEIGHT_PARAMETER DLOSS_PARAMETER
+KERNEL(binary_cross_entropy)(Task task, const __global IN0 *x,
+       const __global IN1 *target WEIGHT_PARAMETER POS_WEIGHT_PARAMETER DLOSS_PARAMETER
                              VALUE_PARAMETER GRADIENT_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)

@@ -70,6 +70,11 @@ static bool precedes(Place a, Place b) {
     if (a_nan != b_nan) return a_nan;
     return (a_nan || a.value == b.value) ? a.index < b.index : a.value > b.value;
 }
+// The one that comes first, of which either may be missing.
+static Place first_of(Place a, Place b) {
+    if (a.index == LONG_MAX) return b;
+    return b.index != LONG_MAX && precedes(b, a) ? b : a;
+}
 // The largest elements of a row in descending order and where they are: each time the first of those that follow the one before.
 KERNEL(largest)(Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index) {
     const Task *t = &task;
@@ -82,8 +87,7 @@ KERNEL(largest)(Task task, const __global IN0 *x, __global OUT0 *y, __global OUT
                 const Place p = {value0(x + at[0] + AT(t, 0, j)), j};
                 if ((c == 0 || precedes(before, p)) && (best.index == LONG_MAX || precedes(p, best))) best = p;
             }
-            OVER_GROUP(places, best,
-                       places[own].index == LONG_MAX || (places[other].index != LONG_MAX && precedes(places[other], places[own])) ? places[other] : places[own])
+            OVER_GROUP(places, best, first_of(places[own], places[other]))
             if (LANE == 0 && n) {
                 set0(y + at[1] + c * SMALL_ROW(1), best.value);
                 index[at[2] + c * SMALL_ROW(2)] = best.index;

@@ -30,8 +30,10 @@ static long at_element(const Operand *a, const long *o) {
     for (int d = 0; d < 5; d++) q += o[d] * a->stride[d];
     return q;
 }
-static long at_place(const Operand *a, const long *o, const long *place) {
-    return a->offset + o[0] * a->stride[0] + o[1] * a->stride[1] + place[0] * a->stride[2] + place[1] * a->stride[3] + place[2] * a->stride[4];
+static long at_place(const Operand *a, const long *others, const long *place) {
+    long q = a->offset + others[0] * a->stride[0] + others[1] * a->stride[1];
+    for (int d = 0; d < 3; d++) q += place[d] * a->stride[2 + d];
+    return q;
 }
 
 // For each tap of window o that is no padding: `place` is where it lies along the spatial axes.

@@ -93,7 +93,8 @@ static V exp_in_frame(const Task *t, V x, const Frame *f) {
     return exp_offset(z < f->lowest ? f->lowest : z, f->magic);
 #endif
 }
-static void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *high, V *low) {
+static void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *high,
+                     V *low) {
     V e[4];
     FOUR(k) {
         e[k] = exp_in_frame(t, X(j + k * STEP), f);
@@ -241,7 +242,8 @@ static void sum_tile(const Task *t, const __global IN0 *dy MASK_PARAMETER, long 
     FOUR(k) e[k] = HIDE(take0(t, dy, j + k * STEP, n, 0), j + k * STEP, 0);
     add_tile(high, low, e);
 }
-static void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n, V sum) {
+static void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n,
+                        V sum) {
     FOUR(k) {
         const V z = take1(t, y, j + k * STEP, n, 0);
         V share = exp_of(z, CONSTANT(0));

@@ -224,8 +224,8 @@ def _mix_backward_on_device(storage, do, x, r, mask, scale, dx, dr):
     target, shared = without_shared(targets[1], r.shape)
     run("sum" if shared else "copy", storage, (dw,), (target,), r.shape, shared, dtypes=(dr.dtype,))
     target, shared = without_shared(targets[0], x.shape)
-    products = (_along_features(weights, x.shape), do)
-    run("dot" if shared else "product", storage, products, (target,), x.shape, shared, mask=_along_features(mask, x.shape), dtypes=(dx.dtype,))
+    weights, mask = (_along_features(a, x.shape) for a in (weights, mask))
+    run("dot" if shared else "product", storage, (weights, do), (target,), x.shape, shared, mask=mask, dtypes=(dx.dtype,))
     for gradient, target in zip((dx, dr), targets):
         copy(gradient, target)
 
