@@ -104,14 +104,22 @@ static void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK
     }
     add_tile(high, low, e);
 }
-static void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V l) {
+// 1 / l in two parts: neither the rounding of l nor that of its reciprocal is among the errors of a share.
+static void invert(Sum l, V *high, V *low) {
+    V error;
+    *high = ONE / SPLAT(l.high);
+    const V product = two_product(SPLAT(l.high), *high, &error);
+    *low = (((ONE - product) - error) - SPLAT(l.low) * *high) * *high;
+}
+static void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V inverse,
+                       V inverse_low) {
     FOUR(k) {
 #ifdef KEEP
         const V e = kept(t, y, j + k * STEP, n);
 #else
         const V e = exp_in_frame(t, X(j + k * STEP), f);
 #endif
-        put0(t, y, j + k * STEP, n, HIDE(e / l, j + k * STEP, 0));
+        put0(t, y, j + k * STEP, n, HIDE(e * inverse + e * inverse_low, j + k * STEP, 0));
     }
 }
 KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
@@ -125,8 +133,10 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
         OVER_TILES(exp_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, high + chain, low + chain))
         Sum l = sum_lanes(high, low);
         OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))
-        // One division, and not a reciprocal and a product: an error less, of the two units in the last place that there are to spend.
-        OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, SPLAT(m == -INFINITY ? (R)NAN : total(l))))
+        V inverse, inverse_low;
+        invert(l, &inverse, &inverse_low);
+        inverse = SPLAT(m) == CONSTANT(-INFINITY) ? CONSTANT(NAN) : inverse;
+        OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, inverse, inverse_low))
     }
 }
 
