@@ -273,7 +273,9 @@ def _way(dtype, accumulator):
     """How elements in memory become the accumulator's, or those become them."""
     if dtype.name in ("float16", "bfloat16"):
         return {"float16": "half", "bfloat16": "bfloat16"}[dtype.name]
-    return "same" if _TYPES[dtype.name] == _TYPES[accumulator.name] else "convert"
+    if _TYPES[dtype.name] == _TYPES[accumulator.name]:
+        return "same"
+    return "each" if dtype.itemsize > accumulator.itemsize else "convert"  # a vector of them would have more than 256 bits
 
 
 def _program(context, file, options):

@@ -59,23 +59,23 @@ def calls():
             yield op.name, arguments, {"b": rng.standard_normal(x.shape).astype(np.float32)}
 
 
-def run(name, arguments, options):
-    """The results, as a list of NumPy arrays."""
+def run(name, arguments, options, opencl=True):
+    """The results on the device, or on the CPU core, as a list of NumPy arrays."""
 
     def put(a):
         if isinstance(a, tuple) and isinstance(a[0], np.ndarray):
             return tuple(map(put, a))
-        return opencl.to_device(a) if isinstance(a, np.ndarray) else a
+        return sc.opencl.to_device(a) if isinstance(a, np.ndarray) and opencl else a
 
     result = getattr(sc, name)(*map(put, arguments), **{key: put(value) for key, value in options.items()})
-    return [a.get() for a in (result if isinstance(result, tuple) else (result,))]
+    return [a.get() if opencl else np.asarray(a) for a in (result if isinstance(result, tuple) else (result,))]
 
 
-def every_result():
+def every_result(opencl=True):
     return {
         f"{i} {name} {sorted(options)} {k}": a
         for i, (name, arguments, options) in enumerate(calls())
-        for k, a in enumerate(run(name, arguments, options))
+        for k, a in enumerate(run(name, arguments, options, opencl))
     }
 
 

@@ -41,11 +41,13 @@ def _compiles(device):
 
 
 DEVICE = next((d for d in sc.opencl.devices() if _compiles(d)), None)
-pytestmark = pytest.mark.skipif(DEVICE is None, reason="no OpenCL runtime that compiles for this machine")
+WITHOUT_A_DEVICE = ("test_oclgrind", "test_without_pyopencl", "test_nothing_is_touched_at_import", "test_every_op_is_here")
 
 
 @pytest.fixture(autouse=True)
-def limited():
+def limited(request):
+    if DEVICE is None and not request.node.name.startswith(WITHOUT_A_DEVICE):
+        pytest.skip("no OpenCL runtime here compiles for this machine")
     faulthandler.dump_traceback_later(120, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
@@ -874,10 +876,10 @@ def test_oclgrind_finds_nothing(tiles, tmp_path):
     faulthandler.cancel_dump_traceback_later()  # a thousand times slower than a device; the process has a time limit of its own
     assert simulated(tmp_path, os.path.join(os.path.dirname(__file__), "opencl_calls.py"), str(tmp_path / "results.npz"), tiles) == ""
     with np.load(tmp_path / "results.npz") as results:
-        for name, expected in every_result().items():
-            if tiles == "cpu":
+        for name, expected in every_result(opencl=DEVICE is not None).items():
+            if DEVICE and tiles == "cpu":
                 assert same_bits(results[name], expected), name
-            np.testing.assert_allclose(results[name], expected, rtol=3e-6, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(results[name], expected, rtol=3e-6, atol=2e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@
 //   WG, ROWS          work-items that share a row, and rows that a work-group works on side by side
 //   VEC               elements worked on together: no more than 256 bits of ACC
 //   ACC, SIGNED       the type of arithmetic, and signed integers of its width; REAL is the floating type of scalar arguments
-//   IN0, READ0, ...   the type in memory of each input, and how it is read: same (as ACC), convert, half, bfloat16
+//   IN0, READ0, ...   the type in memory of each input, and how it is read: same (as ACC), convert, each (one by one), half,
+//                     bfloat16
 //   OUT0, WRITE0, ... the same of each output
 //   STRIDED           rows are not all contiguous: elements are gathered one by one, into the same vectors
 //   COLUMNS           rows lie side by side, and a work-item takes VEC of them: element j of each in one vector
@@ -161,6 +162,13 @@ DEFINE_LOOSE(ACC)
 #define VECTOR_half(p) PASTE(convert_, V_NAME)(PASTE(vload_half, VEC)(0, p))
 #define VECTOR_bfloat16(p) PASTE(convert_, V_NAME)(PASTE(as_float, VEC)(PASTE(convert_uint, VEC)(PASTE(vload, VEC)(0, p)) << 16))
 #define V_NAME PASTE(ACC, VEC)
+#define VECTOR_each(p) ZERO  // never
+#define BY_VECTOR_same 1
+#define BY_VECTOR_convert 1
+#define BY_VECTOR_half 1
+#define BY_VECTOR_bfloat16 1
+#define BY_VECTOR_each 0
+#define SCALAR_each(p) SCALAR_convert(p)
 #define SCALAR_same(p) (*(p))
 #define SCALAR_convert(p) ((ACC)*(p))
 #define SCALAR_half(p) ((ACC)vload_half(0, p))
@@ -169,6 +177,8 @@ DEFINE_LOOSE(ACC)
 #define PUT_VECTOR_half(T, v, p) PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, p)
 #define PUT_VECTOR_convert(T, v, p) PASTE(vstore, VEC)(PASTE(convert_, PASTE(T, VEC))(v), 0, p)
 #define PUT_VECTOR_bfloat16(T, v, p) PASTE(vstore, VEC)(to_bfloat16s(v), 0, p)
+#define PUT_VECTOR_each(T, v, p) PUT_VECTOR_convert(T, v, p)
+#define PUT_SCALAR_each(v, p) PUT_SCALAR_convert(v, p)
 #define PUT_SCALAR_same(v, p) (*(p) = (v))
 #define PUT_SCALAR_convert(v, p) (*(p) = (v))
 #define PUT_SCALAR_half(v, p) vstore_half_rte(v, 0, p)
@@ -203,10 +213,10 @@ static PASTE(ushort, VEC) to_bfloat16s(V v) {
 #endif
 #define DEFINE_INPUT(i, T, READ)                                                                                       \
     static V take##i(const Task *t, const __global T *row, long j, long n, ACC fill) {                                 \
-        if (WHOLE(n, j)) return PASTE(VECTOR_, READ)(row + AT(t, i, j));  \
+        if (WHOLE(n, j) && PASTE(BY_VECTOR_, READ)) return PASTE(VECTOR_, READ)(row + AT(t, i, j));                    \
         V v = CONSTANT(fill);                                                                                          \
         for (int k = 0; k < VEC; k++)                                                                                  \
-            if (IN_ROW(n, j, k)) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + LANE_AT(t, i, j, k));\
+            if (IN_ROW(n, j, k)) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + LANE_AT(t, i, j, k));                     \
         return v;                                                                                                      \
     }                                                                                                                  \
     static ACC value##i(const __global T *p) { return PASTE(SCALAR_, READ)(p); }
@@ -214,11 +224,11 @@ static PASTE(ushort, VEC) to_bfloat16s(V v) {
 #define DEFINE_OUTPUT(k, T, WRITE)                                                                                     \
     static void put##k(const Task *t, __global T *row, long j, long n, V v) {                                          \
         if (WHOLE(n, j)) {                                                                                             \
-            PASTE(PUT_VECTOR_, WRITE)(T, v, row + AT(t, INPUTS + k, j));\
+            PASTE(PUT_VECTOR_, WRITE)(T, v, row + AT(t, INPUTS + k, j));                                               \
             return;                                                                                                    \
         }                                                                                                              \
         for (int e = 0; e < VEC; e++)                                                                                  \
-            if (IN_ROW(n, j, e)) PASTE(PUT_SCALAR_, WRITE)(((ACC *)&v)[e], row + LANE_AT(t, INPUTS + k, j, e));\
+            if (IN_ROW(n, j, e)) PASTE(PUT_SCALAR_, WRITE)(((ACC *)&v)[e], row + LANE_AT(t, INPUTS + k, j, e));        \
     }                                                                                                                  \
     static void set##k(__global T *p, ACC v) { PASTE(PUT_SCALAR_, WRITE)(v, p); }
 #if INPUTS > 0

@@ -3,14 +3,14 @@
 #define A(j) take0(t, a + at[0], j, n, 0)
 #define B(j) take1(t, b + at[1], j, n, 0)
 #define DEFINE_UNARY(name, expression)                                                                                 \
-    __kernel void softcore_##name(Task task, const __global IN0 *a, __global OUT0 *y) {                                     \
+    __kernel void softcore_##name(Task task, const __global IN0 *a, __global OUT0 *y) {                                \
         FOR_UNITS {                                                                                                    \
             const V x = A(j);                                                                                          \
             put0(t, y + at[1], j, n, expression);                                                                      \
         }                                                                                                              \
     }
 #define DEFINE_BINARY(name, expression)                                                                                \
-    __kernel void softcore_##name(Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y) {              \
+    __kernel void softcore_##name(Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y) {         \
         FOR_UNITS {                                                                                                    \
             const V u = A(j), v = B(j);                                                                                \
             put0(t, y + at[2], j, n, expression);                                                                      \
