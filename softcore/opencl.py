@@ -400,7 +400,7 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
     arrays = [a.array for a in operands]
     queue = arrays[0].queue
     if not op.startswith("max"):
-        storage = np.dtype(np.float64 if queue.device.double_fp_config or storage.itemsize == 8 else np.float32)
+        storage = np.dtype(np.float64 if _facts(queue.device).double or storage.itemsize == 8 else np.float32)
     planes = op in ("max_pool_backward", "max_unpool")
     shape = outputs[0].shape[:2] + (1, 1, 1) if planes else outputs[0].shape
     if planes:
@@ -518,7 +518,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
 
 def _options(device, op, storage, inputs, outputs):
     """The dtypes of arithmetic and of scalar arguments, and what every kernel is compiled with."""
-    if not device.double_fp_config and "float64" in [storage.name, *(a.dtype.name for a in (*inputs, *outputs))]:
+    if not _facts(device).double and "float64" in [storage.name, *(a.dtype.name for a in (*inputs, *outputs))]:
         raise TypeError(f"{op}: the device {device.name.strip()!r} has no float64, in which this call computes")
     accumulator = np.dtype(np.float32) if storage.name in ("float16", "bfloat16") else storage
     real = accumulator if accumulator.kind == "f" else np.dtype(np.float32)
@@ -606,6 +606,7 @@ def _facts(device):
     facts = _facts_of.get(device.int_ptr)
     if facts is None:
         cl = _pyopencl()
-        facts = planner.Device(bool(device.type & cl.device_type.CPU), device.max_compute_units, device.max_work_group_size)
+        is_cpu, double = bool(device.type & cl.device_type.CPU), "cl_khr_fp64" in device.extensions.split()
+        facts = planner.Device(is_cpu, device.max_compute_units, device.max_work_group_size, double)
         _facts_of[device.int_ptr] = facts
     return facts

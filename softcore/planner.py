@@ -104,6 +104,7 @@ class Device(NamedTuple):
     cpu: bool
     units: int  #: compute units
     largest: int  #: work-items in a work-group
+    double: bool = True  #: whether it has float64
 
 
 class Tile(NamedTuple):

@@ -674,6 +674,18 @@ def test_an_op_that_is_missing(monkeypatch):
         sc.softmax(to_device(np.zeros((4, 4), np.float32)))
 
 
+def test_a_device_without_float64(rng, monkeypatch):
+    use_tiles_of(monkeypatch, planner.Device(cpu=True, units=2, largest=64, double=False))
+    x = rng.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    alike(on_device("avg_pool", x, (2, 2)), sc.avg_pool(x, (2, 2)))
+    alike(on_device("softmax_pool", x, (2, 2)), sc.softmax_pool(x, (2, 2)))
+    for a in (x.astype(float), np.arange(6)):
+        with pytest.raises(TypeError, match="softmax: the device '.*' has no float64, in which this call computes"):
+            on_device("softmax", a)
+    np.testing.assert_array_equal(on_device("max", np.arange(6)), 5)
+    sc.opencl._launches.clear()
+
+
 def test_to_device_keeps_the_order(rng):
     x = rng.standard_normal((4, 6))
     for a in (x, np.asfortranarray(x), x[::-1, ::2], x.astype(">f8"), x[0, 0], [[1, 2], [3, 4]]):
