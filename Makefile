@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXAMPLES := $(sort $(basename $(notdir $(wildcard examples/*.py))))
 KERNELS := $(wildcard softcore/kernels/*.h softcore/kernels/*.px? softcore/kernels/*.pyx)
 
-.PHONY: demo example test test-default test-base test-serial build bench clean
+.PHONY: demo example test test-default test-base test-serial build bench docs clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m softcore demo
@@ -36,7 +36,14 @@ build: $(VENV)/build.stamp
 bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/peers.py
 
+# The tables are measured first. The pages are in docs/_build/html.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python docs/tables.py
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo docs/_build/html/index.html
+
 clean:
+	rm -rf docs/_build docs/generated docs/gallery docs/api/generated
 	rm -rf $(VENV) build dist *.egg-info softcore/kernels/*.so softcore/kernels/*.cpp .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -50,7 +57,7 @@ $(VENV)/build.stamp: $(VENV)/venv.stamp setup.py $(KERNELS)
 	touch $@
 
 # softcore itself is there already: this installs what the extra of that name asks for.
-$(VENV)/test.stamp $(VENV)/demo.stamp $(VENV)/bench.stamp: $(VENV)/%.stamp: $(VENV)/build.stamp
+$(VENV)/test.stamp $(VENV)/demo.stamp $(VENV)/bench.stamp $(VENV)/docs.stamp: $(VENV)/%.stamp: $(VENV)/build.stamp
 	$(INSTALL) "softcore[$*]"
 	touch $@
 
