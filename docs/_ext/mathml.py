@@ -10,7 +10,7 @@ def inline(writer, node):
 
 
 def block(writer, node):
-    writer.body.append(writer.starttag(node, "div", CLASS="math"))
+    writer.body.append(writer.starttag(node, "div", CLASS="formula"))
     for formula in node.astext().split("\n\n"):
         writer.body.append(latex2mathml.tex2mathml(formula, as_block=True))
     writer.body.append("</div>\n")

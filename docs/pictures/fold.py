@@ -12,7 +12,9 @@ figure, axes = plt.subplots(figsize=(8.6, 3.3))
 
 
 def box(at, y, width, text, colour):
-    shape = FancyBboxPatch((at - width / 2, y - 0.27), width, 0.54, boxstyle="round,pad=0.02,rounding_size=0.1", facecolor=colour, edgecolor=INK)
+    shape = FancyBboxPatch(
+        (at - width / 2, y - 0.27), width, 0.54, boxstyle="round,pad=0.02,rounding_size=0.1", facecolor=colour, edgecolor=INK
+    )
     axes.add_patch(shape)
     axes.text(at, y, text, ha="center", va="center", fontsize=9, color=INK)
 

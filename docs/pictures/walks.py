@@ -113,7 +113,7 @@ def across_channels(axes):
     cells(axes, 6, 8)
     for i in range(6):
         for j in range(2):
-            vector(axes, i, 4 * j, 1, 4, BLUE if i // 2 % 2 == 0 else RED, 2 * (i % 2) + j + 1)
+            vector(axes, i, 4 * j, 1, 4, BLUE if i < 3 else RED, 2 * (i % 3) + j + 1)
     note(axes, -0.3, 3, "pixels", rotation=90, ha="right")
     note(axes, 4, 6.6, "channels: the lanes", ha="center")
     finish(axes, "channels last: as they lie", 8, 6.8)
