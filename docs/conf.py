@@ -86,5 +86,6 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "show_signature": False,
     "min_reported_time": 10000,
+    "write_computation_times": False,
     "abort_on_example_error": True,
 }

@@ -36,7 +36,7 @@ def finish(axes, title, width, height):
 
 
 def side_by_side(*walks, height=2.6):
-    figure, grid = plt.subplots(1, len(walks), figsize=(8.6, height), squeeze=False)
+    _, grid = plt.subplots(1, len(walks), figsize=(8.6, height), squeeze=False)
     for axes, walk in zip(grid[0], walks):
         walk(axes)
 
@@ -141,7 +141,7 @@ def maxima():
 
 
 def softmax():
-    figure, grid = plt.subplots(2, 2, figsize=(8.6, 4.8))
+    _, grid = plt.subplots(2, 2, figsize=(8.6, 4.8))
     for axes, walk in zip(grid.flat, (along_rows, down_columns, short_rows, split_row)):
         walk(axes)
 
@@ -155,10 +155,10 @@ def pooling():
 
 
 def gates():
-    figure, axes = plt.subplots(figsize=(6.5, 2.6))
+    _, axes = plt.subplots(figsize=(6.5, 2.6))
     tiles(axes)
 
 
 def mixtures():
-    figure, axes = plt.subplots(figsize=(6.5, 3.4))
+    _, axes = plt.subplots(figsize=(6.5, 3.4))
     strips(axes)
