@@ -95,9 +95,9 @@ async function tour() {
     }
   }
   const results = await open("/search.html?q=softmax");
-  for (let i = 0; i < 100 && !results.querySelector("#search-results li a"); i++) await new Promise(done => setTimeout(done, 50));
-  const hits = [...results.querySelectorAll("#search-results li a")].map(hit => hit.getAttribute("href"));
-  if (!hits.some(hit => hit.includes("ops/softmax"))) found.push(`search finds ${hits}`);
+  const hits = () => [...results.querySelectorAll("#search-results li a")].map(hit => hit.getAttribute("href"));
+  for (let i = 0; i < 100 && !hits().some(hit => hit.includes("ops/softmax")); i++) await new Promise(done => setTimeout(done, 50));
+  if (!hits().some(hit => hit.includes("ops/softmax"))) found.push(`search finds ${hits()}`);
   return pages.length;
 }
 
