@@ -30,6 +30,7 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", name) for name in ("ArrayLike", "NDArray", "DTypeLike", "np.*", "numpy.*", "scipy.*", "Any", "Array")]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+templates_path = ["_templates"]
 autosummary_generate = True
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False

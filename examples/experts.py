@@ -11,9 +11,9 @@ Only the k chosen experts compute anything, so a mixture has the knowledge of ei
 all eight compute, and softmax_gate mixes them in one pass. Left alone, a gate asks those experts that it asked before, for only they have
 learnt anything; so a penalty, 8 sum_e (share of the choices that fell on e) (mean softmax weight of e), keeps the loads even.
 
-R. A. Jacobs, M. I. Jordan, S. J. Nowlan and G. E. Hinton, "Adaptive mixtures of local experts", Neural Computation 3 (1991) 79-87.
-N. Shazeer et al., "Outrageously large neural networks: the sparsely-gated mixture-of-experts layer", ICLR 2017.
-W. Fedus, B. Zoph and N. Shazeer, "Switch transformers", JMLR 23 (2022), for the penalty.
+- R. A. Jacobs, M. I. Jordan, S. J. Nowlan and G. E. Hinton, "Adaptive mixtures of local experts", Neural Computation 3 (1991) 79-87.
+- N. Shazeer et al., "Outrageously large neural networks: the sparsely-gated mixture-of-experts layer", ICLR 2017.
+- W. Fedus, B. Zoph and N. Shazeer, "Switch transformers", JMLR 23 (2022), for the penalty.
 """
 
 import argparse

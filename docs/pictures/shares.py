@@ -14,7 +14,7 @@ figure, axes = plt.subplots(figsize=(8.6, 0.2 * len(names) + 0.8))
 for i, name in enumerate(names):
     share = measured["ops"][name]["share"]
     axes.barh(i, share, color=colours[sc.reference.OPS[name].family], height=0.75)
-    axes.text(share, i, f" {share:.2f}", va="center", fontsize=8)
+    axes.text(share, i, f"  {share:.2f}", va="center", fontsize=8, bbox={"color": "white", "pad": 0.5})
 axes.axvline(1, color="black", linewidth=1)
 axes.set_yticks(range(len(names)), names, fontsize=8)
 axes.invert_yaxis()
