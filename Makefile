@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXAMPLES := $(sort $(basename $(notdir $(wildcard examples/*.py))))
 KERNELS := $(wildcard softcore/kernels/*.h softcore/kernels/*.px? softcore/kernels/*.pyx)
 
-.PHONY: demo example test test-default test-base test-serial build bench docs clean
+.PHONY: demo example test test-default test-base test-serial build bench bench-quick bench-history bench-page docs clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m softcore demo
@@ -35,6 +35,21 @@ build: $(VENV)/build.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/peers.py
+
+# asv, on what is built here: every benchmark once. It keeps nothing.
+bench-quick: $(VENV)/bench.stamp
+	$(BIN)/python -m asv machine --yes
+	$(BIN)/python -m asv run --python=same --quick --show-stderr
+
+# asv, on the last commits, each built in an environment of its own. Hours: make bench-history COMMITS=15
+COMMITS ?= 15
+bench-history: $(VENV)/bench.stamp
+	$(BIN)/python -m asv machine --yes
+	$(BIN)/python -m asv run --skip-existing-successful --steps $(COMMITS) HEAD~$(COMMITS)..HEAD
+
+# Graphs of what bench-history found, in .asv/html; `python -m asv preview` serves them.
+bench-page: $(VENV)/bench.stamp
+	$(BIN)/python -m asv publish
 
 # The tables are measured first. The pages are in docs/_build/html.
 docs: $(VENV)/docs.stamp

@@ -1,0 +1,78 @@
+"""The cases that benchmarks of ops share, and how they are measured."""
+
+import timeit
+
+import numpy as np
+
+import softcore as sc
+
+try:
+    from softcore.reference import OPS
+except ImportError:  # a commit from before the definitions
+    OPS = {}
+
+# What it stands for: its shape, and the axis of those ops that have one.
+SHAPES = {
+    "digits 1797 x 10": ((1797, 10), -1),
+    "vocabulary 64 x 32000": ((64, 32000), -1),
+    "planes 8 x 64 x 56 x 56": ((8, 64, 56, 56), 1),
+    "heads 8 x 12 x 128 x 128": ((8, 12, 128, 128), -1),
+}
+LARGE = [name for name in SHAPES if not name.startswith("digits")]
+
+
+class Call:
+    """One call of an op, ready to be made."""
+
+    def __init__(self, name, dtype, shape, threads):
+        if name not in OPS or not hasattr(sc, name):
+            raise NotImplementedError(f"this commit has no {name}")
+        sc.set_num_threads(threads)
+        op, rng = OPS[name], np.random.default_rng(0)
+        size, axis = SHAPES[shape]
+        if dtype == "bfloat16":
+            dtype = bfloat16()
+        self.options = {"axis": axis} if "axis" in op.options else {}
+        self.arguments = op.inputs((3 * rng.standard_normal(size)).astype(dtype), rng, **self.options)
+        self.function = getattr(sc, name)
+        results = self()
+        self.moved = op.moved(self.arguments, results)
+        self.out = tuple(map(np.empty_like, results)) if isinstance(results, tuple) else np.empty_like(results)
+        self.places = {} if np.ndim(results) == 0 and not isinstance(results, tuple) else {"out": self.out}
+
+    def __call__(self):
+        return self.function(*self.arguments, **self.options)
+
+    def in_place(self):
+        """The call without the allocation of its results, where it has arrays of them."""
+        return self.function(*self.arguments, **self.options, **self.places)
+
+
+def bfloat16():
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise NotImplementedError("ml_dtypes is not installed") from None
+    return ml_dtypes.bfloat16
+
+
+def best_in_turns(*calls, rounds=7, block=0.005):
+    """The least time of each call, in seconds."""
+    timers = [timeit.Timer(call) for call in calls]
+    counts = [max(1, round(block / min(timer.repeat(2, 1)))) for timer in timers]
+    taken = [[timer.timeit(n) / n for timer, n in zip(timers, counts)] for _ in range(rounds)]
+    return np.min(taken, axis=0)
+
+
+def peak():
+    """Bytes of the resident set at its peak since the last call of `forget_peak`."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) << 10
+
+
+def forget_peak():
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        raise NotImplementedError("this system does not forget a peak") from None
