@@ -29,23 +29,26 @@ test-base: $(VENV)/test.stamp
 
 # A build without OpenMP, beside the one in place.
 test-serial: $(VENV)/test.stamp $(VENV)/serial.stamp
-	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py
+	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py --deselect tests/test_docs.py
 
 build: $(VENV)/build.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/peers.py
 
+# What asv calls the machine it measures on.
+MACHINE ?= generic
+
 # asv, on what is built here: every benchmark once. It keeps nothing.
 bench-quick: $(VENV)/bench.stamp
-	$(BIN)/python -m asv machine --yes
-	$(BIN)/python -m asv run --python=same --quick --show-stderr
+	$(BIN)/python -m asv machine --machine $(MACHINE) --yes
+	$(BIN)/python -m asv run --python=same --quick --show-stderr --machine $(MACHINE)
 
-# asv, on the last commits, each built in an environment of its own. Hours: make bench-history COMMITS=15
+# asv, on the last commits, each built in an environment of its own: hours. The results, benchmarks/results, are there to be committed.
 COMMITS ?= 15
 bench-history: $(VENV)/bench.stamp
-	$(BIN)/python -m asv machine --yes
-	$(BIN)/python -m asv run --skip-existing-successful --steps $(COMMITS) HEAD~$(COMMITS)..HEAD
+	$(BIN)/python -m asv machine --machine $(MACHINE) --yes
+	$(BIN)/python -m asv run --machine $(MACHINE) --skip-existing-successful --steps $(COMMITS) HEAD~$(COMMITS)..HEAD
 
 # Graphs of what bench-history found, in .asv/html; `python -m asv preview` serves them.
 bench-page: $(VENV)/bench.stamp
