@@ -37,8 +37,11 @@ class Call:
         self.function = getattr(sc, name)
         results = self()
         self.moved = op.moved(self.arguments, results)
-        self.out = tuple(map(np.empty_like, results)) if isinstance(results, tuple) else np.empty_like(results)
-        self.places = {} if np.ndim(results) == 0 and not isinstance(results, tuple) else {"out": self.out}
+        self.places = {}  # where its results go, but for one number alone
+        if isinstance(results, tuple):
+            self.places["out"] = tuple(map(np.empty_like, results))
+        elif np.ndim(results):
+            self.places["out"] = np.empty_like(results)
 
     def __call__(self):
         return self.function(*self.arguments, **self.options)
