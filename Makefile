@@ -44,7 +44,7 @@ bench-quick: $(VENV)/bench.stamp
 	$(BIN)/python -m asv machine --machine $(MACHINE) --yes
 	$(BIN)/python -m asv run --python=same --quick --show-stderr --machine $(MACHINE)
 
-# asv, on the last commits, each built in an environment of its own: hours. The results, benchmarks/results, are there to be committed.
+# asv, on the last commits, each built in an environment of its own: hours. To keep what it found: git add -f benchmarks/results
 COMMITS ?= 15
 bench-history: $(VENV)/bench.stamp
 	$(BIN)/python -m asv machine --machine $(MACHINE) --yes

@@ -1,5 +1,6 @@
 """How Sphinx builds the pages: `make docs`. Warnings are errors there."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import softcore
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "docs" / "_ext"))
+os.environ["TQDM_DISABLE"] = "1"  # the examples' progress would be printed line by line
 
 project = "softcore"
 author = "the softcore developers"

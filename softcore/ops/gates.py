@@ -160,9 +160,9 @@ def glu(x: ArrayLike | tuple[ArrayLike, ArrayLike], axis: int = -1, *, activatio
 
     References
     ----------
-    Y. N. Dauphin, A. Fan, M. Auli and D. Grangier, "Language modeling with gated convolutional networks", ICML 2017.
-    N. Shazeer, "GLU variants improve Transformer", arXiv:2002.05202, 2020.
-    D. Hendrycks and K. Gimpel, "Gaussian error linear units", arXiv:1606.08415, 2016.
+    - Y. N. Dauphin, A. Fan, M. Auli and D. Grangier, "Language modeling with gated convolutional networks", ICML 2017.
+    - N. Shazeer, "GLU variants improve Transformer", arXiv:2002.05202, 2020.
+    - D. Hendrycks and K. Gimpel, "Gaussian error linear units", arXiv:1606.08415, 2016.
 
     Examples
     --------
