@@ -4,7 +4,8 @@ cimport cython
 cimport numpy as cnp
 from cython.parallel cimport prange
 from libc.math cimport INFINITY, NAN, exp, fabs, isfinite, log, log1p
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
 from softcore.kernels.simd cimport *
 
 cdef extern from "openmp.h" nogil:
@@ -574,6 +575,7 @@ cdef void plain_operand(Task* t, cnp.ndarray a, int code, Py_ssize_t batch, Py_s
 
 include "pool.pxi"
 include "mixtures.pxi"
+include "attention.pxi"
 
 # ------------------------------------------------------------------------------------------------ what the machine says
 
