@@ -370,8 +370,11 @@ def windows(op, shape, window, stride, padding, dilation, ceil_mode, layout, nam
             )
         alone = geometry.padded_window(a)
         if alone is not None:
+            first = alone * a.stride - a.before
+            steps = f" in steps of {a.dilation}" if a.dilation > 1 and a.window > 1 else ""
             raise ValueError(
-                f"{op}: window {alone} along axis {i} of {name} lies wholly in padding ({a}), each must have an element of {name}"
+                f"{op}: window {alone} along axis {i} of {name} lies wholly in padding, at {first} to {first + (a.window - 1) * a.dilation}"
+                f"{steps} where {name} has {a.size} elements from 0, each must have an element of {name}"
             )
     return places, axes
 
