@@ -1138,7 +1138,7 @@ def _attention_gradient_inputs(x, rng, axis=-1, **options):
     q, k, v = _attention_inputs(x, rng)
     o, lse = attention(q, k, v, return_lse=True)
     dtype = np.dtype(float) if q.dtype.kind in "biu" else q.dtype if q.dtype.isnative else q.dtype.newbyteorder("=")
-    return rng.standard_normal(o.shape).astype(dtype), q, k, v, o.astype(dtype), lse.astype(dtype)
+    return rng.standard_normal(o.shape).astype(dtype), q, k, v, o.astype(dtype), lse.astype(np.result_type(dtype, np.float32))
 
 
 def _largest_value(q, k, v, **options):

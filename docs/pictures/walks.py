@@ -133,6 +133,37 @@ def strips(axes):
     axes.set_ylim(8.6, -1)
 
 
+def tiles_of_scores(axes, along_queries):
+    for i in range(4):
+        for j in range(4):
+            skipped, first = j > i, (i if along_queries else j) < 2
+            order = j + 1 if along_queries else i - j + 1
+            vector(axes, 1.5 * i, 3 * j, 1.5, 3, GREY if skipped else BLUE if first else RED, "" if skipped else order)
+    note(axes, -0.3, 3, "queries", rotation=90, ha="right")
+    note(axes, 6, -0.5, "chunks of keys", ha="center")
+
+
+def strips_of_queries(axes):
+    tiles_of_scores(axes, True)
+    for i in range(4):
+        arrow(axes, (12.1, 1.5 * i + 0.75), (13, 1.5 * i + 0.75))
+        vector(axes, 1.5 * i + 0.2, 13.1, 1.1, 2.6, GREY, "m, l, o")
+    finish(axes, "forward, causal", 16, 8)
+    axes.set_ylim(8.3, -1)
+
+
+def chunks_of_keys(axes):
+    tiles_of_scores(axes, False)
+    for j in range(4):
+        arrow(axes, (3 * j + 1.5, 6.1), (3 * j + 1.5, 6.8))
+        vector(axes, 6.9, 3 * j + 0.2, 1.1, 2.6, GREY, "dk, dv")
+    for i in range(4):
+        arrow(axes, (12.1, 1.5 * i + 0.75), (13, 1.5 * i + 0.75))
+        vector(axes, 1.5 * i + 0.2, 13.1, 1.1, 2.6, GREY, "dq")
+    finish(axes, "backward, causal", 16, 8)
+    axes.set_ylim(8.3, -1)
+
+
 # --- The pages ---------------------------------------------------------------------------------------------------------------
 
 
@@ -162,3 +193,7 @@ def gates():
 def mixtures():
     _, axes = plt.subplots(figsize=(6.5, 3.4))
     strips(axes)
+
+
+def attention():
+    side_by_side(strips_of_queries, chunks_of_keys, height=2.6)
