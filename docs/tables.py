@@ -68,6 +68,22 @@ def accuracy(family):
     return table(["largest error in ulp", *DTYPES], rows)
 
 
+def attention_accuracy():
+    """Of self-attention of standard normal rows: 4 heads of 256 positions with 64 elements."""
+    rows = []
+    for op in OPS.values():
+        if op.family == "attention":
+            errors = []
+            for dtype in DTYPES:
+                rng = np.random.default_rng(0)
+                given = op.inputs(rng.standard_normal((4, 256, 64)).astype(dtype_of(dtype)), rng)
+                wide = [a.astype(np.longdouble) for a in given]
+                pairs = zip(*(y if isinstance(y, tuple) else (y,) for y in (getattr(sc, op.name)(*given), op.reference(*wide))))
+                errors.append(max(float(np.max(ulp_error(a, e, np.max(np.abs(e))))) for a, e in pairs))
+            rows.append([name_of(op.name), *(f"{e:.2f}" for e in errors)])
+    return table(["largest error in ulp of the largest result", *DTYPES], rows)
+
+
 def others():
     """The same for SciPy, and for the formula written in NumPy."""
     from scipy import special
@@ -173,6 +189,26 @@ EDGES = {
         ("k = 0", "sc.topk_gate([1.0, 2.0], 0)"),
         ("more than there are", "sc.topk_gate([1.0, 2.0], 3)"),
     ],
+    "attention": [
+        ("all keys masked out", "sc.attention([[[1.0]]], [[[1.0]]], [[[2.0]]], mask=[[False]], return_lse=True)"),
+        ("and a sink", "sc.attention([[[1.0]]], [[[1.0]]], [[[2.0]]], mask=[[False]], sinks=[0.0], return_lse=True)"),
+        ("their gradients", "sc.attention_backward([[[1.0]]], [[[1.0]]], [[[1.0]]], [[[2.0]]], [[[0.0]]], [[-inf]], mask=[[False]])"),
+        ("no keys", "sc.attention([[[1.0]]], np.empty((1, 0, 1)), np.empty((1, 0, 1)), return_lse=True)"),
+        ("a masked-out key and value are not read", "sc.attention([[[1.0]]], [[[0.0], [nan]]], [[[2.0], [inf]]], mask=[[True, False]])"),
+        ("a bias of -inf hides nothing", "sc.attention([[[1.0]]], [[[0.0], [0.0]]], [[[2.0], [nan]]], bias=[[0.0, -inf]])"),
+        ("all biases -inf", "sc.attention([[[1.0]]], [[[0.0]]], [[[2.0]]], bias=[[-inf]])"),
+        ("a NaN in a key that takes part", "sc.attention([[[1.0]]], [[[0.0], [nan]]], [[[2.0], [3.0]]])"),
+        ("causal, fewer queries than keys: top-left", "sc.attention([[[0.0]]], [[[0.0], [0.0]]], [[[2.0], [4.0]]], causal=True)"),
+        ("bottom-right", 'sc.attention([[[0.0]]], [[[0.0], [0.0]]], [[[2.0], [4.0]]], causal=True, causal_offset="end")'),
+        ("bottom-right, more queries than keys", 'sc.attention([[[0.0], [0.0]]], [[[0.0]]], [[[2.0]]], causal=True, causal_offset="end")'),
+        ("a sink takes its share, and has no value", "sc.attention([[[0.0]]], [[[0.0]]], [[[2.0]]], sinks=[0.0], return_lse=True)"),
+        ("a window of the query's own position", "sc.attention([[[0.0], [0.0]]], [[[0.0], [0.0]]], [[[2.0], [4.0]]], window=(0, 0))"),
+        ("rows past a length", "sc.attention([[[[0.0], [nan]]]], [[[[0.0]]]], [[[[2.0]]]], q_lengths=[1])"),
+        ("(0, -inf) changes nothing in a merge", "sc.merge_attention([([[2.0]], [0.5]), ([[0.0]], [-inf])])"),
+        ("a length that is too large", "sc.attention([[[[0.0]]]], [[[[0.0]]]], [[[[2.0]]]], kv_lengths=[2])"),
+        ("heads that do not divide", "sc.attention(np.ones((3, 1, 1)), np.ones((2, 1, 1)), np.ones((2, 1, 1)))"),
+        ("a cache that is full", "sc.KVCache(1, 1, 0, 1).append([[[[1.0]]]], [[[[1.0]]]])"),
+    ],
 }
 
 
@@ -257,6 +293,49 @@ def costs(family, measured):
     return table(head, rows)
 
 
+# Queries, and keys with their own number of heads.
+PRODUCTS = {
+    "all keys": ("attention", (1, 8, 1024, 64), (8, 1024), {}),
+    "causal": ("attention", (1, 8, 1024, 64), (8, 1024), {"causal": True}),
+    "a window of 128": ("attention", (1, 8, 1024, 64), (8, 1024), {"causal": True, "window": (128, 0)}),
+    "decoding": ("attention", (1, 32, 1, 128), (8, 4096), {}),
+    "gradients, all keys": ("attention_backward", (1, 8, 1024, 64), (8, 1024), {}),
+    "gradients, causal": ("attention_backward", (1, 8, 1024, 64), (8, 1024), {"causal": True}),
+}
+
+
+def attended(queries, keys, causal=False, window=None):
+    """How many pairs of a query and a key take part."""
+    seen = np.arange(1, queries + 1) if causal else np.full(queries, keys)
+    return int(np.sum(seen if window is None else np.minimum(seen, window[0] + 1)))
+
+
+def products():
+    """Attention beside the product of two square matrices in NumPy, which does as many operations as the machine allows."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    rng = np.random.default_rng(0)
+    square = rng.standard_normal((1024, 1024), dtype=np.float32)
+    rows = []
+    for words, (name, shape, (heads, length), options) in PRODUCTS.items():
+        q = rng.standard_normal(shape, dtype=np.float32)
+        k, v = rng.standard_normal((2, shape[0], heads, length, shape[3]), dtype=np.float32)
+        operations = shape[0] * shape[1] * attended(shape[2], length, **options) * shape[3] * (4 if name == "attention" else 10)
+        with sc.num_threads(1), threadpool_limits(1, user_api="blas"):
+            given = (q, k, v)
+            if name == "attention_backward":
+                o, lse = sc.attention(*given, return_lse=True, **options)
+                given = (rng.standard_normal(o.shape, dtype=np.float32), *given, o, lse)
+            found = peers.calls(name, given, None, (), options)
+            times = peers.take_turns({**found, "product": lambda: square @ square}, rounds=5, patience=10)
+        rate, most = operations / times["softcore"], 2 * len(square) ** 3 / times["product"]
+        of = f"{shape[1]} x {shape[2]} over {heads} x {length}, {shape[3]}"
+        rows.append([words, of, f"{1e3 * times['softcore']:.2f}", f"{rate / 1e9:.0f}", f"{rate / most:.0%}"])
+    head = ["", "heads x queries over heads x keys, elements", "ms", "10⁹ operations a second", "of the rate of a matrix product"]
+    blas = next((f"{b['internal_api']}'s {b.get('architecture')}" for b in threadpool_info() if b["user_api"] == "blas"), "its own")
+    return f"{table(head, rows)}\nfloat32, {sc.info()['isa']} kernels; NumPy multiplies with {blas} kernels"
+
+
 def ladder():
     """Softmax in steps, from a loop over rows to softcore on all threads."""
     rng = np.random.default_rng(0)
@@ -295,14 +374,16 @@ def ladder():
 def main():
     GENERATED.mkdir(exist_ok=True)
     start, queued = time.perf_counter(), peers.waited()
-    measured, steps = {name: cost_of(op) for name, op in OPS.items()}, ladder()
+    measured, steps = {name: cost_of(op) for name, op in OPS.items() if op.family != "attention"}, ladder()
+    tables = {family: f"{costs(family, measured)}\n{machine()}" for family in FAMILIES if family != "attention"}
+    tables["attention"] = products()
     busy = peers.waited() - queued > 0.05 * (time.perf_counter() - start)
     when = "measured when these pages were built" + (", on a busy machine: the numbers are unsure." if busy else ".")
     (GENERATED / "costs.json").write_text(json.dumps({"machine": f"{machine()}, one thread", "ops": measured}, indent=1))
     pages = {"others": others(), "ladder": f"{steps}\n{machine()}; {when}\n", "rows": rows()}
     for family in FAMILIES:
-        pages[f"accuracy_{family}"] = accuracy(family)
-        pages[f"cost_{family}"] = f"{costs(family, measured)}\n{machine()}, one thread; {when}\n"
+        pages[f"accuracy_{family}"] = attention_accuracy() if family == "attention" else accuracy(family)
+        pages[f"cost_{family}"] = f"{tables[family]}, one thread; {when}\n"
         if family in EDGES:
             pages[f"edges_{family}"] = edges(family)
     for name, text in pages.items():

@@ -23,9 +23,9 @@ def x(rng):
     return rng.standard_normal((3, 4, 6))
 
 
-def same(ours, theirs):
+def same(ours, theirs, rtol=1e-12, atol=1e-14):
     for a, b in zip(ours, theirs) if isinstance(ours, tuple) else [(ours, theirs)]:
-        np.testing.assert_allclose(a, np.asarray(b), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(a, np.asarray(b), rtol, atol)
 
 
 def test_pytorch(x, rng, torch):
@@ -56,6 +56,46 @@ def test_pooling_of_pytorch(rng, torch):
     same(pooled, theirs)
     same(sc.max_unpool(*pooled, x.shape), nn.max_unpool2d(*theirs, 2))
     same(sc.avg_pool(x, (3, 3), stride=2, padding=1), nn.avg_pool2d(t, 3, 2, 1))
+
+
+@pytest.fixture
+def heads(rng):
+    """Fewer queries than keys, and four heads over two."""
+    return rng.standard_normal((2, 4, 3, 8)), *rng.standard_normal((2, 2, 2, 5, 8))
+
+
+def test_attention_of_pytorch(heads, rng, torch):
+    from torch.nn.attention.bias import causal_lower_right
+
+    bias, keep = rng.standard_normal((4, 3, 5)), rng.random((2, 1, 3, 5)) < 0.7
+    keep[..., 0] = True
+
+    def theirs(**options):
+        return torch.nn.functional.scaled_dot_product_attention(*map(torch.tensor, heads), enable_gqa=True, **options)
+
+    same(sc.attention(*heads), theirs())
+    same(sc.attention(*heads, causal=True), theirs(is_causal=True))
+    same(sc.attention(*heads, mask=keep), theirs(attn_mask=torch.tensor(keep)))
+    same(sc.attention(*heads, bias=bias), theirs(attn_mask=torch.tensor(bias)))
+    lower_right = torch.ones(3, 5, dtype=torch.bool).tril(2)
+    same(sc.attention(*heads, causal=True, causal_offset="end"), theirs(attn_mask=lower_right))
+    q, k, v = (torch.tensor(a) for a in (heads[0][:, :2], *heads[1:]))
+    corner = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(3, 5))
+    same(sc.attention(heads[0][:, :2], *heads[1:], causal=True, causal_offset="end"), corner)
+
+
+def test_attention_of_jax(heads, jax):
+    given = [np.ascontiguousarray(a.swapaxes(1, 2)) for a in heads]
+
+    def alike(theirs, **options):
+        # JAX takes the softmax of doubles in float32.
+        same(sc.attention(*given, layout="BLHD", **options), jax.nn.dot_product_attention(*given, **theirs), 1e-5, 1e-6)
+
+    alike({})
+    alike({"is_causal": True}, causal=True)
+    alike({"local_window_size": (1, 0)}, window=(1, 0))
+    q_lengths, kv_lengths = np.array([3, 2]), np.array([4, 5])
+    alike({"query_seq_lengths": q_lengths, "key_value_seq_lengths": kv_lengths}, q_lengths=q_lengths, kv_lengths=kv_lengths)
 
 
 def test_ties_of_pytorch_and_jax(torch, jax):

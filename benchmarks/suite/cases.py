@@ -21,6 +21,47 @@ SHAPES = {
 LARGE = [name for name in SHAPES if not name.startswith("digits")]
 
 
+# Attention: the op, the shape of q, the heads and the length of k, and the options.
+ATTENTION = {
+    "forward 1 x 8 x 1024 x 64": ("attention", (1, 8, 1024, 64), (8, 1024), {}),
+    "causal 1 x 8 x 1024 x 64": ("attention", (1, 8, 1024, 64), (8, 1024), {"causal": True}),
+    "backward 1 x 8 x 1024 x 64": ("attention_backward", (1, 8, 1024, 64), (8, 1024), {}),
+    "decode 4 x 32 x 1 x 128 of 4096": ("attention", (4, 32, 1, 128), (8, 4096), {}),
+    "long 1 x 1 x 8192 x 128": ("attention", (1, 1, 8192, 128), (1, 8192), {}),
+    "windowed 1 x 1 x 8192 x 64": ("attention", (1, 1, 8192, 64), (1, 8192), {"causal": True, "window": (256, 0)}),
+}
+
+
+class Attend:
+    """One call of attention or of its backward, ready to be made, and how many operations its products have."""
+
+    def __init__(self, case, dtype, threads):
+        name, shape, (heads, length), self.options = ATTENTION[case]
+        if not hasattr(sc, name):
+            raise NotImplementedError(f"this commit has no {name}")
+        sc.set_num_threads(threads)
+        rng, dtype = np.random.default_rng(0), bfloat16() if dtype == "bfloat16" else dtype
+        keys = (shape[0], heads, length, shape[3])
+        q, k, v = (rng.standard_normal(size).astype(dtype) for size in (shape, keys, keys))
+        self.function, self.arguments = getattr(sc, name), (q, k, v)
+        if name == "attention_backward":
+            o, lse = sc.attention(q, k, v, return_lse=True, **self.options)
+            self.arguments = (rng.standard_normal(shape).astype(dtype), q, k, v, o, lse)
+        results = self()
+        self.out = tuple(map(np.empty_like, results)) if isinstance(results, tuple) else np.empty_like(results)
+        seen = np.arange(1, shape[2] + 1) if self.options.get("causal") else np.full(shape[2], length)
+        if "window" in self.options:
+            seen = np.minimum(seen, self.options["window"][0] + 1)
+        self.operations = shape[0] * shape[1] * int(seen.sum()) * shape[3] * (4 if name == "attention" else 10)
+
+    def __call__(self):
+        return self.function(*self.arguments, **self.options)
+
+    def in_place(self):
+        """The call without the allocation of its results."""
+        return self.function(*self.arguments, **self.options, out=self.out)
+
+
 class Call:
     """One call of an op, ready to be made."""
 

@@ -1,4 +1,4 @@
-"""Every op of softcore.reference, by dtype, shape and threads.
+"""Every op of softcore.reference but attention, by dtype, shape and threads.
 
 `time_call` is the time of a call. `track_copy_share` is the time of np.copyto over as many bytes, in turns with it, by that time: it can be
 compared between machines, and days on which they were busy. `track_extra_memory` is what a call needs beyond its arguments and results.
@@ -56,4 +56,5 @@ def benchmarks_of(name):
 
 
 for _name in re.findall(r"^@definition\ndef (\w+)", REFERENCE.read_text(), re.MULTILINE):
-    globals()[_name] = benchmarks_of(_name)
+    if "attention" not in _name:
+        globals()[_name] = benchmarks_of(_name)
