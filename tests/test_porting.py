@@ -94,7 +94,7 @@ def test_attention_of_jax(heads, jax):
     alike({})
     alike({"is_causal": True}, causal=True)
     alike({"local_window_size": (1, 0)}, window=(1, 0))
-    q_lengths, kv_lengths = np.array([3, 2]), np.array([4, 5])
+    q_lengths, kv_lengths = np.array([3, 2], np.int32), np.array([4, 5], np.int32)
     alike({"query_seq_lengths": q_lengths, "key_value_seq_lengths": kv_lengths}, q_lengths=q_lengths, kv_lengths=kv_lengths)
 
 

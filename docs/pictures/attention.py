@@ -14,7 +14,7 @@ panels = {
     "alibi_slopes=[0.7]": {"alibi_slopes": [0.7], "causal": True, "causal_offset": "end"},
 }
 
-figure, grid = plt.subplots(1, len(panels), figsize=(11, 2.1), sharey=True)
+figure, grid = plt.subplots(1, len(panels), figsize=(9, 1.8), sharey=True)
 for axes, (name, options) in zip(grid, panels.items()):
     weights = sc.attention(q, k, np.eye(keys)[None], **options)[0]
     axes.imshow(np.where(weights == 0, np.nan, weights), cmap="Blues", vmin=0, vmax=0.6)
