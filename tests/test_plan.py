@@ -37,7 +37,7 @@ BRANCHES = {
     "columns, threaded": ("log_softmax", (300, 500), 0, THREADS, "columns", THREADS),
     "rows: a first axis that cannot be cut": ("max_backward", (300, 200), 0, 1, "rows", 1),
     "map": ("sigmoid", (100, 100), -1, 1, "map", 1),
-    "map, small": ("relu", (3,), -1, THREADS, "map", 1),
+    "plain: a small map": ("relu", (3,), -1, THREADS, "plain", 1),
     "map, threaded": ("softplus", (300, 400), -1, THREADS, "map", THREADS),
     "windows": ("max_pool", (3, 4, 10, 12), None, 1, "windows", 1),
     "windows, threaded": ("avg_pool_backward", (300, 400), None, THREADS, "windows", THREADS),

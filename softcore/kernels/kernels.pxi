@@ -365,7 +365,7 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
     kernel_of(t, op, code, &k)
     if not k.known:
         raise TypeError(f"no kernel of {name} for this storage")
-    if t.rows * t.n <= small_work and k.fold != NULL and t.arg[0].direct and (t.rows == 1 or t.n >= SHORT):
+    if t.rows * t.n <= small_work and t.arg[0].direct and (t.rows == 1 or t.n >= SHORT):
         if dry:
             return 5, 1, False, False
         t.streaming = t.ahead = False
