@@ -101,8 +101,11 @@ def broadcast(op: str, name: str, a: np.ndarray, shape: tuple[int, ...]) -> np.n
 
 def common_shape(op: str, **operands: np.ndarray) -> tuple[int, ...]:
     """The shape that all the operands broadcast to."""
+    shapes = {a.shape for a in operands.values()}
+    if len(shapes) == 1:
+        return shapes.pop()
     try:
-        return np.broadcast_shapes(*(a.shape for a in operands.values()))
+        return np.broadcast_shapes(*shapes)
     except ValueError:
         shapes = ", ".join(f"{name} {a.shape}" for name, a in operands.items())
         raise ValueError(f"{op}: the shapes must broadcast together, they are {shapes}") from None
@@ -255,6 +258,8 @@ def integer(op: str, name: str, value) -> int:
 
 
 def _whole(op, name, value):
+    if type(value) is int:
+        return value
     if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
         raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be an int")
     try:
@@ -526,9 +531,10 @@ def causal_offset(op: str, value) -> int | None:
 
 def per_head(op: str, name: str, value, heads: int) -> np.ndarray | None:
     """One number for each query head, or None."""
-    (value,) = arrays(op, (name,), **{name: value})
-    if value is not None:
-        shape(op, name, value, (heads,))
+    if value is None:
+        return None
+    (value,) = arrays(op, **{name: value})
+    shape(op, name, value, (heads,))
     return value
 
 

@@ -100,6 +100,8 @@ def choose_attention(work, strips, chunks, gradients, limit=None):
     ``work`` counts sixteen multiplications as one element. Where the strips of query rows are too few to go round, the chunks of
     their keys are handed out instead.
     """
+    if work < 2 * GRAIN:
+        return (9 if gradients else 8), 1, False, False
     if limit is None:
         from . import threads
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -105,7 +106,7 @@ def _call(
         if softcap == 0:
             raise ValueError(f"{op}: softcap is 0, it must be positive, or None")
     how = {
-        "sequences": len(starts_q) - 1 if packed else int(np.prod(batch, dtype=int)),
+        "sequences": len(starts_q) - 1 if packed else prod(batch),
         "queries": np.diff(starts_q).tolist() if packed else lq if queries is None else queries.tolist(),
         "keys": np.diff(starts_k).tolist() if packed else lk if keys is None else keys.tolist(),
         "first_q": starts_q,

@@ -61,7 +61,8 @@ def gate(x: ArrayLike, y: ArrayLike, r: ArrayLike, *, out: NDArray | None = None
     dtype = check.computing(x, y, r)
     shape = check.common_shape("gate", x=x, y=y, r=r)
     f = check.out("gate", out, shape, dtype)
-    run("gate", dtype, tuple(np.broadcast_to(a, shape) for a in (x, y, r)), (f,), shape)
+    operands = tuple([check.broadcast("gate", name, a, shape) for name, a in (("x", x), ("y", y), ("r", r))])
+    run("gate", dtype, operands, (f,), shape)
     return result(f, out)
 
 

@@ -39,6 +39,7 @@ def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, o
         return None
     outer = [i for i in range(len(shape)) if i not in axes]
     order = (*outer, *axes)
+    order = None if order == tuple(range(len(shape))) else order
     # A temporary serves an output that overlaps an input out of step, or whose dtype is not the one of arithmetic (the
     # gradient of a float32 input whose incoming gradient is float64).
     read = (*inputs, mask)
@@ -98,7 +99,7 @@ def run_gradients(op, storage, dy, operands, gradients, shape):
 
 
 def _arranged(a, order):
-    return a if a is None or a.ndim < len(order) else a.transpose(order)
+    return a if a is None or order is None or a.ndim < len(order) else a.transpose(order)
 
 
 def by_row(value: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
