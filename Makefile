@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXAMPLES := $(sort $(basename $(notdir $(wildcard examples/*.py))))
 KERNELS := $(wildcard softcore/kernels/*.h softcore/kernels/*.px? softcore/kernels/*.pyx)
 
-.PHONY: demo example test test-default test-base test-serial build bench clean
+.PHONY: demo example test test-default test-base test-serial build bench bench-quick bench-history bench-page docs clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m softcore demo
@@ -29,14 +29,39 @@ test-base: $(VENV)/test.stamp
 
 # A build without OpenMP, beside the one in place.
 test-serial: $(VENV)/test.stamp $(VENV)/serial.stamp
-	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py --deselect tests/test_opencl.py
+	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py --deselect tests/test_docs.py --deselect tests/test_opencl.py
 
 build: $(VENV)/build.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/peers.py
 
+# What asv calls the machine it measures on.
+MACHINE ?= generic
+
+# asv, on what is built here: every benchmark once. It keeps nothing.
+bench-quick: $(VENV)/bench.stamp
+	$(BIN)/python -m asv machine --machine $(MACHINE) --yes
+	$(BIN)/python -m asv run --python=same --quick --show-stderr --machine $(MACHINE)
+
+# asv, on the last commits, each built in an environment of its own: hours. To keep what it found: git add -f benchmarks/results
+COMMITS ?= 15
+bench-history: $(VENV)/bench.stamp
+	$(BIN)/python -m asv machine --machine $(MACHINE) --yes
+	$(BIN)/python -m asv run --machine $(MACHINE) --skip-existing-successful --steps $(COMMITS) HEAD~$(COMMITS)..HEAD
+
+# Graphs of what bench-history found, in .asv/html; `python -m asv preview` serves them.
+bench-page: $(VENV)/bench.stamp
+	$(BIN)/python -m asv publish
+
+# The tables are measured first. The pages are in docs/_build/html.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python docs/tables.py
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo docs/_build/html/index.html
+
 clean:
+	rm -rf docs/_build docs/generated docs/gallery docs/api/generated
 	rm -rf $(VENV) build dist *.egg-info softcore/kernels/*.so softcore/kernels/*.cpp .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -50,7 +75,7 @@ $(VENV)/build.stamp: $(VENV)/venv.stamp setup.py $(KERNELS)
 	touch $@
 
 # softcore itself is there already: this installs what the extra of that name asks for.
-$(VENV)/test.stamp $(VENV)/demo.stamp $(VENV)/bench.stamp: $(VENV)/%.stamp: $(VENV)/build.stamp
+$(VENV)/test.stamp $(VENV)/demo.stamp $(VENV)/bench.stamp $(VENV)/docs.stamp: $(VENV)/%.stamp: $(VENV)/build.stamp
 	$(INSTALL) "softcore[$*]"
 	touch $@
 

@@ -30,6 +30,7 @@ import numpy as np
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS")
 ALL = ("numpy", "scipy", "torch", "jax", "numexpr")
+LIMITS = ("copyto", "read", "sgemm")  # what the machine allows: so many bytes copied or read, so many operations of a matrix product
 FEW = ("numpy", "torch", "jax")  # past the cache, where the temporaries of the others would take gigabytes
 
 
@@ -42,8 +43,8 @@ class Target:
     slower: bool = False
 
     def judge(self, times, threads):
-        peers = [t for name, t in times.items() if name not in ("softcore", "copyto") and self.against in ("best peer", name)]
-        peers += [t for name, t in times.items() if name == self.against == "copyto"]
+        peers = [t for name, t in times.items() if name not in ("softcore", *LIMITS) and self.against in ("best peer", name)]
+        peers += [t for name, t in times.items() if name == self.against and name in LIMITS]
         if not peers:
             return None
         limit = self.limit.get(threads, self.limit[max(self.limit)]) if isinstance(self.limit, dict) else self.limit
@@ -84,10 +85,41 @@ class Case:
             return ""
         if "activation" in self.options:
             return f", {self.options['activation']}"
+        if self.op.startswith("attention"):
+            heads, keys = self.options.get("keys", (self.shape[1], self.shape[2]))
+            grouped = f", {heads} key heads" if heads != self.shape[1] else ""
+            long = f", {keys} keys" if keys != self.shape[2] else ""
+            window = f", window {self.options['window'][0]}" if "window" in self.options else ", causal" if self.options.get("causal") else ""
+            return grouped + long + window
         window = " x ".join(map(str, self.options["window"]))
         other = [name for name in ("return_indices",) if self.options.get(name)]
         last = ["last"] if self.options["layout"] == "channels_last" else []
         return f", {window}" + "".join(f", {word.removeprefix('return_')}" for word in (*other, *last))
+
+
+def attentions():
+    """Long, short and many sequences, forward and backward; windows, grouped heads, decoding and other dtypes."""
+    long = {1: 1.2, 2: 1.2}
+    for shape, full, causal, of_sgemm in (
+        ((1, 8, 2048, 64), long, 1.3, (0.9, 0.8)),
+        ((1, 1, 8192, 128), long, 1.3, (0.9, 0.8)),
+        ((1, 12, 512, 64), long, 1.8, None),
+        ((8, 12, 128, 64), 1.4, 1.8, None),
+    ):
+        for i, (limit, options) in enumerate(((full, {}), (causal, {"causal": True}))):
+            share = at_most(1 / of_sgemm[i], "sgemm") if of_sgemm else ()
+            yield Case("attention", shape, faster(limit, "torch") + share, axis=None, libraries=("torch",), options=options)
+            share = at_most(1 / 0.8, "sgemm") if of_sgemm else ()
+            yield Case("attention_backward", shape, faster(1.2, "torch") + share, axis=None, libraries=("torch",), options=options)
+    for shape, target, options, dtype in (
+        ((1, 1, 8192, 64), faster(10, "torch"), {"causal": True, "window": (256, 0)}, "float32"),
+        ((1, 32, 1024, 128), faster(1.4, "torch"), {"causal": True, "keys": (8, 1024)}, "float32"),
+        ((4, 32, 1, 128), faster(2.5, "torch") + at_most(1 / 0.8, "read"), {"keys": (8, 4096)}, "float32"),
+        ((1, 8, 2048, 64), faster(1.2, "torch"), {}, "bfloat16"),
+        ((1, 8, 2048, 64), faster(1.7, "torch"), {}, "float16"),
+        ((1, 8, 2048, 64), faster(1.5, "torch"), {}, "float64"),
+    ):
+        yield Case("attention", shape, target, axis=None, dtype=dtype, libraries=("torch",), options=options)
 
 
 def faster(limit, than="best peer"):
@@ -150,6 +182,7 @@ CASES = [
     Case("gate_backward", (8 * MILLION,), faster(6, "torch") + at_most(1.3), axis=None, libraries=("numpy", "torch"), copy=True),
     Case("glu", (4096, 8192), faster(3, "torch"), libraries=("torch",), options={"activation": "silu"}),
     Case("glu_backward", (4096, 8192), faster(3, "torch"), libraries=("torch",), options={"activation": "silu"}),
+    *attentions(),
 ]
 
 
@@ -170,13 +203,20 @@ def inputs(case, x, rng):
     """The arguments, made by softcore itself: the definitions would take minutes over the large cases."""
     import softcore as sc
 
-    if "window" in case.options:
+    if case.op.endswith(("_pool", "_pool_backward")):
         window, options = case.options["window"], {name: v for name, v in case.options.items() if name not in ("window", "return_indices")}
         if not case.op.endswith("_backward"):
             return x, window
         y, indices = sc.max_pool(x, window, return_indices=True, **options)
         dy = rng.standard_normal(y.shape, dtype=np.float32)
         return (dy, indices, x.shape) if case.op == "max_pool_backward" else (dy, x.shape, window)
+    if case.op.startswith("attention"):
+        shape = (case.shape[0], *case.options.get("keys", case.shape[1:3]), case.shape[3])
+        k, v = (array(Case(case.op, shape, (), dtype=case.dtype), rng) for _ in range(2))
+        if case.op == "attention":
+            return x, k, v
+        o, lse = sc.attention(x, k, v, return_lse=True, **taken(case))
+        return array(case, rng), x, k, v, o, lse
     if case.op == "cross_entropy_with_grad":
         return x, rng.integers(0, case.shape[-1], case.shape[:-1])
     if case.op in ("gate", "gate_backward"):
@@ -196,13 +236,15 @@ def inputs(case, x, rng):
 
 def taken(case):
     """The options of the call: a window is an argument, and the gradient of a maximum has no need of it."""
-    names = ("layout",) if case.op == "max_pool_backward" else [name for name in case.options if name != "window"]
+    names = ("layout",) if case.op == "max_pool_backward" else [name for name in case.options if name not in ("window", "keys")]
+    if case.op == "attention" and "window" in case.options:
+        names.append("window")
     return {name: case.options[name] for name in names if name in case.options}
 
 
 def row(case, threads, times, targets):
     judged = [verdict for target in targets if (verdict := target.judge(times, threads))]
-    peers = {name: t for name, t in times.items() if name not in ("softcore", "copyto")}
+    peers = {name: t for name, t in times.items() if name not in ("softcore", *LIMITS)}
     return {
         "case": case,
         "threads": threads,
@@ -232,7 +274,28 @@ def compare(case, threads, rounds, block):
         copied = np.zeros_like(source)
         contenders["copyto"] = lambda: np.copyto(copied, source)
         del results
-    return row(case.name, threads, peers.take_turns(contenders, rounds=rounds, block=block), case.targets)
+    if case.op == "attention" and "keys" in case.options and case.shape[2] == 1:
+        contenders["read"] = lambda: [sc.max(a, None) for a in arguments[1:]]
+    operations = products(case)
+    if operations:
+        a = rng.standard_normal((SQUARE, SQUARE), dtype=np.float32)
+        contenders["sgemm"] = lambda: a @ a
+    times = peers.take_turns(contenders, rounds=rounds, block=block)
+    if operations:
+        times["sgemm"] *= operations / (2 * SQUARE**3)
+    return row(case.name, threads, times, case.targets)
+
+
+SQUARE = 2048
+
+
+def products(case):
+    """The operations of an attention that is compared with a matrix product: of a causal one only those below the diagonal."""
+    if not any(target.against == "sgemm" for target in case.targets):
+        return None
+    batch, heads, n, d = case.shape
+    scores = batch * heads * n * (n + 1) // 2 if case.options.get("causal") else batch * heads * n * n
+    return scores * d * (4 if case.op == "attention" else 10)
 
 
 def short(threads, rounds, block):

@@ -1,6 +1,9 @@
-"""A brainteaser: ten numbers go through softmax, and through sigmoid. Back-propagate one output: where does the gradient land?
+"""A brainteaser: where does the gradient land?
+============================================
 
-Softmax divides each exponential by the sum of all ten, so every output depends on every number; sigmoid looks at one number at a time:
+Ten numbers go through softmax, and through sigmoid. Back-propagate one output: which of the ten receive a gradient?
+
+Softmax divides each exponential by the sum of all ten, so every output depends on every number; sigmoid looks at one number at a time::
 
     softmax   y_j = exp(x_j) / sum_i exp(x_i)    dy_j / dx_i = y_j ((i == j) - y_i)
     sigmoid   y_j = 1 / (1 + exp(-x_j))          dy_j / dx_i = y_j (1 - y_j) (i == j)

@@ -1,4 +1,7 @@
-"""A small convolutional network that learns handwritten digits, with nothing but NumPy and softcore for the arithmetic.
+"""A convolutional network
+=======================
+
+A small one learns handwritten digits, with nothing but NumPy and softcore for the arithmetic::
 
     image 8 x 8 -> convolution -> relu -> max_pool 2 x 2 -> convolution -> relu -> max_pool 2 x 2 -> linear -> cross_entropy
 
@@ -27,7 +30,11 @@ SIZE = 3  # of a filter: SIZE x SIZE pixels
 BLUE, RED, GREY = "#2b6ca3", "#c8442e", "#c3cad2"
 
 
-# --- The layers: arrays are (batch, height, width, channel) -------------------------------------------------------------------
+# %%
+# The layers
+# ----------
+#
+# Arrays are (batch, height, width, channel).
 
 
 def patches(x):
@@ -67,7 +74,9 @@ def block_backward(dy, filters, saved):
     return patches_backward(dz @ filters.T, shape), dfilters, dz.sum((0, 1, 2))
 
 
-# --- The network -------------------------------------------------------------------------------------------------------------
+# %%
+# The network
+# -----------
 
 
 def start(rng, channels=(12, 24), dtype=np.float32):
@@ -137,7 +146,9 @@ def train(training, held_out, epochs, batch=32, rate=0.05, seed=0):
     return parameters, np.array(curve)
 
 
-# --- The picture -------------------------------------------------------------------------------------------------------------
+# %%
+# The picture
+# -----------
 
 
 def draw(parameters, curve, held_out, picture):

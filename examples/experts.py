@@ -1,6 +1,9 @@
-"""Softmax gating: a mixture of experts on handwritten digits, of which a gate asks two for each digit.
+"""Softmax gating: a mixture of experts
+====================================
 
-An expert is a small network that gives ten logits; the gate is one linear layer that scores the experts for each digit:
+Eight experts learn handwritten digits, and a gate asks two of them for each digit.
+
+An expert is a small network that gives ten logits; the gate is one linear layer that scores the experts for each digit::
 
     r = x G        w, chosen = topk_gate(r, k)        logits = sum_j w_j expert_chosen_j(x)
 
@@ -8,9 +11,9 @@ Only the k chosen experts compute anything, so a mixture has the knowledge of ei
 all eight compute, and softmax_gate mixes them in one pass. Left alone, a gate asks those experts that it asked before, for only they have
 learnt anything; so a penalty, 8 sum_e (share of the choices that fell on e) (mean softmax weight of e), keeps the loads even.
 
-R. A. Jacobs, M. I. Jordan, S. J. Nowlan and G. E. Hinton, "Adaptive mixtures of local experts", Neural Computation 3 (1991) 79-87.
-N. Shazeer et al., "Outrageously large neural networks: the sparsely-gated mixture-of-experts layer", ICLR 2017.
-W. Fedus, B. Zoph and N. Shazeer, "Switch transformers", JMLR 23 (2022), for the penalty.
+- R. A. Jacobs, M. I. Jordan, S. J. Nowlan and G. E. Hinton, "Adaptive mixtures of local experts", Neural Computation 3 (1991) 79-87.
+- N. Shazeer et al., "Outrageously large neural networks: the sparsely-gated mixture-of-experts layer", ICLR 2017.
+- W. Fedus, B. Zoph and N. Shazeer, "Switch transformers", JMLR 23 (2022), for the penalty.
 """
 
 import argparse
@@ -30,7 +33,11 @@ EXPERTS = 8
 PENALTY = 0.1
 
 
-# --- The experts: each has a row in w1 (experts, 64, hidden), b1 (experts, hidden), w2 (experts, hidden, 10) and b2 (experts, 10) -----
+# %%
+# The experts
+# -----------
+#
+# Each has a row in w1 (experts, 64, hidden), b1 (experts, hidden), w2 (experts, hidden, 10) and b2 (experts, 10).
 
 
 def start(rng, experts, hidden=4, dtype=np.float32):
@@ -67,7 +74,9 @@ def ask_backward(danswers, experts, x, saved):
     return slopes
 
 
-# --- The mixture -------------------------------------------------------------------------------------------------------------
+# %%
+# The mixture
+# -----------
 
 
 def forward(parameters, x, k):
@@ -108,7 +117,9 @@ def load(chosen, experts):
     return np.bincount(chosen.ravel(), minlength=experts) / chosen.size
 
 
-# --- Training ----------------------------------------------------------------------------------------------------------------
+# %%
+# Training
+# --------
 
 
 @dataclass
@@ -151,7 +162,9 @@ def train(name, experts, k, epochs, batch=32, rate=0.1, seed=0):
     return run
 
 
-# --- The picture -------------------------------------------------------------------------------------------------------------
+# %%
+# The picture
+# -----------
 
 
 def draw(runs, picture):

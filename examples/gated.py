@@ -1,4 +1,7 @@
-"""A gated network on handwritten digits: two branches of different depth, and a gate that learns which of them is useful.
+"""A gated network: two branches and a learnt choice
+=================================================
+
+One branch is shallow, the other deep, and a gate learns which of them is useful::
 
     f = x sigmoid(r) + y (1 - sigmoid(r))        x: one linear layer        y: four hidden layers with relu        r: one number
 
@@ -6,7 +9,7 @@ The gate is a parameter like any other: its gradient is (df * (x - y)).sum() * s
 that would have given the better answer. Each branch receives its share of the gradient, sigmoid(r) or 1 - sigmoid(r): the branch that is
 useful learns faster, and the other falls asleep. A gate is a learnt multiplexer.
 
-The network looks at two digits side by side and learns either of two questions, from the same start:
+The network looks at two digits side by side and learns either of two questions, from the same start::
 
     Has the left one more ink?       A sum of pixels: the shallow branch can tell, and learns it first.
     Is exactly one of them odd?      An exclusive or: no linear layer can tell, so the gate must turn to the deep branch.
@@ -34,7 +37,9 @@ QUESTIONS = {
 }
 
 
-# --- The network -------------------------------------------------------------------------------------------------------------
+# %%
+# The network
+# -----------
 
 
 def start(rng, widths=(128, 48, 24, 24, 24, 1), dtype=np.float32):
@@ -77,7 +82,9 @@ def gradients(parameters, pixels, target):
     return [dr, pixels.T @ dx, dx.sum(0), *slopes], loss, (dx, dy)
 
 
-# --- Training ----------------------------------------------------------------------------------------------------------------
+# %%
+# Training
+# --------
 
 
 @dataclass
@@ -129,7 +136,9 @@ def train(question, steps, batch=128, rate=0.1, seed=0):
     return run
 
 
-# --- The picture -------------------------------------------------------------------------------------------------------------
+# %%
+# The picture
+# -----------
 
 
 def smooth(values, width=50):

@@ -1,6 +1,7 @@
 """softcore: a compiled numerical core for max, softmax and gates. NumPy arrays in, NumPy arrays out, gradients included."""
 
 from softcore.about import info
+from softcore.ops.attention import KVCache, attention, attention_backward, merge_attention
 from softcore.ops.gates import gate, gate_backward, glu, glu_backward
 from softcore.ops.losses import (
     binary_cross_entropy,
@@ -51,8 +52,11 @@ from softcore.threads import get_num_threads, num_threads, set_num_threads
 __version__ = "0.1.0"
 
 __all__ = [
+    "KVCache",
     "__version__",
     "argmax",
+    "attention",
+    "attention_backward",
     "avg_pool",
     "avg_pool_backward",
     "binary_cross_entropy",
@@ -83,6 +87,7 @@ __all__ = [
     "max_with_argmax",
     "maximum",
     "maximum_backward",
+    "merge_attention",
     "num_threads",
     "opencl",
     "plan",

@@ -59,7 +59,7 @@ def _array(op, name, a):
 
 
 def _of_numbers(op, name, a):
-    if a.dtype.kind not in "biu" and not _is_floating(a.dtype):
+    if a.dtype.kind not in "biu" and not is_floating(a.dtype):
         raise TypeError(f"{op}: {name} has dtype {a.dtype}, it must be {_NUMBERS}")
     return a
 
@@ -158,8 +158,11 @@ def broadcast(op: str, name: str, a: np.ndarray, shape: tuple[int, ...]) -> np.n
 
 def common_shape(op: str, **operands: np.ndarray) -> tuple[int, ...]:
     """The shape that all the operands broadcast to."""
+    shapes = {a.shape for a in operands.values()}
+    if len(shapes) == 1:
+        return shapes.pop()
     try:
-        return np.broadcast_shapes(*(a.shape for a in operands.values()))
+        return np.broadcast_shapes(*shapes)
     except ValueError:
         shapes = ", ".join(f"{name} {a.shape}" for name, a in operands.items())
         raise ValueError(f"{op}: the shapes must broadcast together, they are {shapes}") from None
@@ -195,7 +198,8 @@ def _native(dtype):
     return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
-def _is_floating(dtype):
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether it is one of the four floating dtypes."""
     # bfloat16 comes from ml_dtypes, which softcore does not need and so does not import.
     return dtype.char in "efd" or dtype.type.__name__ == "bfloat16"
 
@@ -312,6 +316,8 @@ def integer(op: str, name: str, value) -> int:
 
 
 def _whole(op, name, value):
+    if type(value) is int:
+        return value
     if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
         raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be an int")
     try:
@@ -336,21 +342,21 @@ def choice(op: str, name: str, value, choices: tuple[str, ...]) -> int:
     return choices.index(value)
 
 
-def mask(op: str, where, shape: tuple[int, ...], like) -> np.ndarray | None:
+def mask(op: str, where, shape: tuple[int, ...], like, name: str = "where") -> np.ndarray | None:
     """`where` as a boolean view of `shape`, of the kind that `like` is; None where every element takes part."""
     if where is None or where is True:
         return None
     if _is_opencl(where) == isinstance(like, np.ndarray):
         is_one, are = ("is a pyopencl array", "are not") if _is_opencl(where) else ("is not a pyopencl array", "are")
-        raise TypeError(f"{op}: where {is_one} and the other arrays {are}; all must be of one kind")
-    not_masked(op, "where", where)
+        raise TypeError(f"{op}: {name} {is_one} and the other arrays {are}; all must be of one kind")
+    not_masked(op, name, where)
     try:
         where = np.asarray(where) if isinstance(like, np.ndarray) else type(like)(where)
     except (ValueError, TypeError) as error:
-        raise type(error)(f"{op}: where must be a boolean array: {error}") from None
+        raise type(error)(f"{op}: {name} must be a boolean array: {error}") from None
     if where.dtype != bool:
-        raise TypeError(f"{op}: where has dtype {where.dtype}, it must be bool")
-    return broadcast(op, "where", where, shape)
+        raise TypeError(f"{op}: {name} has dtype {where.dtype}, it must be bool")
+    return broadcast(op, name, where, shape)
 
 
 def taking_part(op: str, mask: np.ndarray | None, shape: tuple[int, ...], axes: tuple[int, ...], remedy: str = "") -> None:
@@ -430,8 +436,11 @@ def windows(op, shape, window, stride, padding, dilation, ceil_mode, layout, nam
             )
         alone = geometry.padded_window(a)
         if alone is not None:
+            first = alone * a.stride - a.before
+            steps = f" in steps of {a.dilation}" if a.dilation > 1 and a.window > 1 else ""
             raise ValueError(
-                f"{op}: window {alone} along axis {i} of {name} lies wholly in padding ({a}), each must have an element of {name}"
+                f"{op}: window {alone} along axis {i} of {name} lies wholly in padding, at {first} to {first + (a.window - 1) * a.dilation}"
+                f"{steps} where {name} has {a.size} elements from 0, each must have an element of {name}"
             )
     return places, axes
 
@@ -548,6 +557,79 @@ def label(op: str, label: int, classes: int, ignore_index: int) -> None:
     raise IndexError(
         f"{op}: target holds {label}, it must be from 0 to {classes - 1}, for {classes} classes, or {ignore_index} to be ignored"
     )
+
+
+# --------------------------------------------------------------------------------------------------------------- attention
+
+
+def window(op: str, value) -> tuple[int, int]:
+    """How many keys to the left and to the right of its own a query attends to; -1 where that is open."""
+    if value is None:
+        return -1, -1
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{op}: window is {value!r}, it must be a pair (left, right) of ints or None")
+    sides = tuple(-1 if side is None else integer(op, "window", side) for side in value)
+    if min(sides) < -1:
+        raise ValueError(f"{op}: window is {value!r}, its sides must be at least 0, or None or -1 where it is open")
+    return tuple(min(side, _LARGEST) for side in sides)
+
+
+def count_of(op: str, name: str, value) -> int:
+    """A number of things."""
+    return _count(op, name, value, 0, value)
+
+
+def causal_offset(op: str, value) -> int | None:
+    """What is added to a query's index to make its position; None for "end", which lengths decide."""
+    if isinstance(value, str):
+        if value != "end":
+            raise ValueError(f"{op}: causal_offset is {value!r}, it must be 'end' or an int")
+        return None
+    value = integer(op, "causal_offset", value)
+    if abs(value) > _LARGEST:
+        raise ValueError(f"{op}: causal_offset is {value}, it must be from {-_LARGEST} to {_LARGEST}")
+    return value
+
+
+def per_head(op: str, name: str, value, heads: int) -> np.ndarray | None:
+    """One number for each query head, or None."""
+    if value is None:
+        return None
+    (value,) = arrays(op, **{name: value})
+    shape(op, name, value, (heads,))
+    return value
+
+
+def lengths(op: str, name: str, value, batch: tuple[int, ...], most: int) -> np.ndarray | None:
+    """One length for each element of the batch, as int64, or None."""
+    value = _integers(op, name, value)
+    if value is None:
+        return None
+    shape(op, name, value, batch)
+    if value.size and not (0 <= value.min() and value.max() <= most):
+        wrong = value.max() if value.min() >= 0 else value.min()
+        raise ValueError(f"{op}: {name} holds {wrong}, it must be from 0 to {most}")
+    return value.astype(np.int64).reshape(-1)
+
+
+def sequences(op: str, name: str, value, total: int) -> np.ndarray | None:
+    """Where packed sequences begin, and where the last one ends, as int64, or None."""
+    value = _integers(op, name, value)
+    if value is None:
+        return None
+    value = value.astype(np.int64)
+    if value.ndim != 1 or value.size < 1 or value[0] != 0 or value[-1] != total or np.any(np.diff(value) < 0):
+        raise ValueError(f"{op}: {name} is {value.tolist()}, it must rise from 0 to {total}, the number of rows")
+    return value
+
+
+def _integers(op, name, value):
+    if value is None:
+        return None
+    value = _array(op, name, value)
+    if value.dtype.kind not in "iu":
+        raise TypeError(f"{op}: {name} has dtype {value.dtype}, it must be an integer dtype")
+    return value
 
 
 # ----------------------------------------------------------------------------------------------------------------- outputs

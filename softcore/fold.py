@@ -2,15 +2,15 @@ r"""The states that every forward op folds, and the laws they obey.
 
 A reduction cuts its row into tiles, absorbs each tile into a state, merges the states in tile order and finishes the last one:
 
-============  ==========  ===========  ===================================================  ===========
-op            state       empty        merge                                                finish
-============  ==========  ===========  ===================================================  ===========
-max           m           -inf         larger m; NaN stays                                  m
-argmax        (m, i)      (-inf, inf)  larger m; equal m: smaller i; the first NaN stays    i
-logsumexp     (m, l)      (-inf, 0)    m = max m_k, l = sum of l_k exp(m_k - shift(m))      m + log l
-softmax       (m, l)      as above     as above                                             maps x to exp(x - m) / l
-attention     (m, l, o)   (-inf, 0, 0) as above, o rescaled with l                          o / l
-============  ==========  ===========  ===================================================  ===========
+============  ==========  ============  ===================================================  ========================
+op            state       empty         merge                                                finish
+============  ==========  ============  ===================================================  ========================
+max           m           -inf          larger m; NaN stays                                  m
+argmax        (m, i)      (-inf, inf)   larger m; equal m: smaller i; the first NaN stays    i
+logsumexp     (m, l)      (-inf, 0)     m = max m_k, l = sum of l_k exp(m_k - shift(m))      m + log l
+softmax       (m, l)      as above      as above                                             maps x to exp(x - m) / l
+attention     (m, l, o)   (-inf, 0, 0)  as above, o rescaled with l                          o / l
+============  ==========  ============  ===================================================  ========================
 
 The laws, which ``tests/test_fold.py`` checks with every awkward value in every order:
 

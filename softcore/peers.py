@@ -166,8 +166,31 @@ def _numpy(np, axis):
         out[...] = 0
         np.put_along_axis(out, indices, w * (dw - np.sum(w * dw, -1, keepdims=True)), -1)
 
+    def weights(q, k, causal=False):
+        s = q @ k.swapaxes(-1, -2)
+        s *= q.dtype.type(q.shape[-1] ** -0.5)
+        if causal:
+            s[..., ~np.tri(*s.shape[-2:], dtype=bool)] = -np.inf
+        return shares(s)
+
+    def attention(q, k, v, out, causal=False):
+        np.matmul(weights(q, k, causal), v, out=out)
+
+    def attention_backward(do, q, k, v, o, lse, out, causal=False):
+        dq, dk, dv = out
+        p, scale = weights(q, k, causal), q.dtype.type(q.shape[-1] ** -0.5)
+        np.matmul(p.swapaxes(-1, -2), do, out=dv)
+        ds = do @ v.swapaxes(-1, -2)
+        ds -= np.sum(do * o, -1, keepdims=True)
+        ds *= p
+        ds *= scale
+        np.matmul(ds, k, out=dq)
+        np.matmul(ds.swapaxes(-1, -2), q, out=dk)
+
     return {
         **_numpy_pooling(np),
+        "attention": attention,
+        "attention_backward": attention_backward,
         "max": lambda x, out: np.max(x, axis, out=out),
         "argmax": lambda x, out: np.argmax(x, axis, out=out),
         "max_with_argmax": max_with_argmax,
@@ -333,10 +356,23 @@ def _torch(torch, axis):
         torch.mul(dy, a, out=room)
         return aten.silu_backward.grad_input(room, b, grad_input=db)
 
-    def again(name, like):  # room for an intermediate result, made once
+    def again(name, made):  # what is made once, or room like that of a tensor
         if name not in saved:
-            saved[name] = torch.empty_like(like)
+            saved[name] = made() if callable(made) else torch.empty_like(made)
         return saved[name]
+
+    def attention(q, k, v, out, causal=False, window=None):
+        if window is not None:  # which torch takes as a mask
+            window = again("mask", lambda: torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril().triu(-window[0]))
+        sdpa = torch.nn.functional.scaled_dot_product_attention
+        return sdpa(q, k, v, attn_mask=window, is_causal=causal and window is None, enable_gqa=q.shape[-3] != k.shape[-3])
+
+    def attention_backward(do, q, k, v, o, lse, out, causal=False):
+        def recorded():
+            given = [t.detach().requires_grad_() for t in (q, k, v)]
+            return attention(*given, None, causal), given
+
+        return torch.autograd.grad(*again("graph", recorded), do, retain_graph=True)
 
     def softmax_gate(x, r, out):
         torch.bmm(torch.softmax(r, -1).unsqueeze(1), x, out=out.unsqueeze(1))
@@ -392,6 +428,8 @@ def _torch(torch, axis):
         "softmax_gate_backward": softmax_gate_backward,
         "topk_gate": topk_gate,
         "topk_gate_backward": topk_gate_backward,
+        "attention": attention,
+        "attention_backward": attention_backward,
     }
 
 

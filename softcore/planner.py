@@ -17,13 +17,13 @@ GRAIN = 1 << 15
 LONG = 1 << 16
 
 #: In the order the kernels number them.
-EXECUTORS = ("rows", "split", "map", "columns", "short", "plain", "windows", "channels")
+EXECUTORS = ("rows", "split", "map", "columns", "short", "plain", "windows", "channels", "strips", "chunks")
 
 
 class Plan(NamedTuple):
     """What will happen to a call."""
 
-    executor: str  #: ``rows``, ``split``, ``map``, ``columns``, ``short`` or ``plain``; of windows ``windows`` or ``channels``
+    executor: str  #: ``rows``, ``split``, ``map``, ``columns``, ``short`` or ``plain``; of windows ``windows`` or ``channels``, of attention ``strips`` or ``chunks``
     threads: int  #: threads that take part
     streaming: bool  #: results are written past the cache
     ahead: bool  #: the next row is asked for while this one is computed
@@ -92,6 +92,24 @@ def choose_windows(work, units, itemsize, across, limit=None):
         limit = threads.get_num_threads()
     streaming = work * itemsize >= LAST_LEVEL
     return 7 if across else 6, threads_for(work, units, limit), streaming, False
+
+
+def choose_attention(work, strips, chunks, gradients, limit=None):
+    """The plan of attention as ``(executor, threads, streaming, ahead)``, or of its gradients, which go by chunks of keys.
+
+    ``work`` counts sixteen multiplications as one element. Where the strips of query rows are too few to go round, the chunks of
+    their keys are handed out instead.
+    """
+    if work < 2 * GRAIN:
+        return (9 if gradients else 8), 1, False, False
+    if limit is None:
+        from . import threads
+
+        limit = threads.get_num_threads()
+    wanted = max(1, min(limit, work // GRAIN))
+    if gradients or (strips < wanted and chunks > strips):
+        return 9, max(1, min(wanted, chunks)), False, False
+    return 8, max(1, min(wanted, strips)), False, False
 
 
 #: Elements of a row that an OpenCL work-group takes at once where an op is element-wise.
@@ -191,6 +209,11 @@ def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="cha
         x, _ = check.halves("plan", "x", x, axis)
     if kind.family == "mixtures":
         return _plan_mixture(op, x, axis)
+    if kind.family == "attention":
+        from .ops.attention import _planned
+
+        executor, threads, streaming, ahead = _planned(op, x)
+        return Plan(EXECUTORS[executor], threads, streaming, ahead, kernels.core.isa)
     storage = check.scaled(check.selecting(x) if kind.integers == "keep" else check.computing(x), scale)
     if kind.kind == "windows":
         return _plan_windows(op, kind, x, storage, window, layout)

@@ -14,7 +14,7 @@ from calls import sample
 
 import softcore as sc
 from softcore import kernels
-from softcore.ops import gates, losses, maxima, mixtures, pooling, softmax
+from softcore.ops import attention, gates, losses, maxima, mixtures, pooling, softmax
 
 
 # ------------------------------------------------------------------------------------------------------------- the surface
@@ -63,6 +63,9 @@ softmax_gate(x, r, *, where=None, scale=1.0, return_lse=False, out=None)
 softmax_gate_backward(do, x, r, *, where=None, scale=1.0, out=None)
 topk_gate(r, k, axis=-1, *, renormalize=True, out=None)
 topk_gate_backward(dw, r, indices, axis=-1, *, renormalize=True, out=None)
+attention(q, k, v, *, scale=None, causal=False, causal_offset=0, window=None, mask=None, bias=None, alibi_slopes=None, softcap=None, sinks=None, q_lengths=None, kv_lengths=None, cu_seqlens_q=None, cu_seqlens_kv=None, return_lse=False, layout='BHLD', out=None)
+attention_backward(do, q, k, v, o, lse, *, scale=None, causal=False, causal_offset=0, window=None, mask=None, bias=None, alibi_slopes=None, softcap=None, sinks=None, q_lengths=None, kv_lengths=None, cu_seqlens_q=None, cu_seqlens_kv=None, bias_grad=False, sinks_grad=False, layout='BHLD', out=None)
+merge_attention(parts, *, out=None)
 """.strip().splitlines()
 FUNCTIONS = [line.partition("(")[0] for line in SIGNATURES]
 
@@ -78,7 +81,7 @@ def test_signature(line):
 def test_every_function_is_listed_once():
     assert len(sc.__all__) == len(set(sc.__all__))
     assert set(dir(sc)) == set(sc.__all__)
-    modules = (gates, losses, maxima, mixtures, pooling, softmax)
+    modules = (attention, gates, losses, maxima, mixtures, pooling, softmax)
     public = {n for m in modules for n, f in vars(m).items() if inspect.isfunction(f) and f.__module__ == m.__name__}
     assert {n for n in public if not n.startswith("_")} == set(FUNCTIONS)
     for name in FUNCTIONS:
@@ -92,7 +95,7 @@ def test_docstring_has_what_a_reader_looks_for(name):
         assert f"\n{section}\n{'-' * len(section)}\n" in doc
 
 
-MODULES = ("ops.gates", "ops.losses", "ops.maxima", "ops.mixtures", "ops.pooling", "ops.softmax", "windows", "threads", "about")
+MODULES = ("ops.attention", "ops.gates", "ops.losses", "ops.maxima", "ops.mixtures", "ops.pooling", "ops.softmax", "windows", "threads", "about")
 
 
 @pytest.mark.parametrize("module", [f"softcore.{name}" for name in MODULES])

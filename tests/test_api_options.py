@@ -107,6 +107,19 @@ def test_dy_broadcasts_to_the_result():
     assert same_bits(sc.logsumexp_backward(1.0, x, y, None), sc.logsumexp_backward(np.float32(1), x, y, None))
 
 
+@pytest.mark.parametrize("ties", ["first", "last", "split", "all"])
+@pytest.mark.parametrize("axis", [-1, 0, None])
+def test_index_says_where_the_gradient_goes_whatever_ties_says(ties, axis):
+    x = np.array([[2, 2, 1], [2, 0, 2]])  # an index may even point to what is no maximum
+    dy = np.full(np.max(x, axis).shape, 6.0)
+    for place in range(2):
+        for mask in (None, x != 0):
+            options = {"index": np.full(dy.shape, place), "ties": ties, "where": mask}
+            expected = sc.reference.max_backward(dy, x, axis, **options)
+            for dtype in (np.float32, np.float64, np.int64):
+                np.testing.assert_array_equal(sc.max_backward(dy, x.astype(dtype), axis, **options), expected)
+
+
 def test_inputs_are_not_changed():
     x = read_only(sample((2, 3)))
     before = x.copy()

@@ -15,7 +15,7 @@ import pytest
 import softcore as sc
 from softcore.reference import OPS
 
-OPS = {name: op for name, op in OPS.items() if op.kind not in ("windows", "mixture")}  # test_pooling.py, test_mixtures.py have those
+OPS = {name: op for name, op in OPS.items() if op.kind not in ("windows", "mixture", "attention")}  # which have tests of their own
 resource = pytest.importorskip("resource", reason="this system does not tell a process its peak memory")
 
 SIZE = 1 << 24  # float32 elements: 64 MB

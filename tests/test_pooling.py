@@ -414,6 +414,20 @@ def test_windows_wholly_in_padding_are_found(rng):
         assert windows.padded_window(axis) == (int(np.argmax(alone)) if alone.any() else None), axis
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"window": 1, "padding": 1}, "window 0 along axis 0 of x lies wholly in padding, at -1 to -1 where x has 1 elements from 0"),
+        ({"window": 2, "padding": ((0, 2),), "stride": 1}, "window 1 along axis 0 of x lies wholly in padding, at 1 to 2 where"),
+        ({"window": 2, "padding": 1, "dilation": 2}, "window 0 along axis 0 of x lies wholly in padding, at -1 to 1 in steps of 2 where"),
+    ],
+)
+def test_a_window_wholly_in_padding_is_told_by_its_places(options, told):
+    for name in ("max_pool", "avg_pool", "softmax_pool"):
+        with pytest.raises(ValueError, match=f"^{name}: {told}.*each must have an element of x$"):
+            getattr(sc, name)(np.zeros(1), **options)
+
+
 def test_layouts_of_fewer_axes(rng):
     x = rng.standard_normal((3, 6, 8))
     assert_equal(sc.max_pool(x, (2, 2)), np.stack([sc.max_pool(plane, (2, 2)) for plane in x]))

@@ -252,7 +252,8 @@ def test_bfloat16(rng):
     for op in OPS.values():
         arguments = op.inputs(x, rng)
         halves = [isinstance(a, np.ndarray) and a.dtype.kind != "i" for a in arguments]
-        assert all(a.dtype == ml_dtypes.bfloat16 for a, half in zip(arguments, halves) if half)
+        for name, a, half in zip(inspect.signature(op.reference).parameters, arguments, halves):
+            assert not half or a.dtype == (np.float32 if name == "lse" else ml_dtypes.bfloat16), (op.name, name)
         wide = op.reference(*(a.astype(float) if half else a for a, half in zip(arguments, halves)))
         for result, same in zip(*(r if isinstance(r, tuple) else (r,) for r in (op.reference(*arguments), wide))):
             assert_equal(result, same)
@@ -264,7 +265,7 @@ def test_other_types_are_refused(x):
         if op.direction == "forward":
             with pytest.raises(TypeError):
                 given = {"maximum": (x, x), "gate": (x, x, x), "max_unpool": (x, np.zeros(3, int), (3,))}
-                given |= {"softmax_gate": (x[:, None], x), "topk_gate": (x, 1)}
+                given |= {"softmax_gate": (x[:, None], x), "topk_gate": (x, 1), "attention": (x[None, None],) * 3}
                 usual = (x, 1) if op.kind == "windows" else (x, x) if op.family == "losses" else (x,)
                 op.reference(*given.get(op.name, usual))
     with pytest.raises(TypeError, match="where"):
@@ -413,10 +414,10 @@ def test_log_softmax_backward_is_the_gradient_under_a_mask(x, where):
 
 def test_every_definition_is_in_the_table_with_what_it_says():
     assert list(OPS) == [op.name for op in OPS.values()]
-    assert set(OPS) == set(ref.__all__) - {"OPS", "Op"}
+    assert set(OPS) == set(ref.__all__) - {"OPS", "Op", "merge_attention"}
     for op in OPS.values():
-        assert op.family in ("max", "softmax", "pooling", "losses", "gates", "mixtures")
-        assert op.kind in ("fold", "rows", "map", "windows", "halves", "mixture")
+        assert op.family in ("max", "softmax", "pooling", "losses", "gates", "mixtures", "attention")
+        assert op.kind in ("fold", "rows", "map", "windows", "halves", "mixture", "attention")
         assert op.integers in ("keep", "promote")
         assert op.reference is getattr(ref, op.name) and op.reference.__doc__
         assert (op.direction == "backward") == op.name.endswith("_backward") == (op.forward in OPS)
@@ -426,7 +427,7 @@ def test_every_definition_is_in_the_table_with_what_it_says():
 
 
 @pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("name", [op.name for op in OPS.values() if op.kind not in ("windows", "mixture")])
+@pytest.mark.parametrize("name", [op.name for op in OPS.values() if op.kind not in ("windows", "mixture", "attention")])
 def test_inputs_fit_their_op(name, axis, rng):
     op = OPS[name]
     if op.kind == "halves" and type(axis) is not int:

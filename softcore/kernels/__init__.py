@@ -43,6 +43,7 @@ def load(isa: str):
         module = import_module(f"{__name__}.{_MODULES[isa]}")
         module.configure(planner.choose, planner.SMALL)
         module.configure_windows(planner.choose_windows)
+        module.configure_attention(planner.choose_attention)
         return module
     raise ImportError(f"softcore: {problem}; available here: {', '.join(available())}")
 

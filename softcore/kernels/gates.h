@@ -263,15 +263,48 @@ template <class S, int BY> INLINE Tailed<Lanes<S>> half_slope_of(Lanes<S> b) {
     const P v = BY == BY_GELU_TANH ? u * mad(u * u, constant<P>(3 * CUBIC), constant<P>(BEND)) : u;
     return at_side<S>(b, (s.minor * half) * (one - v * s.major), (s.major * half) * mad(v, s.minor * s.tail, one), s.tail);
 }
-template <class S, int BY> INLINE Lanes<S> glu_of(Lanes<S> a, Lanes<S> b) {
+template <class S, int BY> INLINE Lanes<S> careful_glu(Lanes<S> a, Lanes<S> b) {
     const Tailed<Lanes<S>> f = activation_of<S, BY>(b);
     return BY == BY_RELU || BY == BY_NOTHING ? a * f.value : times_tail(a, f.value, f.tail);
 }
-template <class S, int BY> INLINE Lanes<S> glu_slope(Lanes<S> dy, Lanes<S> a, Lanes<S> b) {
+template <class S, int BY> INLINE Lanes<S> careful_slope(Lanes<S> dy, Lanes<S> a, Lanes<S> b) {
     const Tailed<Lanes<S>> f = half_slope_of<S, BY>(b);
     return twice_product(dy, a, f.value, f.tail);
 }
-
+// A sigmoid that is neither far open nor far closed takes a plain way, where no product gets lost or too large; see `is_near`.
+template <class S> INLINE Mask<S> is_ordinary(Lanes<S> a) {
+    return is_finite<S>(a) & (magnitude(a) >= constant<Lanes<S>>(std::numeric_limits<acc<S>>::min() * 16));
+}
+template <class S, int BY> __attribute__((noinline)) Lanes<S> odd_glu(Lanes<S> a, Lanes<S> b, Lanes<S> plain, Mask<S> fine) {
+    return select(fine, plain, careful_glu<S, BY>(a, b));
+}
+template <class S, int BY> INLINE Lanes<S> glu_of(Lanes<S> a, Lanes<S> b) {
+    if (BY != BY_SIGMOID && BY != BY_SILU) return careful_glu<S, BY>(a, b);
+    const Lanes<S> u = magnitude(b), zero = constant<Lanes<S>>(0);
+    const Quarters<Lanes<S>> q = quarters_of<S>(u);
+    const Lanes<S> f = (BY == BY_SILU ? a * b : a) * select(b < zero, q.z, q.one) / q.sum;
+    const Mask<S> fine = is_near<S>(u) & (is_ordinary<S>(f) | (a == zero));
+    return __builtin_expect(all(fine), 1) ? f : odd_glu<S, BY>(a, b, f, fine);
+}
+template <class S> struct GluGradients { Lanes<S> a, b; };
+template <class S, int BY> __attribute__((noinline)) void odd_glu_gradients(Lanes<S> dy, Lanes<S> a, Lanes<S> b, Mask<S> fine, GluGradients<S> *d) {
+    d->a = select(fine, d->a, careful_glu<S, BY>(dy, b));
+    d->b = select(fine, d->b, careful_slope<S, BY>(dy, a, b));
+}
+template <class S, int BY> INLINE GluGradients<S> glu_gradients(Lanes<S> dy, Lanes<S> a, Lanes<S> b) {
+    if ((BY != BY_SIGMOID && BY != BY_SILU) || sizeof(acc<S>) == 8)  // of doubles the plain slope would be off by 4.6 units
+        return {careful_glu<S, BY>(dy, b), careful_slope<S, BY>(dy, a, b)};
+    const Lanes<S> u = magnitude(b), zero = constant<Lanes<S>>(0);
+    const Quarters<Lanes<S>> q = quarters_of<S>(u);
+    const Mask<S> low = b < zero;
+    const Lanes<S> share = select(low, q.z, q.one), other = select(low, q.one, q.z);
+    // of b s(b): s + b s (1 - s)
+    const Lanes<S> slope = share * (BY == BY_SILU ? mad(b, other, q.sum) : other) / (q.sum * q.sum);
+    GluGradients<S> d = {(BY == BY_SILU ? dy * b : dy) * share / q.sum, (dy * a) * slope};
+    const Mask<S> fine = is_near<S>(u) & ((is_ordinary<S>(d.a) & (is_ordinary<S>(d.b) | (a == zero))) | (dy == zero));
+    if (__builtin_expect(!all(fine), 0)) odd_glu_gradients<S, BY>(dy, a, b, fine, &d);
+    return d;
+}
 
 // ---------------------------------------------------------------- sweeps: several results, element by element
 
@@ -307,8 +340,9 @@ template <class S, int BY> __attribute__((noinline)) void glu_tile(S *const *y, 
 template <class S, int BY> __attribute__((noinline)) void glu_backward_tile(S *const *y, const S *const *x, ptrdiff_t n, bool streaming) {
     over_tiles<S, 2>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> *v) TERM {
         const Lanes<S> dy = LOAD(0), a = LOAD(1), b = LOAD(2);
-        v[0] = glu_of<S, BY>(dy, b);
-        v[1] = glu_slope<S, BY>(dy, a, b);
+        const GluGradients<S> d = glu_gradients<S, BY>(dy, a, b);
+        v[0] = d.a;
+        v[1] = d.b;
     });
 }
 template <class S> void sweep_tile(int op, int by, S *const *y, const S *const *x, ptrdiff_t n, bool streaming) {

@@ -4,7 +4,8 @@ cimport cython
 cimport numpy as cnp
 from cython.parallel cimport prange
 from libc.math cimport INFINITY, NAN, exp, fabs, isfinite, log, log1p
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
 from softcore.kernels.simd cimport *
 
 cdef extern from "openmp.h" nogil:
@@ -364,7 +365,7 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
     kernel_of(t, op, code, &k)
     if not k.known:
         raise TypeError(f"no kernel of {name} for this storage")
-    if t.rows * t.n <= small_work and k.fold != NULL and t.arg[0].direct and (t.rows == 1 or t.n >= SHORT):
+    if t.rows * t.n <= small_work and t.arg[0].direct and (t.rows == 1 or t.n >= SHORT):
         if dry:
             return 5, 1, False, False
         t.streaming = t.ahead = False
@@ -574,6 +575,7 @@ cdef void plain_operand(Task* t, cnp.ndarray a, int code, Py_ssize_t batch, Py_s
 
 include "pool.pxi"
 include "mixtures.pxi"
+include "attention.pxi"
 
 # ------------------------------------------------------------------------------------------------ what the machine says
 

@@ -575,6 +575,7 @@ template <class S> void spread_across(const S *, char *y, const Sources *r, ptrd
 template <class S, ptrdiff_t WIDE> INLINE void scatter_by(double *high, double *low, const char *place, ptrdiff_t place_step, const char *v, ptrdiff_t v_step, ptrdiff_t n, ptrdiff_t wide, ptrdiff_t from, ptrdiff_t length) {
     const ptrdiff_t many = WIDE ? WIDE : wide;
     for (ptrdiff_t j = 0; j < n; j++, place += place_step, v += v_step)
+#pragma GCC unroll 16
         for (ptrdiff_t c = 0; c < many; c++) {
             const size_t i = (size_t)(((const long long *)place)[c] - from);
             if (i < (size_t)length) add_number<S>(high + i * many + c, low + i * many + c, (double)widen<S>(((const S *)v)[c]));
@@ -585,15 +586,21 @@ template <class S> void scatter_pixels(const S *, double *high, double *low, con
     else if (wide == 16) scatter_by<S, 16>(high, low, place, place_step, v, v_step, n, wide, from, length);
     else scatter_by<S, 0>(high, low, place, place_step, v, v_step, n, wide, from, length);
 }
-INLINE void range_of_pixels(const char *place, ptrdiff_t step, ptrdiff_t n, ptrdiff_t wide, long long *low, long long *high) {
+template <ptrdiff_t WIDE> INLINE void range_by(const char *place, ptrdiff_t step, ptrdiff_t n, ptrdiff_t wide, long long *low, long long *high) {
+    const ptrdiff_t many = WIDE ? WIDE : wide;
     long long least[16], most[16];
-    for (ptrdiff_t c = 0; c < wide; c++) least[c] = most[c] = ((const long long *)place)[c];
-    for (ptrdiff_t j = 0; j < n; j++, place += step)
-        for (ptrdiff_t c = 0; c < wide; c++) {
-            least[c] = std::min(least[c], ((const long long *)place)[c]);
-            most[c] = std::max(most[c], ((const long long *)place)[c]);
-        }
-    *low = *std::min_element(least, least + wide), *high = *std::max_element(most, most + wide);
+    for (ptrdiff_t c = 0; c < many; c++) least[c] = most[c] = ((const long long *)place)[c];
+    for (ptrdiff_t j = 0; j < n; j++, place += step) {
+        const long long *at = (const long long *)place;
+        prefetch(place + 8 * step);
+        prefetch(place + 8 * step + 64);
+        for (ptrdiff_t c = 0; c < many; c++) least[c] = at[c] < least[c] ? at[c] : least[c];
+        for (ptrdiff_t c = 0; c < many; c++) most[c] = at[c] > most[c] ? at[c] : most[c];
+    }
+    *low = *std::min_element(least, least + many), *high = *std::max_element(most, most + many);
+}
+INLINE void range_of_pixels(const char *place, ptrdiff_t step, ptrdiff_t n, ptrdiff_t wide, long long *low, long long *high) {
+    if (wide == 16) range_by<16>(place, step, n, 16, low, high); else range_by<0>(place, step, n, wide, low, high);
 }
 // Sums of a band to n elements, `step` bytes apart, of `wide` planes side by side.
 template <class S> void put_pixels(const S *, char *p, ptrdiff_t step, const double *high, const double *low, ptrdiff_t n, ptrdiff_t wide, bool past) {

@@ -555,9 +555,13 @@ cdef void take_pixels(const Pool* t, const Planes* a, char* group, Py_ssize_t wi
         first += run
         n -= run
 
-# Whether the elements of a plane follow each other at one distance, and planes that are taken together lie side by side.
-cdef inline bint evenly_spaced(const Pool* t, const Planes* a) noexcept nogil:
-    return a.step[3] == a.step[4] * a.shape[4] and a.step[2] == a.step[3] * a.shape[3] and <size_t> a.data % a.itemsize == 0
+# Whether the elements of a plane follow each other at one distance. An axis of one has any step.
+cdef inline bint evenly_spaced(const Planes* a) noexcept nogil:
+    cdef bint rows = a.shape[3] == 1 or a.step[3] == a.step[4] * a.shape[4]
+    return rows and (a.shape[2] == 1 or a.step[2] == a.step[4] * a.shape[4] * a.shape[3])
+# And whether they can be read as they lie.
+cdef inline bint readable_pixels(const Planes* a) noexcept nogil:
+    return evenly_spaced(a) and <size_t> a.data % a.itemsize == 0
 
 cdef inline Py_ssize_t pixels_at_once(Py_ssize_t wide) noexcept nogil:
     return ITEMS // wide
@@ -569,7 +573,7 @@ cdef void range_of_places(const Pool* t, const Bands* s, Py_ssize_t group, long 
     cdef char* at = group_of(t, &t.arg[1], s, group, &wide)
     while first < s.pixels:
         n = min(s.pixels - first, pixels_at_once(wide))
-        if t.arg[1].code == INT64 and evenly_spaced(t, &t.arg[1]):
+        if t.arg[1].code == INT64 and readable_pixels(&t.arg[1]):
             range_of_pixels(at + first * t.arg[1].step[4], t.arg[1].step[4], n, wide, &low[i], &high[i])
             i += 1
             first += n
@@ -586,7 +590,7 @@ cdef void range_of_places(const Pool* t, const Bands* s, Py_ssize_t group, long 
 cdef void put_band(const Pool* t, const Planes* x, char* group, Py_ssize_t wide, Py_ssize_t first, Py_ssize_t n, const double* high, const double* low, storage* _) noexcept nogil:
     cdef Py_ssize_t d, h, w, run, i
     cdef char* row
-    cdef bint one = x.step[3] == x.step[4] * x.shape[4] and x.step[2] == x.step[3] * x.shape[3]  # evenly spaced from end to end
+    cdef bint one = evenly_spaced(x)
     while n > 0:
         w = first % x.shape[4]
         h = first // x.shape[4] % x.shape[3]
@@ -634,7 +638,7 @@ cdef void gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* 
     cdef long long place[ITEMS]
     cdef double dy[ITEMS]
     cdef Py_ssize_t group, from_, length, wide = 1, first, n, i, j, known = -1
-    cdef bint direct = t.arg[0].code == code_of_storage(_) and evenly_spaced(t, &t.arg[0]) and t.arg[1].code == INT64 and evenly_spaced(t, &t.arg[1])
+    cdef bint direct = t.arg[0].code == code_of_storage(_) and readable_pixels(&t.arg[0]) and t.arg[1].code == INT64 and readable_pixels(&t.arg[1])
     cdef char* source
     cdef char* places
     while unit < last:

@@ -372,3 +372,43 @@ cdef extern from "mixtures.h" namespace "softcore" nogil:
     void scatter_chosen[A](A* dr, Py_ssize_t start, Py_ssize_t n, const A* g, const long long* index, Py_ssize_t k, const A* y, double total)
     double dot_few[A](const A*, const A*, Py_ssize_t n)
     void gradient_few[A](A* g, const A* w, const A* dw, double total, Py_ssize_t n)
+
+cdef extern from "attention.h" namespace "softcore" nogil:
+    cdef enum:
+        CHUNK_KEYS
+    cdef enum Operands:
+        OF_Q, OF_K, OF_V, OF_O, OF_LSE, OF_MASK, OF_BIAS, OF_DO, OF_DQ, OF_DK, OF_DV, OF_DBIAS, ATTENTION_OPERANDS
+    cdef struct Layout:
+        Py_ssize_t head, row, column
+        int code
+        bint given
+    cdef struct Sequence:
+        char* at[12]
+        Py_ssize_t queries, keys, offset
+    cdef struct Attention:
+        Layout layout[12]
+        Py_ssize_t group, d, dv
+        double scale, softcap
+        bint causal
+        Py_ssize_t left, right
+        const double* slopes
+        const double* sinks
+    char* address_of(const Attention*, const Sequence*, int which, Py_ssize_t head, Py_ssize_t row)
+    cdef cppclass Strip[A]:
+        pass
+    Py_ssize_t row_width[A](const A*, Py_ssize_t n)
+    Py_ssize_t strip_rows[A](const A*, bint gradients)
+    Py_ssize_t scratch_size[A](const Attention*, bint gradients, char*, Strip[A]**)
+    void attend_strip[A](const Attention*, const Sequence*, Py_ssize_t head, Py_ssize_t first, Py_ssize_t rows, Strip[A]*)
+    void attend_part[A](const Attention*, const Sequence*, Py_ssize_t head, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t start, Strip[A]*, A* part)
+    void merge_strip[A](const Attention*, const Sequence*, Py_ssize_t head, Py_ssize_t first, Py_ssize_t rows, Strip[A]*, const A* part)
+    void chunk_gradients[A](const Attention*, const Sequence*, Py_ssize_t head, Py_ssize_t start, Strip[A]*, A* dq, int* done)
+    double sink_gradient[A](const Attention*, const Sequence*, Py_ssize_t head, Strip[A]*)
+    cdef struct Sharer:
+        const Sequence* s
+        Py_ssize_t head
+    void bias_gradient[A](const Attention*, const Sharer*, Py_ssize_t count, Py_ssize_t query, Py_ssize_t start, Py_ssize_t queries, Py_ssize_t keys, bint one_row, bint one_column, Strip[A]*, double* room)
+    cdef struct PartRow:
+        const char* o
+        const char* lse
+    void merge_parts_of_row(const PartRow*, Py_ssize_t parts, Py_ssize_t n, Py_ssize_t column, int code, int lse_code, char* o, Py_ssize_t o_column, int o_code, char* lse, int out_code)

@@ -61,7 +61,8 @@ def gate(x: ArrayLike, y: ArrayLike, r: ArrayLike, *, out: NDArray | None = None
     dtype = check.computing(x, y, r)
     shape = check.common_shape("gate", x=x, y=y, r=r)
     f = check.out("gate", out, shape, dtype, x)
-    run("gate", dtype, tuple(np.broadcast_to(a, shape) for a in (x, y, r)), (f,), shape)
+    operands = tuple([check.broadcast("gate", name, a, shape) for name, a in (("x", x), ("y", y), ("r", r))])
+    run("gate", dtype, operands, (f,), shape)
     return result(f, out)
 
 
@@ -160,9 +161,9 @@ def glu(x: ArrayLike | tuple[ArrayLike, ArrayLike], axis: int = -1, *, activatio
 
     References
     ----------
-    Y. N. Dauphin, A. Fan, M. Auli and D. Grangier, "Language modeling with gated convolutional networks", ICML 2017.
-    N. Shazeer, "GLU variants improve Transformer", arXiv:2002.05202, 2020.
-    D. Hendrycks and K. Gimpel, "Gaussian error linear units", arXiv:1606.08415, 2016.
+    - Y. N. Dauphin, A. Fan, M. Auli and D. Grangier, "Language modeling with gated convolutional networks", ICML 2017.
+    - N. Shazeer, "GLU variants improve Transformer", arXiv:2002.05202, 2020.
+    - D. Hendrycks and K. Gimpel, "Gaussian error linear units", arXiv:1606.08415, 2016.
 
     Examples
     --------

@@ -164,7 +164,7 @@ def max_backward(
     index = check.index(op, index, shape, prod([x.shape[i] for i in axes]), x)
     dx = check.out(op, out, x.shape, check.computing(x), x)
     if index is not None:
-        index = by_row(index, axes, keepdims)
+        index, option = by_row(index, axes, keepdims), 0  # whatever `ties` says
     elif x.dtype.kind in "iu" and x.dtype.itemsize == 8 and x.size:
         # float64 would make neighbours above 2**53 tie; which elements are maxima is decided among the integers.
         x = _is_max(x, axes, mask)

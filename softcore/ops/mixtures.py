@@ -114,7 +114,7 @@ def softmax_gate_backward(
     scale: float = 1.0,
     out: tuple[NDArray | None, NDArray | None] | None = None,
 ) -> tuple[NDArray, NDArray]:
-    """The gradients of `softmax_gate`: ``dx_j = w_j * do`` and ``dr_j = scale * w_j * (do . x_j - sum(w_i * do . x_i))``.
+    """The gradients of `softmax_gate`: ``dx_j = w_j * do`` and ``dr_j = scale * w_j * (do @ x_j - sum(w_i * do @ x_i))``.
 
     Parameters
     ----------

@@ -493,7 +493,7 @@ def log_sigmoid(x: ArrayLike, *, out: NDArray | None = None) -> Any:
 
     References
     ----------
-    M. Maechler, "Accurately computing log(1 - exp(-|a|))", vignette of the R package Rmpfr (2012).
+    M. Maechler, "Accurately computing ``log(1 - exp(-|a|))``", vignette of the R package Rmpfr (2012).
 
     Examples
     --------
