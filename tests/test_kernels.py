@@ -314,3 +314,9 @@ def test_long_rows(name, dtype, length, rng):
         for isa in ISAS:
             with kernels.use(isa):
                 check(OPS[name], getattr(sc, name)(x), expected, (x,), {"axis": -1})
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_relu_of_minus_zero_is_plus_zero(dtype):
+    x = np.tile(np.array([-0.0, -1, 0.0, 2], dtype), 40)
+    assert not np.signbit(sc.relu(x).astype(float)).any()

@@ -605,3 +605,14 @@ def test_no_floating_point_warnings(name):
             getattr(sc, name)(*first, x, [-100, 1] if name in CROSS else x, reduction=reduction)
             if name in CROSS:
                 getattr(sc, name)(*first, x, [-100, -100], reduction=reduction, weight=np.zeros(4), z_loss=1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_infinite_binary_loss_makes_an_infinite_sum(dtype):
+    logits = np.tile(np.array([1, -np.inf, 3], dtype), 50)
+    for reduction in ("sum", "mean"):
+        assert sc.binary_cross_entropy(logits, 1.0, reduction=reduction) == np.inf
+        loss, _ = sc.binary_cross_entropy_with_grad(logits, 1.0, reduction=reduction)
+        assert loss == np.inf
+    logits[7] = np.nan
+    assert np.isnan(sc.binary_cross_entropy(logits, 1.0, reduction="sum"))

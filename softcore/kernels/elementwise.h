@@ -238,7 +238,7 @@ template <class S> void choose_tile(int op, S *y, const S *a, const S *b, ptrdif
 #define LOAD(p) load_some<S>(p + j, m, 0)
 #define OVER(expression) return over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM { return expression; })
     switch (op) {
-    case RELU: OVER((greater(zero, LOAD(a))));
+    case RELU: OVER((greater(zero, LOAD(a)) + zero));  // -0 becomes 0
     case RELU_BACKWARD: return over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {
         P x = LOAD(b); return select(x > zero, LOAD(a), select(x != x, x, zero)); });
     case MAXIMUM: return over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {

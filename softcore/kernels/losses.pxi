@@ -259,7 +259,7 @@ cdef void binary_merge(const Task* t, Room* a, const Room* b, storage* _) noexce
 
 cdef void binary_total(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:
     cdef const Sum[double]* s = <const Sum[double]*> room
-    add_to(&t.loss.totals[0], s.high + s.low)
+    add_to(&t.loss.totals[0], s.high + (s.low if s.low == s.low else 0))  # beside an infinite sum the rest is nan
 
 cdef void binary_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, storage* _) noexcept nogil:
     binary_tiles(t, row, j, end, NULL, _)
