@@ -591,6 +591,15 @@ def causal_offset(op: str, value) -> int | None:
     return value
 
 
+def softcap(op: str, value) -> float | None:
+    """The bound of scores, or None."""
+    if value is not None:
+        value = _float(op, "softcap", number(op, "softcap", value))
+        if not 0 < value < np.inf:
+            raise ValueError(f"{op}: softcap is {value:g}, it must be positive and finite, or None")
+    return value
+
+
 def per_head(op: str, name: str, value, heads: int) -> np.ndarray | None:
     """One number for each query head, or None."""
     if value is None:

@@ -827,7 +827,7 @@ def _blend(weights, values, allowed):
     o = np.where(allowed, weights, 0.0) @ np.where(finite[..., None], values, 0.0)
     for j in np.flatnonzero(~finite.all(axis=tuple(range(finite.ndim - 1)))):
         odd = np.where(finite[..., j, None], 0.0, values[..., j, :])[..., None, :]
-        o = o + np.where(allowed[..., j, None], weights[..., j, None] * odd, 0.0)
+        o = o + np.where((allowed[..., j] & ~finite[..., j, None])[..., None], weights[..., j, None] * odd, 0.0)
     return o
 
 
@@ -940,8 +940,8 @@ def merge_attention(parts):
     os, lses = (np.stack([_wide(a) for a in arrays]) for arrays in zip(*parts))
     w = np.where(np.isneginf(lses), 0.0, np.exp(lses - np.maximum(np.max(lses, axis=0), np.finfo(float).min)))
     total = np.sum(w, axis=0)[..., None]
-    o = np.sum(np.where(w[..., None] == 0, 0.0, w[..., None] * os), axis=0)
-    return np.where(total == 0, 0.0, o / total), logsumexp(lses, axis=0)
+    o = np.sum(np.where((w[..., None] == 0) & ~np.isnan(os), 0.0, w[..., None] * os), axis=0)
+    return np.where(total == 0, o, o / total), logsumexp(lses, axis=0)
 
 
 # --- One description per op --------------------------------------------------------------------------------------------------

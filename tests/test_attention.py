@@ -446,6 +446,25 @@ def test_bad_arguments_leave_out_untouched(rng):
         assert all((a == 7).all() for a in outs)
 
 
+def test_out_may_overlap_slopes(rng):
+    q, k, v = operands(rng, (), (4, 4), (64, 64), (8, 8), np.float64)
+    slopes = np.array([0.1, 0.2, 0.3, 0.4])
+    expected = sc.attention(q, k, v, alibi_slopes=slopes)
+    room = np.zeros(q.size)
+    room[:4] = slopes
+    assert same_bits(sc.attention(q, k, v, alibi_slopes=room[:4], out=room.reshape(q.shape)), expected)
+
+
+def test_options_beyond_float32(rng):
+    q, k, v = operands(rng, (1,), (2, 2), (5, 5), (8, 8))
+    assert same_bits(sc.attention(q, k, v, softcap=1e39), sc.attention(q, k, v, softcap=1e200))
+    close(sc.attention(q, k, v, softcap=1e39), ref.attention(q, k, v))
+    close(sc.attention(0 * q, k, v, softcap=1e-39), ref.attention(0 * q, k, v))
+    steep = sc.attention(q, k, v, alibi_slopes=[1e39] * 2, causal=True)
+    assert same_bits(np.ascontiguousarray(steep[..., 0, :]), np.ascontiguousarray(v[..., 0, :]))
+    assert sc.attention(q[:, :0], k[:, :0], v[:, :0]).shape == (1, 0, 5, 8)
+
+
 def test_bad_packed_arguments(rng):
     q, k, v = (a[0].swapaxes(0, 1) for a in operands(rng, batch=(1,)))
     good = {"cu_seqlens_q": [0, 70], "cu_seqlens_kv": [0, 300]}
@@ -455,8 +474,8 @@ def test_bad_packed_arguments(rng):
         ("rise from 0 to 300", {"cu_seqlens_kv": [1, 300]}),
         ("as many", {"cu_seqlens_kv": [0, 30, 300]}),
         ("given with the other", {"cu_seqlens_kv": None}),
-        ("must be None", {"mask": np.ones((70, 300), bool)}),
-        ("must be None", {"kv_lengths": [3]}),
+        ("mask is given", {"mask": np.ones((70, 300), bool)}),
+        ("kv_lengths is given", {"kv_lengths": [3]}),
     ]:
         with pytest.raises(ValueError, match=match):
             sc.attention(q, k, v, **{**good, **bad})
@@ -475,11 +494,16 @@ def test_merge(rng):
     close(lse, expected_lse)
     for a, b in zip(sc.merge_attention(parts), ref.merge_attention(parts)):
         close(a, b)
-    empty = np.full_like(parts[0][0], np.nan), np.full_like(parts[0][1], -np.inf)
+    empty = np.zeros_like(parts[0][0]), np.full_like(parts[0][1], -np.inf)
     assert all(map(same_bits, sc.merge_attention([empty, *parts, empty]), (o, lse)))
     assert all(map(same_bits, sc.merge_attention([empty, parts[0]]), parts[0]))
     o, lse = sc.merge_attention([empty, empty])
     assert not o.any() and np.isneginf(lse).all()
+    spoiled = np.full_like(empty[0], np.nan), empty[1]
+    for given in ([spoiled], [spoiled, *parts], [*parts, spoiled]):
+        assert np.isnan(sc.merge_attention(given)[0]).all() and np.isnan(ref.merge_attention(given)[0]).all()
+    zero = np.full((1, 1), -0.0), np.zeros(1)
+    assert np.signbit(sc.merge_attention([zero])[0]).all()
     for n in (1, 2, 5):
         with sc.num_threads(n):
             assert all(map(same_bits, sc.merge_attention(parts), sc.merge_attention(tuple(parts))))
@@ -496,7 +520,7 @@ def test_merge_takes_any_layout_and_dtype(rng):
     assert sc.merge_attention(mixed)[0].dtype == np.float64
     out = parts[0][0], np.empty_like(lse)
     assert all(map(same_bits, sc.merge_attention(parts, out=out), (o, lse)))
-    for error, bad in [(ValueError, []), (TypeError, 3), (ValueError, [(o,)]), (ValueError, [(o, o)]), (ValueError, [(o, lse), (o[1:], lse[1:])])]:
+    for error, bad in [(ValueError, []), (TypeError, 3), (TypeError, [(o,)]), (TypeError, "ab"), (ValueError, [(o, o)]), (ValueError, [(o, lse), (o[1:], lse[1:])])]:
         with pytest.raises(error, match="merge_attention: part"):
             sc.merge_attention(bad)
 

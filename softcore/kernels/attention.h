@@ -617,7 +617,8 @@ template <class A> void bias_gradient(const Attention *t, const Sharer *who, ptr
 
 // ---------------------------------------------------------------- merge
 
-// Rows of o and lse of disjoint keys, folded: weights exp(lse - m), parts whose lse is -inf are not read.
+// Rows of o and lse of disjoint keys, folded: weights exp(lse - m).  A part whose lse is -inf adds nothing but its NaN: that of
+// a NaN among values of no weight.  Sums start at -0, which leaves even a zero its sign.
 struct PartRow { const char *o, *lse; };
 INLINE void merge_parts_of_row(const PartRow *part, ptrdiff_t parts, ptrdiff_t n, ptrdiff_t column, int code, int lse_code, char *o, ptrdiff_t o_column, int o_code, char *lse, int out_code) {
     double m = -INFINITY, l = 0, room[CHUNK_KEYS], sum[CHUNK_KEYS], value;
@@ -626,15 +627,14 @@ INLINE void merge_parts_of_row(const PartRow *part, ptrdiff_t parts, ptrdiff_t n
     for (ptrdiff_t i = 0; i < parts; i++) l += logarithm(i) == -INFINITY ? 0 : std::exp(value - m);
     for (ptrdiff_t j = 0; j < n; j += CHUNK_KEYS) {
         const ptrdiff_t some = std::min(CHUNK_KEYS, n - j);
-        std::fill_n(sum, some, 0.0);
+        std::fill_n(sum, some, -0.0);
         for (ptrdiff_t i = 0; i < parts; i++) {
-            if (logarithm(i) == -INFINITY) continue;
-            const double w = std::exp(value - m);
+            const bool empty = logarithm(i) == -INFINITY;
+            const double w = empty ? 0 : std::exp(value - m);
             gather<double>(room, part[i].o + j * column, column, some, code);
-            for (ptrdiff_t k = 0; k < some; k++) sum[k] += w * room[k];
+            for (ptrdiff_t k = 0; k < some; k++) sum[k] += empty ? (room[k] == room[k] ? -0.0 : room[k]) : w * room[k];
         }
-        if (l != 0)
-            for (ptrdiff_t k = 0; k < some; k++) sum[k] /= l;
+        for (ptrdiff_t k = 0; k < some; k++) sum[k] = l != 0 ? sum[k] / l : sum[k] + 0.0;
         put_results<double>(o + j * o_column, o_column, sum, some, o_code);
     }
     value = l == 0 ? -INFINITY : m + std::log(l);

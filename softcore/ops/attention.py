@@ -85,15 +85,17 @@ def _call(
             f"{op}: q, k and v have the shapes {_told(q, heads_last)}, {_told(k, heads_last)} and {_told(v, heads_last)}, as {axes}: they must "
             "agree in the batch, q and k in D, k and v in heads and length"
         )
-    if hkv == 0 or hq % hkv:
+    if hq and (hkv == 0 or hq % hkv):
         raise ValueError(f"{op}: q has {hq} heads and k {hkv}, the heads of q must be a multiple of those of k")
     dtype = check.computing(q, k, v, *also, *(a for a in (bias, sinks) if a is not None))
     scale = (d or 1) ** -0.5 if scale is None else check.scale(op, scale)
     storage = check.scaled(dtype if dtype.itemsize == 8 else np.dtype(np.float32), scale)
     offset = check.causal_offset(op, causal_offset)
     full = (*batch, hq, lq, lk)
-    if packed and not (mask is None and bias is None and q_lengths is None and kv_lengths is None):
-        raise ValueError(f"{op}: mask, bias and lengths must be None for packed sequences, the arrays have no axes for them")
+    if packed:
+        for name, a in (("mask", mask), ("bias", bias), ("q_lengths", q_lengths), ("kv_lengths", kv_lengths)):
+            if a is not None:
+                raise ValueError(f"{op}: {name} is given, it must be None for packed sequences: their arrays have no axes for it")
     if packed and (cu_seqlens_q is None or cu_seqlens_kv is None):
         raise ValueError(f"{op}: cu_seqlens_{'q' if cu_seqlens_q is None else 'kv'} is None, it must be given with the other")
     starts_q, starts_k = check.sequences(op, "cu_seqlens_q", cu_seqlens_q, lq), check.sequences(op, "cu_seqlens_kv", cu_seqlens_kv, lk)
@@ -101,10 +103,10 @@ def _call(
         raise ValueError(f"{op}: cu_seqlens_q holds {len(starts_q)} places and cu_seqlens_kv {len(starts_k)}, they must be as many")
     queries, keys = check.lengths(op, "q_lengths", q_lengths, batch, lq), check.lengths(op, "kv_lengths", kv_lengths, batch, lk)
     sinks, slopes = check.per_head(op, "sinks", sinks, hq), check.per_head(op, "alibi_slopes", alibi_slopes, hq)
-    if softcap is not None:
-        softcap = check.within(op, "softcap", softcap, 0)
-        if softcap == 0:
-            raise ValueError(f"{op}: softcap is 0, it must be positive, or None")
+    softcap = check.softcap(op, softcap)
+    # What float32 cannot hold is computed in float64, as an extreme scale is.
+    for factor in (softcap or 1.0, 1.0 if slopes is None else float(np.max(np.abs(slopes), initial=0))):
+        storage = check.scaled(storage, factor)
     how = {
         "sequences": len(starts_q) - 1 if packed else prod(batch),
         "queries": np.diff(starts_q).tolist() if packed else lq if queries is None else queries.tolist(),
@@ -116,8 +118,8 @@ def _call(
         "softcap": softcap or 0.0,
         "causal": check.flag(op, "causal", causal),
         "window": check.window(op, window),
-        "slopes": None if slopes is None else np.ascontiguousarray(slopes, np.float64),
-        "sinks": None if sinks is None else np.ascontiguousarray(sinks, np.float64),
+        "slopes": None if slopes is None else np.array(slopes, np.float64),  # copies: `out` may overlap them
+        "sinks": None if sinks is None else np.array(sinks, np.float64),
     }
     mask = check.mask(op, mask, full, q, "mask")
     bias = None if bias is None else check.broadcast(op, "bias", bias, full)
@@ -338,6 +340,9 @@ def attention_backward(
     -----
     Chunks of keys go over threads; each adds to a query's gradient in its turn, so that the number of threads does not change a bit.
 
+    The weights come from lse, which is one number of its dtype: where scores are so large that it cannot hold the logarithm of their
+    sum beside them (a bias of -1e9 for all keys of a query in float32), the weights do not sum to 1. A mask has no such limit.
+
     Examples
     --------
     >>> import numpy as np
@@ -431,7 +436,7 @@ def merge_attention(
 
     Notes
     -----
-    A part of fully masked rows, (0, -inf), changes nothing, not even a bit. Each part must have been computed without sinks, which
+    A part of fully masked rows, (0, -inf), changes nothing, not even a bit; a NaN shows, whatever its lse. Each part must have been computed without sinks, which
     would count once for every part.
 
     Examples
@@ -452,7 +457,7 @@ def merge_attention(
     if not pairs:
         raise ValueError(f"{op}: parts is empty, it must hold at least one pair (o, lse)")
     if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"{op}: parts must hold pairs (o, lse)")
+        raise TypeError(f"{op}: parts holds a tuple of {next(len(pair) for pair in pairs if len(pair) != 2)}, it must hold pairs (o, lse)")
     os = check.arrays(op, **{f"o of part {i}": o for i, (o, _) in enumerate(pairs)})
     lses = check.arrays(op, **{f"lse of part {i}": lse for i, (_, lse) in enumerate(pairs)})
     shape = os[0].shape
@@ -515,7 +520,10 @@ class KVCache:
         shape = tuple(
             check.count_of(op, name, n) for name, n in (("batch", batch), ("heads", heads), ("capacity", capacity), ("dim", dim))
         )
-        dtype = np.dtype(dtype)
+        try:
+            dtype = np.dtype(dtype)
+        except TypeError:
+            raise TypeError(f"{op}: dtype is {dtype!r}, it must be float16, bfloat16, float32 or float64") from None
         if not check.is_floating(dtype) or not dtype.isnative:
             raise TypeError(f"{op}: dtype is {dtype}, it must be float16, bfloat16, float32 or float64")
         self._k, self._v, self._length = np.empty(shape, dtype), np.empty(shape, dtype), 0
