@@ -16,7 +16,6 @@ import softcore as sc
 from softcore import kernels
 from softcore.ops import attention, gates, losses, maxima, mixtures, pooling, softmax
 
-
 # ------------------------------------------------------------------------------------------------------------- the surface
 
 SIGNATURES = """

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from softcore import check, kernels
-from softcore.ops.run import by_row, result, run
+from softcore.ops.run import result, run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
