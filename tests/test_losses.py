@@ -136,7 +136,7 @@ def test_labels_of_any_integer_dtype(dtype, rng):
         assert all(map(same_bits, sc.cross_entropy_with_grad(x, label), expected))
     assert all(map(same_bits, sc.cross_entropy_with_grad(x, t.tolist()), expected))
     ignored = int(np.iinfo(dtype).max)
-    t = np.where(t == 3, ignored, t).astype(dtype)
+    t = np.where(t == 3, np.array(ignored, dtype), t.astype(dtype))
     if ignored < 2**63:
         loss, dx = sc.cross_entropy_with_grad(x, t, ignore_index=ignored, reduction="none")
         assert (loss[t == ignored] == 0).all() and not dx[t == ignored].any() and dx[t != ignored].all()
