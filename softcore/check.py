@@ -568,10 +568,10 @@ def window(op: str, value) -> tuple[int, int]:
         return -1, -1
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"{op}: window is {value!r}, it must be a pair (left, right) of ints or None")
-    sides = tuple(-1 if side is None else integer(op, "window", side) for side in value)
+    sides = tuple(-1 if side is None else _whole(op, "window", side) for side in value)
     if min(sides) < -1:
         raise ValueError(f"{op}: window is {value!r}, its sides must be at least 0, or None or -1 where it is open")
-    return tuple(min(side, _LARGEST) for side in sides)
+    return tuple(min(side, _LARGEST) for side in sides)  # which is wider than any array
 
 
 def count_of(op: str, name: str, value) -> int:
@@ -585,7 +585,7 @@ def causal_offset(op: str, value) -> int | None:
         if value != "end":
             raise ValueError(f"{op}: causal_offset is {value!r}, it must be 'end' or an int")
         return None
-    value = integer(op, "causal_offset", value)
+    value = _whole(op, "causal_offset", value)
     if abs(value) > _LARGEST:
         raise ValueError(f"{op}: causal_offset is {value}, it must be from {-_LARGEST} to {_LARGEST}")
     return value

@@ -94,6 +94,11 @@ def test_masks_and_biases_broadcast(shape, rng):
     compare(*wide, rng, mask=rng.random(shape) < 0.6, bias=rng.standard_normal(shape), softcap=1.5, window=(40, 40))
 
 
+def test_a_window_wider_than_any_array(rng):
+    q, k, v = operands(rng)
+    assert same_bits(sc.attention(q, k, v, window=(10**30, 2**63)), sc.attention(q, k, v))
+
+
 def test_slopes_and_sinks(rng):
     q, k, v = operands(rng)
     slopes, sinks = 2.0 ** -np.arange(4), np.array([0.5, -np.inf, 3.0, -1.0], np.float32)
@@ -414,6 +419,7 @@ def test_bad_arguments_leave_out_untouched(rng):
         (TypeError, "causal", {"causal": None}),
         (ValueError, "causal_offset", {"causal_offset": "start"}),
         (TypeError, "causal_offset", {"causal_offset": 1.0}),
+        (ValueError, "causal_offset is 1000000000000000000000, it must be from", {"causal_offset": 10**21}),
         (TypeError, "window", {"window": 3}),
         (ValueError, "window", {"window": (-2, 0)}),
         (TypeError, "window", {"window": (1.0, 0)}),
