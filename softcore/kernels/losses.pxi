@@ -3,6 +3,10 @@
 # Operands: logits; target, one label a row or as many probabilities as logits; then, where the call has them, at the places
 # that t.loss names: class weights, dloss, the losses and the gradient.
 
+cdef enum:
+    NEAR_ROW = 3072    # logits that stay in the first cache beside their exponentials
+    FAR_ROW = 1 << 17  # and that leave the second with what is written
+
 # ------------------------------------------------------------------------------------------------ rows of any length
 
 cdef inline long long label_of(const Task* t, const Row* row) noexcept nogil:
@@ -276,7 +280,10 @@ cdef void loss_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept no
         k.finish = <Finish> loss_finish[storage]
         k.map = <Map> loss_map[storage]
         k.reduces = t.loss.gradient < 0
-        if not t.loss.soft and t.loss.spread == 0 and t.n > 1 and t.arg[0].direct and (k.reduces or t.arg[t.loss.gradient].direct):
+        # Exponentials are kept where a row stays in the first cache, and where it would be read from memory again; between, they are made
+        # twice in less time than they are written and read.
+        if (not t.loss.soft and t.loss.spread == 0 and t.n > 1 and t.arg[0].direct
+                and (k.reduces or (t.arg[t.loss.gradient].direct and (t.n <= NEAR_ROW or t.n >= FAR_ROW)))):
             k.rows = <Rows> label_rows[storage]
             k.longest = most_kept(_)
     elif not t.loss.sums:
