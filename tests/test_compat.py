@@ -115,9 +115,8 @@ def test_expit_edges():
 
 # ------------------------------------------------------------------------------------------- dtype, shape and kind, throughout
 
-newest = pytest.mark.skipif(
-    tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 17), reason="before 1.17 SciPy's own results were of other dtypes and shapes"
-)
+BEFORE_1_17 = tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 17)
+newest = pytest.mark.skipif(BEFORE_1_17, reason="before 1.17 SciPy's own results were of other dtypes and shapes")
 SHAPES = [(), (1,), (3,), (2, 3), (2, 3, 4)]
 WEIGHTS = {
     "none": lambda shape: None,
