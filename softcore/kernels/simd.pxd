@@ -81,6 +81,7 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     RowInverse[S] inverse_of_row[S](const S*, const State[double]*)
     LogFrame[S] log_of_row[S](const S*, double m, double log, double scale)
     double log_of_mass_of[S](const S*, const Mass[double]*)
+    Doubles[S] logs_of_masses[S](const S*, const Mass[Doubles[S]]*)
     double logsumexp_of_row[S](const S*, const State[double]*, const Mass[double]*)
     bint cancelled[S](const S*, double m, double result)
     double log_in_long_double(long double)
@@ -144,22 +145,30 @@ cdef extern from "rows.h" namespace "softcore" nogil:
 
     # rows of up to a frame, in blocks
     cdef enum After:
-        TO_SOFTMAX, TO_LOG_SOFTMAX, TO_LOGSUMEXP
+        TO_SOFTMAX, TO_LOG_SOFTMAX, TO_LOGSUMEXP, TO_GRADIENT
+    bint keeps_exponentials(int after)
+    cdef cppclass RowShare[S]:
+        pass
     cdef cppclass Block[S]:
         S* scratch
         S** x
         S** y
-        Py_ssize_t first
+        Py_ssize_t* row
         Py_ssize_t rows
         Lanes[S] top
         State[Doubles[S]] s
         Frame[S] frame
         Inverse[S] inverse
         LogFrame[S] log
+        RowShare[S]* share
+        Py_ssize_t* label
+        S* own
     Py_ssize_t block_of_rows[S](const S*, Py_ssize_t n, bint keeps)
     void advance[S](int after, Block[S]* next, Block[S]* now, const Block[S]* done, Py_ssize_t n, double scale, Py_ssize_t ahead, Streamed[S]*)
     void frame_block[S](Block[S]*, double scale)
     void sum_block[S](Block[S]*)
+    S gradient_at_label[S](const Block[S]*, Py_ssize_t i, Py_ssize_t n, double taken)
+    void put_own[S](const Block[S]*, Streamed[S]*)
 
     # max
     cdef cppclass Best[S]:
@@ -297,6 +306,7 @@ cdef extern from "losses.h" namespace "softcore" nogil:
     void weigh_row[S](const S* x, const S* target, const S* weight, Py_ssize_t n, const Loss*, Sum[double]* dot, Sum[double]* mass)
     void merge_sums_of_loss(Sum[double]*, const Sum[double]*)
     double loss_of(const LossRow*, double log, double h, double x, double lse, const Loss*)
+    RowShare[S] share_of[S](const S*, const LossRow*)
     GradientRow[S] gradient_row_of[S](const S*, const LossRow*, const Loss*)
     void loss_gradient_row[S](S* y, const S* x, const S* target, const S* weight, Py_ssize_t n, const GradientRow[S]*, bint streaming, const S* ahead)
     S gradient_of_label[S](const S* x, const S* weight, const GradientRow[S]*)

@@ -108,23 +108,26 @@ cdef void framed_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int afte
     cdef Block[storage]* done = NULL
     cdef Streamed[storage] streamed
     cdef bint writes = after != TO_LOGSUMEXP
-    cdef bint gathers = t.masked or not t.arg[0].direct, scatters = writes and (t.masked or not t.arg[1].direct)
-    cdef Py_ssize_t block = block_of_rows(_, t.n, gathers or scatters or after == TO_SOFTMAX), ahead
+    cdef bint gathers = t.masked or not t.arg[0].direct, scatters = writes and (t.masked or not t.arg[t.nargs - 1].direct)
+    cdef Py_ssize_t block = block_of_rows(_, t.n, gathers or scatters or keeps_exponentials(after)), ahead
     cdef int b = 0
     while first < last or now != NULL or done != NULL:
         next = NULL
         ahead = 0
         if first < last:
             next = &room[b]
-            next.first = first
-            next.rows = min(block, last - first)
+            first = take_rows(t, next, first, last, block)
+            if next.rows == 0:
+                next = NULL
+        if next != NULL:
             bring_rows(t, next, gathers, writes)
-            first += next.rows
             if t.ahead and first + next.rows <= last:
                 ahead = <storage*> row_start(t, &t.arg[0], first) - next.x[0]
         advance(after, next, now, done, t.n, t.scale, ahead, &streamed if t.streaming else NULL)
+        if done != NULL and after == TO_GRADIENT:
+            put_own(done, &streamed)
         if done != NULL and scatters:
-            take_rows_away(t, done, 0 if after == TO_SOFTMAX else -INFINITY)
+            take_rows_away(t, done, 0 if keeps_exponentials(after) else -INFINITY)
         if now != NULL:
             finish_block(t, now, after, _)
         if next != NULL:
@@ -134,27 +137,37 @@ cdef void framed_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int afte
         b = (b + 1) % 3
     finish_line(&streamed)
 
+# The next rows that a block has, all but those a loss ignores; returns the row after them.
+cdef Py_ssize_t take_rows(const Task* t, Block[storage]* block, Py_ssize_t first, Py_ssize_t last, Py_ssize_t most) noexcept nogil:
+    block.rows = 0
+    while first < last and block.rows < most:
+        if t.loss == NULL or is_kept(t, first, <storage*> NULL):
+            block.row[block.rows] = first
+            block.rows += 1
+        first += 1
+    return first
+
 cdef void bring_rows(const Task* t, Block[storage]* block, bint gathers, bint writes) noexcept nogil:
     cdef unsigned char masks[FRAME_SCRATCH]
     cdef Row row
     cdef Py_ssize_t i, r
     for i in range(block.rows):
-        r = block.first + i
+        r = block.row[i]
         if gathers:
             enter(t, r, &row)
             block.x[i] = take(t, &row, 0, 0, t.n, block.scratch + i * t.n, take_mask(t, &row, 0, t.n, masks), -INFINITY)
         else:
             block.x[i] = <storage*> row_start(t, &t.arg[0], r)
         if writes:
-            block.y[i] = <storage*> row_start(t, &t.arg[1], r) if t.arg[1].direct else block.scratch + i * t.n
+            block.y[i] = <storage*> row_start(t, &t.arg[t.nargs - 1], r) if t.arg[t.nargs - 1].direct else block.scratch + i * t.n
 
 cdef void take_rows_away(const Task* t, const Block[storage]* block, double fill) noexcept nogil:
     cdef unsigned char masks[FRAME_SCRATCH]
     cdef Row row
     cdef Py_ssize_t i
     for i in range(block.rows):
-        enter(t, block.first + i, &row)
-        close_tile(t, &row, 1, 0, t.n, block.y[i], take_mask(t, &row, 0, t.n, masks), fill)
+        enter(t, block.row[i], &row)
+        close_tile(t, &row, t.nargs - 1, 0, t.n, block.y[i], take_mask(t, &row, 0, t.n, masks), fill)
 
 cdef void finish_block(const Task* t, Block[storage]* block, int after, storage* _) noexcept nogil:
     cdef Mass[Doubles[storage]] mass
@@ -176,9 +189,12 @@ cdef void finish_block(const Task* t, Block[storage]* block, int after, storage*
             one.sum = number_at(_, &mass.sum, i)
             one.rest = number_at(_, &mass.rest, i)
             if is_thin(_, &one, t.n):
-                enter(t, block.first + i, &row)
+                enter(t, block.row[i], &row)
                 set_number(_, &mass.rest, i, rest_again(&from_, t.n, number_at(_, &block.s.m, i), t.scale, _))
                 set_number(_, &mass.rest_low, i, 0)
+    if t.loss != NULL:
+        finish_losses(t, block, &mass, _)
+        return
     if after == TO_LOG_SOFTMAX:
         block.log = logs_of(_, &block.s, &mass, t.scale)
         return
@@ -186,11 +202,11 @@ cdef void finish_block(const Task* t, Block[storage]* block, int after, storage*
     if t.nargs == 3 or any_cancelled(_, &block.s, &result):
         for i in range(block.rows):
             m = number_at(_, &block.s.m, i)
-            enter(t, block.first + i, &row)
+            enter(t, block.row[i], &row)
             finish_logsumexp(t, &row, &from_, m, number_at(_, &result, i), _)
     else:
         for i in range(block.rows):
-            put_double(_, row_start(t, &t.arg[1], block.first + i), number_at(_, &result, i))
+            put_double(_, row_start(t, &t.arg[1], block.row[i]), number_at(_, &result, i))
 
 cdef void finish_logsumexp(const Task* t, const Row* row, const Source* from_, double m, double result, storage* _) noexcept nogil:
     if cancelled(_, m, result):

@@ -579,6 +579,7 @@ template <class S> INLINE void set_thin(const S *, Mass<Doubles<S>> *mass, ptrdi
     mass->rest_low = select(few, constant<Doubles<S>>(0), mass->rest_low);
 }
 template <class S> INLINE LogFrame<S> logs_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass, double scale) { return log_frame_of<S>(s->m, log_of_mass<S>(*mass), scale); }
+template <class S> INLINE Doubles<S> logs_of_masses(const S *, const Mass<Doubles<S>> *mass) { return log_of_mass<S>(*mass); }
 template <class S> INLINE Doubles<S> logsumexps_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass) { return logsumexp_of<S>(*s, *mass); }
 template <class S> INLINE void merge_columns(const S *, State<Doubles<S>> *a, const State<Doubles<S>> *b, double scale) { merge<S>(a, *b, scale); }
 // Columns of nothing but -inf have the empty state.
