@@ -111,6 +111,7 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     void exp_kept_columns[S](const S*, acc[S]* kept, Py_ssize_t step, Py_ssize_t n, const Frame[S]*, double scale, bint keep, const char* ahead, Py_ssize_t ahead_stride, Sum[Doubles[S]]*)
 
     # sums of backwards
+    enum: SUMS  # Lanes of columns that are summed side by side
     double sum_row[S](const S*, Py_ssize_t n)
     double total_of_sum[S](const S*, const Sum[double]*)
     void add_row[S](const S*, Sum[double]*, double)
@@ -134,8 +135,7 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     double total_of_tile[S](const S* dy, const S* y, Py_ssize_t n, bint log)
     void gradient_row[S](bint log, S* dx, const S* dy, const S* y, Py_ssize_t n, const Sum[double]*, double scale, Streamed[S]*)
     void gradient_of_row[S](bint log, S* dx, const S* dy, const S* y, Py_ssize_t n, double scale, Streamed[S]*)
-    bint any_infinite[S](const Gradient[S]*)
-    Lanes[S] gradient_of_columns[S](bint log, bint infinite, Lanes[S] dy, Lanes[S] y, const Gradient[S]*)
+    void gradient_columns_of[S](bint log, S* dx, Py_ssize_t, const S* dy, Py_ssize_t, const S* y, Py_ssize_t, Py_ssize_t n, Py_ssize_t width, const Gradient[S]*, bint streaming)
     void logsumexp_backward_tile[S](S* dx, const S* dy, const S* x, const S* y, const S* b, Py_ssize_t n, bint streaming)
     void choose_tile[S](int op, S* y, const S* a, const S* b, Py_ssize_t n, bint streaming)
     void map_tile[S](int op, S* y, const S* a, const S* b, Py_ssize_t n, bint streaming)

@@ -451,44 +451,37 @@ cdef void gradient_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storag
     finish_line(&streamed)
 
 cdef void gradient_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef Sum[Doubles[storage]] total
-    cdef Gradient[storage] g[GROUPS]
-    cdef Py_ssize_t L = lanes(_), i, groups = (slab.width + L - 1) // L, j, w
+    cdef Sum[Doubles[storage]] total[SUMS]
+    cdef Gradient[storage] g[SUMS]
+    cdef Py_ssize_t i, groups = (slab.width + lanes(_) - 1) // lanes(_)
     cdef const storage* dy = <const storage*> slab.at[0]
     cdef const storage* y = <const storage*> slab.at[1]
-    cdef storage* dx = <storage*> slab.at[2]
-    cdef bint infinite = False
+    sum_columns(dy, slab.stride[0], <const storage*> NULL if t.log else y, slab.stride[1], slab.n, slab.width, total)
     for i in range(groups):
-        sum_columns(dy + i * L, slab.stride[0], <const storage*> NULL if t.log else y + i * L, slab.stride[1], slab.n, slab.width - i * L, &total)
-        g[i] = gradient_of(lanes_of_sum_columns(_, &total), t.scale)
-        infinite = infinite or (t.log and any_infinite(&g[i]))
-    for j in range(slab.n):
-        for i in range(groups):
-            w = slab.width - i * L
-            store_some(dx + i * L, gradient_of_columns(t.log, infinite, load_some(dy + i * L, w, 0), load_some(y + i * L, w, 0), &g[i]), w)
-        dy = <const storage*> (<const char*> dy + slab.stride[0])
-        y = <const storage*> (<const char*> y + slab.stride[1])
-        dx = <storage*> (<char*> dx + slab.stride[2])
+        g[i] = gradient_of(lanes_of_sum_columns(_, &total[i]), t.scale)
+    gradient_columns_of(t.log, <storage*> slab.at[2], slab.stride[2], dy, slab.stride[0], y, slab.stride[1], slab.n, slab.width, g, t.streaming)
 
 cdef void sum_columns(const storage* a, Py_ssize_t a_stride, const storage* b, Py_ssize_t b_stride, Py_ssize_t n, Py_ssize_t width, Sum[Doubles[storage]]* total) noexcept nogil:
-    # The sum of a * b, or of a alone, down columns: tiles into chunks, chunks into the total.
-    cdef Sum[Doubles[storage]] chunk = empty_sum_columns(a)
-    cdef Doubles[storage] tile
-    cdef Py_ssize_t j = 0, rows
-    total[0] = empty_sum_columns(a)
+    # The sums of a * b, or of a alone, down columns: tiles into chunks, chunks into the total.
+    cdef Sum[Doubles[storage]] chunk[SUMS]
+    cdef Doubles[storage] tile[SUMS]
+    cdef Py_ssize_t j = 0, rows, i, groups = (width + lanes(a) - 1) // lanes(a)
+    for i in range(groups):
+        total[i] = chunk[i] = empty_sum_columns(a)
     while j < n:
         rows = min(n - j, tile_size(a))
         if b:
-            dot_columns_of(a, a_stride, b, b_stride, rows, width, &tile)
+            dot_columns_of(a, a_stride, b, b_stride, rows, width, tile)
             b = <const storage*> (<const char*> b + rows * b_stride)
         else:
-            sum_columns_of(a, a_stride, rows, width, &tile)
+            sum_columns_of(a, a_stride, rows, width, tile)
         a = <const storage*> (<const char*> a + rows * a_stride)
-        add_columns(a, &chunk, &tile)
         j += rows
-        if j % chunk_size(a) == 0 or j == n:
-            merge_sum_columns(a, total, &chunk)
-            chunk = empty_sum_columns(a)
+        for i in range(groups):
+            add_columns(a, &chunk[i], &tile[i])
+            if j % chunk_size(a) == 0 or j == n:
+                merge_sum_columns(a, &total[i], &chunk[i])
+                chunk[i] = empty_sum_columns(a)
 
 # ------------------------------------------------------------------------------------------------ logsumexp with weights
 
