@@ -330,6 +330,8 @@ def flag(op: str, name: str, value) -> bool:
     """True or False; 1 and 0 will do."""
     if not isinstance(value, (bool, np.bool_, int, np.integer)):
         raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be a bool")
+    if value not in (0, 1):
+        raise ValueError(f"{op}: {name} is {value}, it must be True or False")
     return bool(value)
 
 
