@@ -533,6 +533,50 @@ def test_broadcast_strides(rng):
     assert bits(sc.avg_pool_backward(np.float32(2), x.shape, (3, 3))) == bits(sc.avg_pool_backward(np.full_like(y, 2), x.shape, (3, 3)))
 
 
+USUAL = [
+    ((2, 2), {}),
+    ((3, 3), {"stride": 2, "padding": 1}),
+    ((3, 3), {"stride": 2}),
+    ((3, 3), {"stride": 1, "padding": 1}),
+    ((3, 2), {"stride": 3}),
+]
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("window, options", USUAL, ids=case)
+def test_gradients_of_maxima_wherever_they_are(window, options, layout, rng):
+    # The windows of ordinary indices are guessed, and their gradients taken row by row: one index elsewhere, or all, must not matter.
+    for dtype, channels in itertools.product(FLOATING, (3, 37)):
+        x = rng.standard_normal(shaped((2, channels, 37, 40), window, layout)).astype(dtype)
+        x[rng.random(x.shape) < 0.02] = 9  # where several windows meet
+        y, found = sc.max_pool(x, window, return_indices=True, layout=layout, **options)
+        dy = rng.standard_normal(y.shape).astype(dtype)
+        strays = [found.copy() for _ in range(3)]
+        for stray in strays:
+            stray.flat[rng.integers(stray.size)] = rng.integers(37 * 40)
+        places = np.repeat(rng.integers(0, 37 * 40, found.size), 2)[: found.size].reshape(found.shape)
+        for indices in (found, *strays, places, np.sort(places, None).reshape(found.shape), np.zeros_like(found)):
+            dx = sc.max_pool_backward(dy, indices, x.shape, layout=layout)
+            agree("max_pool_backward", dx, (dy, indices, x.shape), {"layout": layout})
+            apart = np.repeat(indices, 2, axis=-1)[..., ::2]  # which is not read as it lies
+            assert bits(dx) == bits(sc.max_pool_backward(dy, apart, x.shape, layout=layout))
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_gradients_that_are_broadcast(layout, rng):
+    # Rows that lie in one place are not one row: they differ in indices, and in how many elements their windows count.
+    shape = shaped((2, 18, 37, 40), (3, 3), layout)
+    options = {"stride": 2, "padding": 1, "layout": layout}
+    y, indices = sc.max_pool(rng.standard_normal(shape, np.float32), (3, 3), return_indices=True, **options)
+    for axis in range(4):
+        dy = np.broadcast_to(rng.standard_normal((*y.shape[:axis], 1, *y.shape[axis + 1 :]), np.float32), y.shape)
+        for count in (True, False):
+            given, taken = (shape, (3, 3)), {**options, "count_include_pad": count}
+            assert bits(sc.avg_pool_backward(dy, *given, **taken)) == bits(sc.avg_pool_backward(dy.copy(), *given, **taken))
+        given, taken = (indices, shape), {"layout": layout}
+        assert bits(sc.max_pool_backward(dy, *given, **taken)) == bits(sc.max_pool_backward(dy.copy(), *given, **taken))
+
+
 @pytest.mark.skipif(SERIAL, reason="a build without OpenMP has one thread")
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 def test_past_the_cache(layout, rng):

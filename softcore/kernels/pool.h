@@ -69,27 +69,69 @@ template <class S> void plan_taps(const S *, Packed<S> *p, const Windows *w, ptr
     }
 }
 
-// to[j] = p[2 j]; reads nothing past the last of them.
+// Every other lane of two vectors: the first of each pair, and the second.
 #if SOFTCORE_VECTOR == 64
 INLINE Pack<float, 1> evens(Pack<float, 1> a, Pack<float, 1> b) {
     return {(vec<float>)_mm512_permutex2var_ps((__m512)a.v, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), (__m512)b.v)};
 }
+INLINE Pack<float, 1> odds(Pack<float, 1> a, Pack<float, 1> b) {
+    return {(vec<float>)_mm512_permutex2var_ps((__m512)a.v, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), (__m512)b.v)};
+}
 INLINE Pack<double, 1> evens(Pack<double, 1> a, Pack<double, 1> b) {
     return {(vec<double>)_mm512_permutex2var_pd((__m512d)a.v, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), (__m512d)b.v)};
 }
-#elif SOFTCORE_VECTOR == 32
-INLINE Pack<float, 1> evens(Pack<float, 1> a, Pack<float, 1> b) {
-    return {(vec<float>)_mm256_permute4x64_pd((__m256d)_mm256_shuffle_ps((__m256)a.v, (__m256)b.v, 0x88), 0xd8)};
+INLINE Pack<double, 1> odds(Pack<double, 1> a, Pack<double, 1> b) {
+    return {(vec<double>)_mm512_permutex2var_pd((__m512d)a.v, _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15), (__m512d)b.v)};
 }
+#elif SOFTCORE_VECTOR == 32
+template <int HALF> INLINE vec<float> every_second(Pack<float, 1> a, Pack<float, 1> b) {
+    return (vec<float>)_mm256_permute4x64_pd((__m256d)_mm256_shuffle_ps((__m256)a.v, (__m256)b.v, HALF ? 0xdd : 0x88), 0xd8);
+}
+INLINE Pack<float, 1> evens(Pack<float, 1> a, Pack<float, 1> b) { return {every_second<0>(a, b)}; }
+INLINE Pack<float, 1> odds(Pack<float, 1> a, Pack<float, 1> b) { return {every_second<1>(a, b)}; }
 INLINE Pack<double, 1> evens(Pack<double, 1> a, Pack<double, 1> b) {
     return {(vec<double>)_mm256_permute4x64_pd(_mm256_unpacklo_pd((__m256d)a.v, (__m256d)b.v), 0xd8)};
 }
+INLINE Pack<double, 1> odds(Pack<double, 1> a, Pack<double, 1> b) {
+    return {(vec<double>)_mm256_permute4x64_pd(_mm256_unpackhi_pd((__m256d)a.v, (__m256d)b.v), 0xd8)};
+}
 #else
 INLINE Pack<float, 1> evens(Pack<float, 1> a, Pack<float, 1> b) { return {vec<float>{a.v[0], a.v[2], b.v[0], b.v[2]}}; }
+INLINE Pack<float, 1> odds(Pack<float, 1> a, Pack<float, 1> b) { return {vec<float>{a.v[1], a.v[3], b.v[1], b.v[3]}}; }
 INLINE Pack<double, 1> evens(Pack<double, 1> a, Pack<double, 1> b) { return {vec<double>{a.v[0], b.v[0]}}; }
+INLINE Pack<double, 1> odds(Pack<double, 1> a, Pack<double, 1> b) { return {vec<double>{a.v[1], b.v[1]}}; }
 #endif
 template <class A, int N> INLINE Pack<A, N> evens(Pack<A, N> a, Pack<A, N> b) { return {evens(a.lo, a.hi), evens(b.lo, b.hi)}; }
+template <class A, int N> INLINE Pack<A, N> odds(Pack<A, N> a, Pack<A, N> b) { return {odds(a.lo, a.hi), odds(b.lo, b.hi)}; }
 
+// Lanes one after the other: a0 b0 a1 b1 ...
+#if SOFTCORE_VECTOR == 64
+INLINE Pack<float, 2> alternate(Pack<float, 1> a, Pack<float, 1> b) {
+    return {{(vec<float>)_mm512_permutex2var_ps((__m512)a.v, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), (__m512)b.v)},
+            {(vec<float>)_mm512_permutex2var_ps((__m512)a.v, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), (__m512)b.v)}};
+}
+INLINE Pack<double, 2> alternate(Pack<double, 1> a, Pack<double, 1> b) {
+    return {{(vec<double>)_mm512_permutex2var_pd((__m512d)a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), (__m512d)b.v)},
+            {(vec<double>)_mm512_permutex2var_pd((__m512d)a.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), (__m512d)b.v)}};
+}
+#elif SOFTCORE_VECTOR == 32
+INLINE Pack<float, 2> alternate(Pack<float, 1> a, Pack<float, 1> b) {
+    const __m256 low = _mm256_unpacklo_ps((__m256)a.v, (__m256)b.v), high = _mm256_unpackhi_ps((__m256)a.v, (__m256)b.v);
+    return {{(vec<float>)_mm256_permute2f128_ps(low, high, 0x20)}, {(vec<float>)_mm256_permute2f128_ps(low, high, 0x31)}};
+}
+INLINE Pack<double, 2> alternate(Pack<double, 1> a, Pack<double, 1> b) {
+    const __m256d low = _mm256_unpacklo_pd((__m256d)a.v, (__m256d)b.v), high = _mm256_unpackhi_pd((__m256d)a.v, (__m256d)b.v);
+    return {{(vec<double>)_mm256_permute2f128_pd(low, high, 0x20)}, {(vec<double>)_mm256_permute2f128_pd(low, high, 0x31)}};
+}
+#else
+INLINE Pack<float, 2> alternate(Pack<float, 1> a, Pack<float, 1> b) {
+    return {{vec<float>{a.v[0], b.v[0], a.v[1], b.v[1]}}, {vec<float>{a.v[2], b.v[2], a.v[3], b.v[3]}}};
+}
+INLINE Pack<double, 2> alternate(Pack<double, 1> a, Pack<double, 1> b) { return {{vec<double>{a.v[0], b.v[0]}}, {vec<double>{a.v[1], b.v[1]}}}; }
+#endif
+template <class A, int N> INLINE Pack<A, 2 * N> alternate(Pack<A, N> a, Pack<A, N> b) { return {alternate(a.lo, b.lo), alternate(a.hi, b.hi)}; }
+
+// to[j] = p[2 j]; reads nothing past the last of them.
 template <class S> INLINE void every_other(acc<S> *to, const S *p, ptrdiff_t n, std::true_type) {
     const ptrdiff_t L = lanes<S>();
     ptrdiff_t j = 0;
@@ -386,72 +428,6 @@ template <class S> void soft_gradient(const S *, double *to, const Packed<S> *p,
     }
 }
 
-// ---------------------------------------------------------------- across channels
-
-// The part of a window that lies in the input: taps along each axis, bytes and places from one to the next, and where the first is.
-struct Reach { const char *x; ptrdiff_t taps[3], step[3], place[3], first; };
-
-template <class S, bool INDEX, bool NANS> INLINE bool max_across_by(const Reach *r, ptrdiff_t c, ptrdiff_t n, Lanes<S> *top, Mask<S> *where) {
-    typedef bits_t<acc<S>> I;
-    const Lanes<S> zero = constant<Lanes<S>>(0);
-    Lanes<S> m = constant<Lanes<S>>(-INFINITY), seen = zero;
-    Mask<S> at = whole<S>(0);
-    for (ptrdiff_t d = 0; d < r->taps[0]; d++)
-        for (ptrdiff_t h = 0; h < r->taps[1]; h++) {
-            const char *p = r->x + d * r->step[0] + h * r->step[1] + c * (ptrdiff_t)sizeof(S);
-            I place = (I)(d * r->place[0] + h * r->place[1]);
-            for (ptrdiff_t w = 0; w < r->taps[2]; w++, p += r->step[2], place += (I)r->place[2]) {
-                const Lanes<S> x = load_some<S>((const S *)p, n, 0);
-                if (!NANS) seen = mad(x, zero, seen);  // NaN if x is, or infinite
-                if (INDEX || NANS) {
-                    const Mask<S> better = beats<S, NANS>(x, m);
-                    m = select(better, x, m);
-                    if (INDEX) at = select(better, whole<S>(place), at);
-                } else {
-                    m = greater(x, m);
-                }
-            }
-        }
-    *top = m, *where = at;
-    return !NANS && any(seen != seen);
-}
-template <class S, bool INDEX> INLINE void max_across_with(S *y, int64_t *index, const Reach *r, ptrdiff_t channels, bool past) {
-    for (ptrdiff_t c = 0; c < channels; c += lanes<S>()) {
-        const ptrdiff_t n = std::min(channels - c, lanes<S>());
-        Lanes<S> m;
-        Mask<S> at;
-        if (max_across_by<S, INDEX, false>(r, c, n, &m, &at)) max_across_by<S, INDEX, true>(r, c, n, &m, &at);
-        if (past && n == lanes<S>()) stream<S>(y + c, m); else store_some<S>(y + c, m, n);
-        if (INDEX) {
-            bits_t<acc<S>> places[64 / sizeof(acc<S>)];
-            store_pack(places, at);
-            for (ptrdiff_t i = 0; i < n; i++) index[c + i] = r->first + places[i];
-        }
-    }
-}
-template <class S> void max_across(const S *, char *y, char *index, const Reach *r, ptrdiff_t channels, bool past) {
-    if (index) max_across_with<S, true>((S *)y, (int64_t *)index, r, channels, past);
-    else max_across_with<S, false>((S *)y, nullptr, r, channels, past);
-}
-template <class S> bool mean_across(const S *, char *y, const Reach *r, ptrdiff_t channels, double count, bool past) {
-    bool wrong = false;
-    for (ptrdiff_t c = 0; c < channels; c += lanes<S>()) {
-        const ptrdiff_t n = std::min(channels - c, lanes<S>());
-        Sum<Doubles<S>> s = no_sum<S>();
-        for (ptrdiff_t d = 0; d < r->taps[0]; d++)
-            for (ptrdiff_t h = 0; h < r->taps[1]; h++) {
-                const char *p = r->x + d * r->step[0] + h * r->step[1] + c * (ptrdiff_t)sizeof(S);
-                Sum<Doubles<S>> row = no_sum<S>();
-                for (ptrdiff_t w = 0; w < r->taps[2]; w++, p += r->step[2]) add<S>(&row, doubles<S>(load_some<S>((const S *)p, n, 0)));
-                add_sums<S>(&s, row);
-            }
-        const Lanes<S> v = mean_of<S>(s, constant<Doubles<S>>(count));
-        if (sizeof(acc<S>) == 8) wrong = wrong | any((v - v) != constant<Lanes<S>>(0));
-        if (past && n == lanes<S>()) stream<S>((S *)y + c, v); else store_some<S>((S *)y + c, v, n);
-    }
-    return wrong;
-}
-
 // ---------------------------------------------------------------- gradients: what comes from windows to a row of the input
 
 // to[j] += v[j] in one or two doubles; `step` apart.
@@ -497,121 +473,11 @@ template <class S> void add_slopes(const S *, double *high, double *low, const c
     }
 }
 
-// Lanes one after the other: a0 b0 a1 b1 ...
-#if SOFTCORE_VECTOR == 64
-INLINE Pack<float, 2> alternate(Pack<float, 1> a, Pack<float, 1> b) {
-    return {{(vec<float>)_mm512_permutex2var_ps((__m512)a.v, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), (__m512)b.v)},
-            {(vec<float>)_mm512_permutex2var_ps((__m512)a.v, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), (__m512)b.v)}};
-}
-INLINE Pack<double, 2> alternate(Pack<double, 1> a, Pack<double, 1> b) {
-    return {{(vec<double>)_mm512_permutex2var_pd((__m512d)a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), (__m512d)b.v)},
-            {(vec<double>)_mm512_permutex2var_pd((__m512d)a.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), (__m512d)b.v)}};
-}
-template <class A> INLINE void store_alternate(A *p, Pack<A, 1> a, Pack<A, 1> b) { store_pack(p, alternate(a, b)); }
-template <class A, int N> INLINE void store_alternate(A *p, Pack<A, N> a, Pack<A, N> b) {
-    store_alternate(p, a.lo, b.lo);
-    store_alternate((A *)((char *)p + 2 * sizeof a.lo), a.hi, b.hi);
-}
-#else
-template <class A, int N> INLINE void store_alternate(A *p, Pack<A, N> a, Pack<A, N> b) {
-    A x[sizeof a / sizeof(A)], y[sizeof a / sizeof(A)];
-    store_pack(x, a);
-    store_pack(y, b);
-    for (size_t i = 0; i < sizeof a / sizeof(A); i++) p[2 * i] = x[i], p[2 * i + 1] = y[i];
-}
-#endif
-// The columns of a row of windows that lie one or two elements apart: columns from -before on, a Lanes of windows at a time.  There is
-// room for `margin` numbers before and after the sums, which are set to 0 here.
-template <class S> INLINE Lanes<S> reach_back(const double *sums, ptrdiff_t j, ptrdiff_t far) {
-    Sum<Doubles<S>> s = no_sum<S>();
-    for (; far >= 0; far--) {
-        Doubles<S> v;
-        load_pack(sums + j - far, &v);
-        add<S>(&s, v);
-    }
-    return lanes_of<S>(total_of<S>(s));
-}
-template <class S> void spread_evenly(const S *, acc<S> *to, double *sums, const Windows *w, ptrdiff_t margin) {
-    const ptrdiff_t columns = w->size + w->before;
-    for (ptrdiff_t j = 1; j <= margin; j++) sums[-j] = 0;
-    for (ptrdiff_t j = w->count; j < (columns + w->stride - 1) / w->stride + lanes<S>(); j++) sums[j] = 0;
-    if (w->stride == 1) {
-        for (ptrdiff_t j = 0; j < columns; j += lanes<S>()) store<acc<S>>(to + j, reach_back<S>(sums, j, w->window - 1));
-        return;
-    }
-    for (ptrdiff_t j = 0; 2 * j < columns; j += lanes<S>())
-        store_alternate(to + 2 * j, reach_back<S>(sums, j, (w->window - 1) / 2), reach_back<S>(sums, j, w->window / 2 - 1));
-}
-// A row of accumulators as elements of S, past the cache if asked for.
-template <class S> void put_accumulators(const S *, char *p, ptrdiff_t step, const acc<S> *v, ptrdiff_t n, Streamed<S> *streamed) {
-    if (step != (ptrdiff_t)sizeof(S)) return put_row<S>((const S *)nullptr, p, step, v, n, 0);
-    write_row<S>((S *)p, n, streamed, [=](ptrdiff_t j, ptrdiff_t m) TERM { return load_some<acc<S>>(v + j, m, 0); });
-}
-
-// The gradient of a mean at one element with all its channels: windows along each axis that reach it, and elements that each counts.
-struct Sources { const char *dy; ptrdiff_t many[3], step[3]; const double *counted[3]; double full; };
-template <class S> void spread_across(const S *, char *y, const Sources *r, ptrdiff_t channels, bool past) {
-    const double inverse = 1 / r->full;
-    for (ptrdiff_t c = 0; c < channels; c += lanes<S>()) {
-        const ptrdiff_t n = std::min(channels - c, lanes<S>());
-        Sum<Doubles<S>> s = no_sum<S>();
-        for (ptrdiff_t k = 0; k < r->many[2]; k++) {
-            Sum<Doubles<S>> column = no_sum<S>();
-            for (ptrdiff_t i = 0; i < r->many[0]; i++)
-                for (ptrdiff_t j = 0; j < r->many[1]; j++) {
-                    const double count = r->counted[0][i] * r->counted[1][j] * r->counted[2][k];
-                    const char *p = r->dy + i * r->step[0] + j * r->step[1] + k * r->step[2] + c * (ptrdiff_t)sizeof(S);
-                    const Doubles<S> x = doubles<S>(load_some<S>((const S *)p, n, 0));
-                    add<S>(&column, sizeof(acc<S>) == 4 ? x * constant<Doubles<S>>(count == r->full ? inverse : 1 / count) : x / constant<Doubles<S>>(count));
-                }
-            add<S>(&s, total_of<S>(column));
-        }
-        const Lanes<S> v = lanes_of<S>(total_of<S>(s));
-        if (past && n == lanes<S>()) stream<S>((S *)y + c, v); else store_some<S>((S *)y + c, v, n);
-    }
-}
-
-// What is evenly spaced needs no copy: n pixels, `wide` planes side by side.
-template <class S, ptrdiff_t WIDE> INLINE void scatter_by(double *high, double *low, const char *place, ptrdiff_t place_step, const char *v, ptrdiff_t v_step, ptrdiff_t n, ptrdiff_t wide, ptrdiff_t from, ptrdiff_t length) {
-    const ptrdiff_t many = WIDE ? WIDE : wide;
-    for (ptrdiff_t j = 0; j < n; j++, place += place_step, v += v_step)
-#pragma GCC unroll 16
-        for (ptrdiff_t c = 0; c < many; c++) {
-            const size_t i = (size_t)(((const long long *)place)[c] - from);
-            if (i < (size_t)length) add_number<S>(high + i * many + c, low + i * many + c, (double)widen<S>(((const S *)v)[c]));
-        }
-}
-template <class S> void scatter_pixels(const S *, double *high, double *low, const char *place, ptrdiff_t place_step, const char *v, ptrdiff_t v_step, ptrdiff_t n, ptrdiff_t wide, ptrdiff_t from, ptrdiff_t length) {
-    if (wide == 1 && place_step == 8 && v_step == (ptrdiff_t)sizeof(S)) scatter_by<S, 1>(high, low, place, 8, v, sizeof(S), n, 1, from, length);
-    else if (wide == 16) scatter_by<S, 16>(high, low, place, place_step, v, v_step, n, wide, from, length);
-    else scatter_by<S, 0>(high, low, place, place_step, v, v_step, n, wide, from, length);
-}
-template <ptrdiff_t WIDE> INLINE void range_by(const char *place, ptrdiff_t step, ptrdiff_t n, ptrdiff_t wide, long long *low, long long *high) {
-    const ptrdiff_t many = WIDE ? WIDE : wide;
-    long long least[16], most[16];
-    for (ptrdiff_t c = 0; c < many; c++) least[c] = most[c] = ((const long long *)place)[c];
-    for (ptrdiff_t j = 0; j < n; j++, place += step) {
-        const long long *at = (const long long *)place;
-        prefetch(place + 8 * step);
-        prefetch(place + 8 * step + 64);
-        for (ptrdiff_t c = 0; c < many; c++) least[c] = at[c] < least[c] ? at[c] : least[c];
-        for (ptrdiff_t c = 0; c < many; c++) most[c] = at[c] > most[c] ? at[c] : most[c];
-    }
-    *low = *std::min_element(least, least + many), *high = *std::max_element(most, most + many);
-}
-INLINE void range_of_pixels(const char *place, ptrdiff_t step, ptrdiff_t n, ptrdiff_t wide, long long *low, long long *high) {
-    if (wide == 16) range_by<16>(place, step, n, 16, low, high); else range_by<0>(place, step, n, wide, low, high);
-}
-// Sums of a band to n elements, `step` bytes apart, of `wide` planes side by side.
-template <class S> void put_pixels(const S *, char *p, ptrdiff_t step, const double *high, const double *low, ptrdiff_t n, ptrdiff_t wide, bool past) {
-    const bool lines = wide == lanes<S>() && past && (uintptr_t)p % 64 == 0 && step % 64 == 0 && sizeof(S) == sizeof(acc<S>);
-    for (ptrdiff_t i = 0; i < n; i++, p += step, high += wide, low += wide) {
-        if (wide != lanes<S>()) {
-            put_sums<S>((const S *)nullptr, p, sizeof(S), high, low, wide, false);
-            continue;
-        }
-        const Lanes<S> v = lanes_of<S>(total_of<S>(load_sum<S>(high, low, 0)));
-        if (lines) stream<S>((S *)p, v); else store<S>((S *)p, v);
+// What is evenly spaced needs no copy.
+template <class S> void scatter_elements(const S *, double *high, double *low, const char *place, ptrdiff_t place_step, const char *v, ptrdiff_t v_step, ptrdiff_t n, ptrdiff_t from, ptrdiff_t length) {
+    for (ptrdiff_t j = 0; j < n; j++, place += place_step, v += v_step) {
+        const size_t i = (size_t)(*(const long long *)place - from);
+        if (i < (size_t)length) add_number<S>(high + i, low + i, (double)widen<S>(*(const S *)v));
     }
 }
 

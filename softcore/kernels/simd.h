@@ -402,26 +402,26 @@ template <class A, int N> INLINE Pack<bits_t<A>, N> first_of(Pack<A, N> *p, ptrd
 template <class S> INLINE Mask<S> first(ptrdiff_t n) { Lanes<S> *p = nullptr; return first_of(p, n, 0); }
 template <class S> INLINE Mask<S> first(const S *, ptrdiff_t n) { return first<S>(n); }
 #if SOFTCORE_VECTOR == 32
-INLINE Pack<float, 1> load_masked(const float *p, Pack<int32_t, 1> m) { return {(vec<float>)_mm256_maskload_ps(p, (__m256i)m.v)}; }
-INLINE Pack<double, 1> load_masked(const double *p, Pack<int64_t, 1> m) { return {(vec<double>)_mm256_maskload_pd(p, (__m256i)m.v)}; }
+INLINE Pack<float, 1> load_masked(const float *p, Pack<int32_t, 1> m, Pack<float, 1> other) { return select(m, Pack<float, 1>{(vec<float>)_mm256_maskload_ps(p, (__m256i)m.v)}, other); }
+INLINE Pack<double, 1> load_masked(const double *p, Pack<int64_t, 1> m, Pack<double, 1> other) { return select(m, Pack<double, 1>{(vec<double>)_mm256_maskload_pd(p, (__m256i)m.v)}, other); }
 INLINE void store_masked(float *p, Pack<int32_t, 1> m, Pack<float, 1> x) { _mm256_maskstore_ps(p, (__m256i)m.v, (__m256)x.v); }
 INLINE void store_masked(double *p, Pack<int64_t, 1> m, Pack<double, 1> x) { _mm256_maskstore_pd(p, (__m256i)m.v, (__m256d)x.v); }
 #elif SOFTCORE_VECTOR == 64
-INLINE Pack<float, 1> load_masked(const float *p, Pack<int32_t, 1> m) { return {(vec<float>)_mm512_maskz_loadu_ps(_mm512_movepi32_mask((__m512i)m.v), p)}; }
-INLINE Pack<double, 1> load_masked(const double *p, Pack<int64_t, 1> m) { return {(vec<double>)_mm512_maskz_loadu_pd(_mm512_movepi64_mask((__m512i)m.v), p)}; }
+INLINE Pack<float, 1> load_masked(const float *p, Pack<int32_t, 1> m, Pack<float, 1> other) { return {(vec<float>)_mm512_mask_loadu_ps((__m512)other.v, _mm512_movepi32_mask((__m512i)m.v), p)}; }
+INLINE Pack<double, 1> load_masked(const double *p, Pack<int64_t, 1> m, Pack<double, 1> other) { return {(vec<double>)_mm512_mask_loadu_pd((__m512d)other.v, _mm512_movepi64_mask((__m512i)m.v), p)}; }
 INLINE void store_masked(float *p, Pack<int32_t, 1> m, Pack<float, 1> x) { _mm512_mask_storeu_ps(p, _mm512_movepi32_mask((__m512i)m.v), (__m512)x.v); }
 INLINE void store_masked(double *p, Pack<int64_t, 1> m, Pack<double, 1> x) { _mm512_mask_storeu_pd(p, _mm512_movepi64_mask((__m512i)m.v), (__m512d)x.v); }
 #endif
 #if SOFTCORE_VECTOR >= 32
-template <class A, class B, int N> INLINE Pack<A, N> load_masked(const A *p, Pack<B, N> m) {
-    return {load_masked(p, m.lo), load_masked((const A *)((const char *)p + sizeof m.lo), m.hi)};
+template <class A, class B, int N> INLINE Pack<A, N> load_masked(const A *p, Pack<B, N> m, Pack<A, N> other) {  // other lanes are those of `other`
+    return {load_masked(p, m.lo, other.lo), load_masked((const A *)((const char *)p + sizeof m.lo), m.hi, other.hi)};
 }
 template <class A, class B, int N> INLINE void store_masked(A *p, Pack<B, N> m, Pack<A, N> x) {
     store_masked(p, m.lo, x.lo);
     store_masked((A *)((char *)p + sizeof m.lo), m.hi, x.hi);
 }
-template <> INLINE Lanes<float> load_part<float>(const float *p, ptrdiff_t n, float fill) { Mask<float> m = first<float>(n); return select(m, load_masked(p, m), splat<float>(fill)); }
-template <> INLINE Lanes<double> load_part<double>(const double *p, ptrdiff_t n, double fill) { Mask<double> m = first<double>(n); return select(m, load_masked(p, m), splat<double>(fill)); }
+template <> INLINE Lanes<float> load_part<float>(const float *p, ptrdiff_t n, float fill) { return load_masked(p, first<float>(n), splat<float>(fill)); }
+template <> INLINE Lanes<double> load_part<double>(const double *p, ptrdiff_t n, double fill) { return load_masked(p, first<double>(n), splat<double>(fill)); }
 template <> INLINE void store_part<float>(float *p, Lanes<float> x, ptrdiff_t n) { store_masked(p, first<float>(n), x); }
 template <> INLINE void store_part<double>(double *p, Lanes<double> x, ptrdiff_t n) { store_masked(p, first<double>(n), x); }
 // Of the half types by way of whole Lanes of them in memory, or in a register where the machine has masks for 16 bits.
@@ -485,6 +485,7 @@ template <class S> INLINE ptrdiff_t to_alignment(const S *p) {
     return past ? (ptrdiff_t)((64 - past) / sizeof(S)) : 0;
 }
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+INLINE void prefetch_near(const void *p) { __builtin_prefetch(p, 0, 3); }  // into the first cache
 
 // ---------------------------------------------------------------- folds across lanes
 

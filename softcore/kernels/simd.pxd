@@ -251,31 +251,66 @@ cdef extern from "pool.h" namespace "softcore" nogil:
     void soft_means[S](const S*, const Partial[S]* mass, const Partial[S]* moment, double* mean, double* total, Py_ssize_t n)
     void put_doubles[S](const S*, char*, Py_ssize_t step, const double*, Py_ssize_t n)
     void soft_gradient[S](const S*, double*, const Packed[S]*, Py_ssize_t tap, const acc[S]* m, const double* mean, const double* slope)
+    void add_strided[S](const S*, double* high, double* low, Py_ssize_t step, const double*, Py_ssize_t n)
+    void put_sums[S](const S*, char*, Py_ssize_t step, const double* high, const double* low, Py_ssize_t n, bint past)
+    void add_slopes[S](const S*, double* high, double* low, const char* dy, Py_ssize_t step, int code, const double* count, Py_ssize_t n)
+    void scatter_elements[S](const S*, double* high, double* low, const char* place, Py_ssize_t place_step, const char*, Py_ssize_t step, Py_ssize_t n, Py_ssize_t start, Py_ssize_t length)
+    void scatter_sums[S](const S*, double* high, double* low, const long long* place, const double*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
+    void scatter_last[T](T*, const long long* place, const T*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
+
+cdef extern from "pool_direct.h" namespace "softcore" nogil:
+    cdef enum:
+        STAGED, STAGED_ROOM, ROWS_READ, ROWS_TAKEN, SPAN, HOLDS, HELD
+    cdef struct Staged:
+        bint past
+    void open_staged(Staged*, char* room, bint past)
+    void close_staged(Staged*)
+    char* stage(Staged*, char* to, Py_ssize_t bytes)
+    cdef struct Reading:
+        const char* row[ROWS_READ]
+        Py_ssize_t place[ROWS_READ]
+        Py_ssize_t rows
+    void ask_for_rows(const Reading*, Py_ssize_t bytes)
+    void max_row[S](const S*, char* y, char* index, const Reading*, const Windows*, Py_ssize_t first, Py_ssize_t n, Py_ssize_t start)
+    bint mean_row[S](const S*, char* y, const Reading*, const Windows*, Py_ssize_t first, Py_ssize_t n, const double* count)
     cdef struct Reach:
         const char* x
         Py_ssize_t taps[3]
         Py_ssize_t step[3]
         Py_ssize_t place[3]
         Py_ssize_t first
-    void max_across[S](const S*, char* y, char* index, const Reach*, Py_ssize_t channels, bint past)
-    bint mean_across[S](const S*, char* y, const Reach*, Py_ssize_t channels, double count, bint past)
-    void add_strided[S](const S*, double* high, double* low, Py_ssize_t step, const double*, Py_ssize_t n)
-    void put_sums[S](const S*, char*, Py_ssize_t step, const double* high, const double* low, Py_ssize_t n, bint past)
-    void add_slopes[S](const S*, double* high, double* low, const char* dy, Py_ssize_t step, int code, const double* count, Py_ssize_t n)
-    void spread_evenly[S](const S*, acc[S]*, double* sums, const Windows*, Py_ssize_t margin)
-    void put_accumulators[S](const S*, char*, Py_ssize_t step, const acc[S]*, Py_ssize_t n, Streamed[S]*)
-    cdef struct Sources:
-        const char* dy
-        Py_ssize_t many[3]
-        Py_ssize_t step[3]
-        const double* counted[3]
-        double full
-    void spread_across[S](const S*, char*, const Sources*, Py_ssize_t channels, bint past)
-    void scatter_pixels[S](const S*, double* high, double* low, const char* place, Py_ssize_t place_step, const char*, Py_ssize_t step, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
-    void range_of_pixels(const char* place, Py_ssize_t step, Py_ssize_t n, Py_ssize_t wide, long long* low, long long* high)
-    void put_pixels[S](const S*, char*, Py_ssize_t step, const double* high, const double* low, Py_ssize_t n, Py_ssize_t wide, bint past)
-    void scatter_sums[S](const S*, double* high, double* low, const long long* place, const double*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
-    void scatter_last[T](T*, const long long* place, const T*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
+    cdef struct Pixels:
+        char* y
+        char* index
+        Py_ssize_t pixel, y_step, index_step, channels, fresh
+    void max_pixels[S](const S*, const Pixels*, const Reach*, const Windows*, Staged*, Staged*)
+    bint mean_pixels[S](const S*, const Pixels*, const Reach*, const Windows*, Py_ssize_t rows, bint padding, Staged*)
+    cdef struct Holders:
+        Py_ssize_t first, end
+    void find_holders(Holders*, const Windows*)
+    cdef struct Taking:
+        const char* dy[ROWS_TAKEN]
+        const char* index[ROWS_TAKEN]
+        double counted[ROWS_TAKEN]
+        Py_ssize_t rows
+    void spread_pixels[S](const S*, const Pixels*, const Taking*, const Holders*, Py_ssize_t size, const double* counted, double full, Staged*)
+    Py_ssize_t take_matches[S](const S*, char* matches)
+    void match_pixels[S](const S*, const Pixels*, const Taking*, const Holders*, Py_ssize_t size, Py_ssize_t place, Staged*, char* matches)
+    cdef struct Stretch:
+        Py_ssize_t first, n
+    Stretch stretch_of(const Windows*, Py_ssize_t first, Py_ssize_t n)
+    cdef cppclass Found[S]:
+        pass
+    void clear_row[S](const S*, char* room)
+    void find_row[S](const S*, char* room, const char* dy, const char* index, const Windows*, Stretch)
+    void match_row[S](const S*, char* dx, char** found, Py_ssize_t rows, const Windows*, Stretch, Py_ssize_t first, Py_ssize_t n, Py_ssize_t place, char* matches)
+    cdef struct Slopes:
+        Py_ssize_t first, n
+    void begin_span(Slopes*, const Windows*, Py_ssize_t first, Py_ssize_t n)
+    void count_span[S](const S*, Slopes*, const Windows*, Py_ssize_t rows, bint padding)
+    void begin_sums[S](const S*, Slopes*)
+    void add_to_span[S](const S*, Slopes*, const char* dy, const Windows*, bint begins)
+    void spread_row[S](const S*, char* dx, const Slopes*, const Windows*, Py_ssize_t first, Py_ssize_t n)
 
 cdef extern from "losses.h" namespace "softcore" nogil:
     cdef struct Exact:

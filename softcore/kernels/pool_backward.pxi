@@ -1,0 +1,587 @@
+# Gradients of pooling: windows are taken from where they lie, or spread over rows; and what has an index goes to its place.
+
+# ------------------------------------------------------------------------------------------------ gradients of means
+
+# arg: dy, perhaps x, dx.  A unit is a row of dx, or a block of its columns: it takes from the windows that reach it, in their order.
+cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+    cdef const Planes* dy = &t.arg[0]
+    cdef const Planes* x = &t.arg[1]
+    cdef const Planes* dx = &t.arg[1 if t.op == POOL_MEAN else 2]
+    cdef const Windows* w = &t.w[2]
+    cdef Py_ssize_t blocks = (w.size + COLUMNS - 1) // COLUMNS, outs = (w.count + OUTPUTS - 1) // OUTPUTS
+    cdef Py_ssize_t near_d = ((t.w[0].window - 1) * t.w[0].dilation) // t.w[0].stride + 1, near_h = ((t.w[1].window - 1) * t.w[1].dilation) // t.w[1].stride + 1
+    cdef Py_ssize_t near_w = min(outs, (COLUMNS + (w.window - 1) * w.dilation) // w.stride // OUTPUTS + 2)
+    cdef bint keeps = t.op == POOL_SOFT and near_d * near_h * near_w <= KEPT_STATS
+    cdef Py_ssize_t plane, d, h, od, oh, ob, from_, to, first, n, i, slot, before = -1, counted = -1
+    cdef Pool forward
+    cdef Bench b
+    cdef Packed[storage] p
+    cdef double* high
+    cdef double* low
+    cdef double* sums
+    cdef double* stats
+    cdef Py_ssize_t* tags
+    cdef char* source
+    cdef char* target
+    open_bench(&b, room)
+    p.room = <acc[storage]*> b.packed
+    high = <double*> (<char*> b.packed + BENCH_BYTES)
+    low = high + COLUMNS
+    sums = low + COLUMNS
+    stats = sums + 2 * (OUTPUTS + 16)
+    tags = <Py_ssize_t*> (stats + KEPT_STATS * 3 * (OUTPUTS + 16))
+    forward = t[0]
+    forward.arg[0] = x[0]
+    while unit < last:
+        h = unit % t.w[1].size
+        d = unit // t.w[1].size % t.w[0].size
+        from_ = unit // t.w[1].size // t.w[0].size % blocks * COLUMNS
+        plane = unit // t.w[1].size // t.w[0].size // blocks
+        to = min(from_ + COLUMNS, w.size)
+        if before != unit // t.w[1].size // t.w[0].size:
+            before = unit // t.w[1].size // t.w[0].size
+            for i in range(KEPT_STATS):
+                tags[i] = -1
+        for i in range(to - from_):
+            high[i] = low[i] = 0
+        ob = first_window(w, from_) // OUTPUTS
+        while ob * OUTPUTS < end_window(w, to - 1):
+            first = ob * OUTPUTS
+            n = min(OUTPUTS, w.count - first)
+            p.slots = 0
+            if t.op == POOL_MEAN:
+                begin_numbers(sums, n)
+            for od in range(first_window(&t.w[0], d), end_window(&t.w[0], d)):
+                if (d - start_of(&t.w[0], od)) % t.w[0].dilation:
+                    continue
+                for oh in range(first_window(&t.w[1], h), end_window(&t.w[1], h)):
+                    if (h - start_of(&t.w[1], oh)) % t.w[1].dilation:
+                        continue
+                    source = row_of(dy, plane_of(dy, plane), od, oh) + first * dy.step[4]
+                    if t.op == POOL_MEAN:
+                        i = counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding)
+                        if counted != i * outs + ob:
+                            counted = i * outs + ob
+                            fill_counts(t, b.count, i, first, n, storage is not double)
+                        add_slopes(_, sums, sums + OUTPUTS + 16, source, dy.step[4], dy.code, b.count, n)
+                        continue
+                    slot = (od % near_d * near_h + oh % near_h) * near_w + ob % near_w if keeps else 0
+                    i = ((od * t.w[1].count) + oh) * outs + ob
+                    if tags[slot] != i:
+                        soft_stats(&forward, &b, &p, plane_of(x, plane), od, oh, first, n, stats + slot * 3 * (OUTPUTS + 16), source, dy.step[4], dy.code, _)
+                        tags[slot] = i
+                    spread_soft(t, &b, &p, row_of(x, plane_of(x, plane), d, h), first, n, stats + slot * 3 * (OUTPUTS + 16), high, low, from_, to, _)
+            if t.op == POOL_MEAN:
+                fold_numbers(sums, n, _)
+                spread_numbers(w, sums, first, n, high, low, from_, to, _)
+            ob += 1
+        target = row_of(dx, plane_of(dx, plane), d, h) + from_ * dx.step[4]
+        put_sums(_, target, dx.step[4], high, low, to - from_, t.streaming)
+        unit += 1
+
+# ------------------------------------------------------------------------------------------------ gradients taken where windows lie
+
+# arg: dy, perhaps indices, dx.  A unit is a row of dx with all its channels, or a stretch of one: it takes from the windows that hold
+# its elements, as in spread_rows; of maxima in row-major order, and only from those whose index is the element's.
+
+# Whether windows are few and near enough for that.
+cdef bint takes_rows(const Pool* t) noexcept nogil:
+    cdef bint near = t.w[2].stride <= 2 or t.across
+    cdef int i
+    for i in range(3):
+        near = near and t.w[i].dilation == 1 and most_holders(&t.w[i]) <= HOLDS
+    if t.op == POOL_MEAN:
+        return near and most_holders(&t.w[0]) * most_holders(&t.w[1]) <= ROWS_TAKEN
+    return near and slots_of(&t.w[0]) * slots_of(&t.w[1]) <= HELD
+
+cdef inline Py_ssize_t most_holders(const Windows* w) noexcept nogil:
+    return (w.window + w.stride - 1) // w.stride
+
+# The same as a power of two.
+cdef inline Py_ssize_t slots_of(const Windows* w) noexcept nogil:
+    cdef Py_ssize_t n = 1
+    while n < most_holders(w):
+        n *= 2
+    return n
+
+# Rows of dx, or stretches of them, one after the other; the windows that hold each element of each axis; and those of the present row.
+cdef struct Course:
+    Py_ssize_t plane, block, d, h, blocks
+    Holders* holders[3]
+    double* counted          # of the windows along a row, which each counts as so many elements
+    Staged staged
+    char* matches            # of the windows whose maximum was found
+    Taking taken
+
+cdef Py_ssize_t course_bytes(const Pool* t) noexcept nogil:
+    return STAGED_ROOM + 64 + sizeof(Holders) * (t.w[0].size + t.w[1].size + t.w[2].size) + 8 * t.w[2].count + 64
+
+cdef char* open_course(const Pool* t, Course* s, Py_ssize_t unit, Py_ssize_t blocks, char* room) noexcept nogil:
+    # What follows in the room is for others.
+    cdef Py_ssize_t o
+    cdef int i
+    s.blocks = blocks
+    s.h = unit % t.w[1].size
+    s.d = unit // t.w[1].size % t.w[0].size
+    s.block = unit // t.w[1].size // t.w[0].size % blocks
+    s.plane = unit // t.w[1].size // t.w[0].size // blocks
+    room = <char*> ((<size_t> room + 63) // 64 * 64)
+    open_staged(&s.staged, room, t.streaming)
+    s.matches = room + STAGED_ROOM
+    room = s.matches + 64
+    for i in range(64):
+        s.matches[i] = 0
+    for i in range(3):
+        s.holders[i] = <Holders*> room
+        find_holders(s.holders[i], &t.w[i])
+        room += sizeof(Holders) * t.w[i].size
+    s.counted = <double*> room
+    for o in range(t.w[2].count):
+        s.counted[o] = counted_taps(&t.w[2], o, t.padding)
+    return <char*> ((<size_t> (room + 8 * t.w[2].count) + 63) // 64 * 64)
+
+cdef inline void next_row(const Pool* t, Course* s) noexcept nogil:
+    s.h += 1
+    if s.h == t.w[1].size:
+        s.h = 0
+        s.d += 1
+        if s.d == t.w[0].size:
+            s.d = 0
+            s.block += 1
+            if s.block == s.blocks:
+                s.block = 0
+                s.plane += 1
+
+# The rows of windows that hold the present row, of the plane at `dy` and `index`.
+cdef inline void rows_held(const Pool* t, Course* s, const char* dy, const char* index) noexcept nogil:
+    cdef Py_ssize_t od, oh
+    cdef Taking* r = &s.taken
+    r.rows = 0
+    for od in range(s.holders[0][s.d].first, s.holders[0][s.d].end):
+        for oh in range(s.holders[1][s.h].first, s.holders[1][s.h].end):
+            r.dy[r.rows] = dy + od * t.arg[0].step[2] + oh * t.arg[0].step[3]
+            r.index[r.rows] = index + od * t.arg[1].step[2] + oh * t.arg[1].step[3]
+            if t.op == POOL_MEAN:
+                r.counted[r.rows] = counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding)
+            r.rows += 1
+
+cdef inline bint is_same(Holders a, Holders b) noexcept nogil:
+    return a.first == b.first and a.end == b.end
+
+cdef void spread_straight(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+    cdef const Planes* dx = &t.arg[1]
+    cdef const Windows* w = &t.w[2]
+    cdef Py_ssize_t block = -1, plane = -1, counted = -1, n = 0, i
+    cdef bint known = False
+    cdef char* source = NULL
+    cdef char* target = NULL
+    cdef Holders deep, high         # the rows of windows whose sums there are
+    cdef Course s
+    cdef Slopes* sums = <Slopes*> open_course(t, &s, unit, (w.size + SPAN - 1) // SPAN, room)
+    cdef const Taking* r = &s.taken
+    cdef char* to
+    while unit < last:
+        if s.block != block:
+            block = s.block
+            counted = -1
+            known = False
+            n = min(SPAN, w.size - block * SPAN)
+            begin_span(sums, w, block * SPAN, n)
+        if s.plane != plane:
+            plane = s.plane
+            source = plane_of(&t.arg[0], plane)
+            target = plane_of(dx, plane)
+            known = False
+        if not known or not is_same(deep, s.holders[0][s.d]) or not is_same(high, s.holders[1][s.h]):
+            known = True
+            deep = s.holders[0][s.d]
+            high = s.holders[1][s.h]
+            rows_held(t, &s, source, NULL)
+            if r.rows == 0:
+                begin_sums(_, sums)
+            for i in range(r.rows):
+                if counted != <Py_ssize_t> r.counted[i]:
+                    counted = <Py_ssize_t> r.counted[i]
+                    count_span(_, sums, w, counted, t.padding)
+                add_to_span(_, sums, r.dy[i], w, i == 0)
+        to = stage(&s.staged, row_of(dx, target, s.d, s.h) + block * SPAN * dx.itemsize, n * dx.itemsize)
+        spread_row(_, to, sums, w, block * SPAN, n)
+        next_row(t, &s)
+        unit += 1
+    close_staged(&s.staged)
+
+cdef Py_ssize_t match_straight(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+    # How many windows found their maximum.
+    cdef const Planes* dx = &t.arg[2]
+    cdef const Windows* w = &t.w[2]
+    cdef Py_ssize_t block = -1, plane = -1, found = 0, n = 0, i, slot, od, oh, wide = slots_of(&t.w[1]), deep = slots_of(&t.w[0])
+    cdef char* source = NULL
+    cdef char* places = NULL
+    cdef char* target = NULL
+    cdef Py_ssize_t tag[HELD]
+    cdef char* row[HELD]
+    cdef Course s
+    cdef Stretch windows
+    cdef char* held = open_course(t, &s, unit, (w.size + SPAN - 1) // SPAN, room)
+    cdef char* to
+    while unit < last:
+        if s.block != block or s.plane != plane:
+            if s.block != block:
+                for i in range(HELD):
+                    clear_row(_, held + i * sizeof(Found[storage]))
+            block = s.block
+            plane = s.plane
+            n = min(SPAN, w.size - block * SPAN)
+            windows = stretch_of(w, block * SPAN, n)
+            for i in range(HELD):
+                tag[i] = -1
+            found += take_matches(_, s.matches)
+            source = plane_of(&t.arg[0], plane)
+            places = plane_of(&t.arg[1], plane)
+            target = plane_of(dx, plane)
+        i = 0
+        for od in range(s.holders[0][s.d].first, s.holders[0][s.d].end):
+            for oh in range(s.holders[1][s.h].first, s.holders[1][s.h].end):
+                slot = (od & (deep - 1)) * wide + (oh & (wide - 1))
+                row[i] = held + slot * sizeof(Found[storage])
+                if tag[slot] != od * t.w[1].count + oh:
+                    tag[slot] = od * t.w[1].count + oh
+                    find_row(_, row[i], row_of(&t.arg[0], source, od, oh), row_of(&t.arg[1], places, od, oh), w, windows)
+                i += 1
+        to = stage(&s.staged, row_of(dx, target, s.d, s.h) + block * SPAN * dx.itemsize, n * dx.itemsize)
+        match_row(_, to, row, i, w, windows, block * SPAN, n, (s.d * t.w[1].size + s.h) * w.size + block * SPAN, s.matches)
+        next_row(t, &s)
+        unit += 1
+    close_staged(&s.staged)
+    return found + take_matches(_, s.matches)
+
+# The same across channels, whose rows have all of them.
+cdef Py_ssize_t take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+    cdef const Planes* dy = &t.arg[0]
+    cdef const Planes* index = &t.arg[1]
+    cdef const Planes* dx = &t.arg[1 if t.op == POOL_MEAN else 2]
+    cdef int other = 1 - t.channel
+    cdef Py_ssize_t batch = -1, found = 0
+    cdef double full = t.w[0].window * t.w[1].window * t.w[2].window
+    cdef Course s
+    cdef Pixels p
+    open_course(t, &s, unit, 1, room)
+    p.channels = dx.shape[t.channel]
+    p.pixel = dy.step[4]
+    p.index_step = index.step[4]
+    p.y_step = dx.step[4]
+    p.fresh = t.streaming
+    s.staged.past = t.streaming and p.channels * dx.itemsize <= STAGED // 2
+    while unit < last:
+        if s.plane != batch:
+            batch = s.plane
+            found += take_matches(_, s.matches)
+        rows_held(t, &s, dy.data + batch * dy.step[other], index.data + batch * index.step[other])
+        p.y = row_of(dx, dx.data + batch * dx.step[other], s.d, s.h)
+        if t.op == POOL_MEAN:
+            spread_pixels(_, &p, &s.taken, s.holders[2], t.w[2].size, s.counted, full, &s.staged)
+        else:
+            match_pixels(_, &p, &s.taken, s.holders[2], t.w[2].size, (s.d * t.w[1].size + s.h) * t.w[2].size, &s.staged, s.matches)
+        next_row(t, &s)
+        unit += 1
+    close_staged(&s.staged)
+    return found + take_matches(_, s.matches)
+
+# max_pool_backward is not told its windows: they are guessed from some of the indices, so that the tiles of an ordinary pooling are taken
+# row by row.  Where an index turns out to be elsewhere, everything is done again as if nothing were known.
+cdef bint guess_windows(Pool* t) noexcept nogil:
+    cdef const Planes* index = &t.arg[1]
+    cdef const Planes* dx = &t.arg[2]
+    cdef Py_ssize_t total = t.planes, runs = 16, run, i, j, rest, plane, far
+    cdef Py_ssize_t o[3]
+    cdef Py_ssize_t low[3]
+    cdef Py_ssize_t high[3]
+    cdef long long place
+    for i in range(3):
+        t.w[i].size = dx.shape[2 + i]
+        t.w[i].count = index.shape[2 + i]
+        t.w[i].stride = max(1, (2 * t.w[i].size + t.w[i].count) // (2 * t.w[i].count))
+        t.w[i].dilation = 1
+        t.w[i].after = 0
+        low[i] = 0
+        high[i] = 0
+        total *= t.w[i].count
+    if t.w[0].size * t.w[1].size * t.w[2].size >= 1 << 30:
+        return False
+    run = min(128, total // runs)
+    for j in range(runs * run):
+        rest = total // runs * (j // run) + j % run
+        for i in range(2, -1, -1):
+            o[i] = rest % t.w[i].count
+            rest //= t.w[i].count
+        plane = rest
+        gather(&place, row_of(index, plane_of(index, plane), o[0], o[1]) + o[2] * index.step[4], 0, 1, index.code)
+        for i in range(2, -1, -1):
+            far = place % t.w[i].size - o[i] * t.w[i].stride
+            place //= t.w[i].size
+            low[i] = min(low[i], far)
+            high[i] = max(high[i], far)
+    for i in range(3):
+        t.w[i].before = -low[i]
+        t.w[i].window = high[i] - low[i] + 1
+        if t.w[i].window > 3 * t.w[i].stride:
+            return False
+    return takes_rows(t)
+
+cdef inline void begin_numbers(double* sums, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n + 15):
+        sums[j] = sums[OUTPUTS + 16 + j] = 0
+
+# The outputs of a block whose tap lies in columns from_ to to: from the first to one past the last.
+cdef inline Py_ssize_t output_at(const Windows* w, Py_ssize_t tap, Py_ssize_t column, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t past = column + w.before - tap * w.dilation
+    return max(0, min(n, (past + w.stride - 1) // w.stride - first if past > 0 else 0))
+
+# Sums of doubles from two to one.
+cdef inline void fold_numbers(double* sums, Py_ssize_t n, storage* _) noexcept nogil:
+    cdef double* second = sums + OUTPUTS + 16
+    cdef Py_ssize_t j
+    if storage is double:
+        for j in range(n):
+            sums[j] += second[j] if second[j] == second[j] else 0
+
+# From windows to columns; windows come in order for each column, since the last tap is the first window's.
+cdef void spread_numbers(const Windows* w, double* sums, Py_ssize_t first, Py_ssize_t n, double* high, double* low, Py_ssize_t from_, Py_ssize_t to, storage* _) noexcept nogil:
+    cdef Py_ssize_t tap = w.window - 1, j, end, at
+    while tap >= 0:
+        j = output_at(w, tap, from_, first, n)
+        end = output_at(w, tap, to, first, n)
+        if j < end:
+            at = start_of(w, first + j) + tap * w.dilation - from_
+            add_strided(_, high + at, low + at, w.stride, sums + j, end - j)
+        tap -= 1
+
+# Maxima, means and slopes (dy over mass) of a block of windows, one after the other.
+cdef void soft_stats(const Pool* t, Bench* b, Packed[storage]* p, char* plane, Py_ssize_t od, Py_ssize_t oh, Py_ssize_t first, Py_ssize_t n, double* stats, const char* dy, Py_ssize_t step, int code, storage* _) noexcept nogil:
+    cdef double v[OUTPUTS]
+    cdef double* mean = stats + OUTPUTS + 16
+    cdef double* slope = mean + OUTPUTS + 16
+    cdef Partial[storage] r = reduce_windows(t, b, p, plane, od, oh, first, n, 0)
+    cdef Py_ssize_t j
+    soft_windows(t, b, p, plane, od, oh, first, n, mean, slope, _)
+    gather(<double*> v, dy, step, n, code)
+    for j in range(n):
+        slope[j] = v[j] / slope[j]
+    copy_tile(<char*> stats, <char*> r.m, (OUTPUTS + 16) * 8)
+
+cdef void spread_soft(const Pool* t, Bench* b, Packed[storage]* p, const char* row, Py_ssize_t first, Py_ssize_t n, double* stats, double* high, double* low, Py_ssize_t from_, Py_ssize_t to, storage* _) noexcept nogil:
+    cdef const Windows* w = &t.w[2]
+    cdef double terms[OUTPUTS + 16]
+    cdef Py_ssize_t tap = (w.window - 1) // TAPS * TAPS, i, j, end, at
+    while tap >= 0:
+        plan_taps(_, p, w, first, n, tap)
+        pack_row(_, p, w, row, t.arg[1].step[4], t.arg[1].code, True)
+        i = p.taps - 1
+        while i >= 0:
+            j = output_at(w, tap + i, from_, first, n)
+            end = output_at(w, tap + i, to, first, n)
+            if j < end:
+                soft_gradient(_, <double*> terms, p, i, <acc[storage]*> stats, stats + OUTPUTS + 16, stats + 2 * (OUTPUTS + 16))
+                at = start_of(w, first + j) + (tap + i) * w.dilation - from_
+                add_strided(_, high + at, low + at, w.stride, <double*> terms + j, end - j)
+            i -= 1
+        tap -= TAPS
+
+# ------------------------------------------------------------------------------------------------ from maxima to their places
+
+# arg: dy or y, indices, dx or x.  A unit is a band of a plane, or of as many as lie side by side: what belongs there is looked for in
+# the whole plane, but stretches that hold nothing of the band are passed over.
+cdef struct Bands:
+    Py_ssize_t size, pixels   # elements of a plane, and outputs
+    Py_ssize_t band, bands    # elements of a band, and bands of a plane
+    Py_ssize_t wide, groups   # planes side by side, and such groups
+
+cdef Bands bands_of(const Pool* t) noexcept nogil:
+    cdef const Planes* x = &t.arg[2]
+    cdef Bands s
+    s.size = x.shape[2] * x.shape[3] * x.shape[4]
+    s.pixels = t.arg[0].shape[2] * t.arg[0].shape[3] * t.arg[0].shape[4]
+    s.wide = SIDE_BY_SIDE if t.across else 1
+    s.band = BAND // s.wide
+    s.bands = (s.size + s.band - 1) // s.band
+    s.groups = t.planes if not t.across else x.shape[1 - t.channel] * ((x.shape[t.channel] + s.wide - 1) // s.wide)
+    return s
+
+# Planes of a group: where the first is, how many there are, and bytes from one to the next.
+cdef inline char* group_of(const Pool* t, const Planes* a, const Bands* s, Py_ssize_t group, Py_ssize_t* wide) noexcept nogil:
+    cdef Py_ssize_t many
+    wide[0] = 1
+    if not t.across:
+        return plane_of(a, group)
+    many = (a.shape[t.channel] + s.wide - 1) // s.wide
+    wide[0] = min(s.wide, a.shape[t.channel] - group % many * s.wide)
+    return a.data + group // many * a.step[1 - t.channel] + group % many * s.wide * a.step[t.channel]
+
+# Pixels first to first + n of a group, all its planes for one pixel after another.
+cdef void take_pixels(const Pool* t, const Planes* a, char* group, Py_ssize_t wide, Py_ssize_t first, Py_ssize_t n, number* to) noexcept nogil:
+    cdef Py_ssize_t d, h, w, run, i
+    cdef char* row
+    while n > 0:
+        w = first % a.shape[4]
+        h = first // a.shape[4] % a.shape[3]
+        d = first // a.shape[4] // a.shape[3]
+        run = min(n, a.shape[4] - w)
+        row = row_of(a, group, d, h) + w * a.step[4]
+        if wide == 1:
+            gather(to, row, a.step[4], run, a.code)
+        else:
+            for i in range(run):
+                gather(to + i * wide, row + i * a.step[4], a.step[t.channel], wide, a.code)
+        to += run * wide
+        first += run
+        n -= run
+
+# Whether the elements of a plane follow each other at one distance. An axis of one has any step.
+cdef inline bint evenly_spaced(const Planes* a) noexcept nogil:
+    cdef bint rows = a.shape[3] == 1 or a.step[3] == a.step[4] * a.shape[4]
+    return rows and (a.shape[2] == 1 or a.step[2] == a.step[4] * a.shape[4] * a.shape[3])
+# And whether they can be read as they lie.
+cdef inline bint readable_pixels(const Planes* a) noexcept nogil:
+    return evenly_spaced(a) and <size_t> a.data % a.itemsize == 0
+
+cdef inline Py_ssize_t pixels_at_once(Py_ssize_t wide) noexcept nogil:
+    return ITEMS // wide
+
+# The lowest and the largest place in each stretch of pixels.
+cdef void range_of_places(const Pool* t, const Bands* s, Py_ssize_t group, long long* low, long long* high) noexcept nogil:
+    cdef long long place[ITEMS]
+    cdef Py_ssize_t wide = 1, first = 0, n, i = 0, j
+    cdef char* at = group_of(t, &t.arg[1], s, group, &wide)
+    while first < s.pixels:
+        n = min(s.pixels - first, pixels_at_once(wide))
+        take_pixels(t, &t.arg[1], at, wide, first, n, <long long*> place)
+        low[i] = high[i] = place[0]
+        for j in range(1, n * wide):
+            low[i] = min(low[i], place[j])
+            high[i] = max(high[i], place[j])
+        i += 1
+        first += n
+
+# Elements first to first + n of a plane go to where they belong.
+cdef void put_band(const Pool* t, const Planes* x, char* group, Py_ssize_t wide, Py_ssize_t first, Py_ssize_t n, const double* high, const double* low, storage* _) noexcept nogil:
+    cdef Py_ssize_t d, h, w, run, i
+    cdef char* row
+    cdef bint one = evenly_spaced(x)
+    while n > 0:
+        w = first % x.shape[4]
+        h = first // x.shape[4] % x.shape[3]
+        d = first // x.shape[4] // x.shape[3]
+        run = n if one else min(n, x.shape[4] - w)
+        row = row_of(x, group, d, h) + w * x.step[4]
+        if wide == 1:
+            put_sums(_, row, x.step[4], high, low, run, t.streaming)
+        else:
+            for i in range(run):
+                put_sums(_, row + i * x.step[4], x.step[t.channel], high + i * wide, low + i * wide, wide, False)
+        high += run * wide
+        low += run * wide
+        first += run
+        n -= run
+
+cdef void put_moved(const Pool* t, const Planes* x, char* group, Py_ssize_t wide, Py_ssize_t first, Py_ssize_t n, const moved* v) noexcept nogil:
+    cdef Py_ssize_t d, h, w, run, i
+    cdef char* row
+    while n > 0:
+        w = first % x.shape[4]
+        h = first // x.shape[4] % x.shape[3]
+        d = first // x.shape[4] // x.shape[3]
+        run = min(n, x.shape[4] - w)
+        row = row_of(x, group, d, h) + w * x.step[4]
+        if wide == 1:
+            scatter(row, x.step[4], v, run)
+        else:
+            for i in range(run):
+                scatter(row + i * x.step[4], x.step[t.channel], v + i * wide, wide)
+        v += run * wide
+        first += run
+        n -= run
+
+# A thread's memory for bands: sums or elements, and the ranges of places.
+cdef Py_ssize_t band_bytes(const Pool* t) noexcept nogil:
+    cdef Bands s = bands_of(t)
+    return 2 * 8 * BAND + 64 + (2 * 8 * ((s.pixels + pixels_at_once(s.wide) - 1) // pixels_at_once(s.wide)) if s.bands > 1 else 0)
+
+cdef void gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+    cdef Bands s = bands_of(t)
+    cdef double* high = <double*> ((<size_t> room + 63) // 64 * 64)
+    cdef double* low = high + BAND
+    cdef long long* least_place = <long long*> (low + BAND)
+    cdef long long* most = least_place + (s.pixels + pixels_at_once(s.wide) - 1) // pixels_at_once(s.wide)
+    cdef long long place[ITEMS]
+    cdef double dy[ITEMS]
+    cdef Py_ssize_t group, from_, length, wide = 1, first, n, i, j, known = -1
+    cdef bint direct = s.wide == 1 and t.arg[0].code == code_of_storage(_) and readable_pixels(&t.arg[0]) and t.arg[1].code == INT64 and readable_pixels(&t.arg[1])
+    cdef char* source
+    cdef char* places
+    while unit < last:
+        group = unit // s.bands
+        from_ = unit % s.bands * s.band
+        length = min(s.band, s.size - from_)
+        if s.bands > 1 and known != group:
+            range_of_places(t, &s, group, least_place, most)
+            known = group
+        source = group_of(t, &t.arg[0], &s, group, &wide)
+        places = group_of(t, &t.arg[1], &s, group, &wide)
+        for j in range(length * wide):
+            high[j] = 0
+        if storage is double:
+            for j in range(length * wide):
+                low[j] = 0
+        first = i = 0
+        if direct and s.bands == 1:
+            scatter_elements(_, high, low, places, t.arg[1].step[4], source, t.arg[0].step[4], s.pixels, from_, length)
+            first = s.pixels
+        while first < s.pixels:
+            n = min(s.pixels - first, pixels_at_once(wide))
+            if s.bands == 1 or (least_place[i] < from_ + length and most[i] >= from_):
+                if direct:
+                    scatter_elements(_, high, low, places + first * t.arg[1].step[4], t.arg[1].step[4], source + first * t.arg[0].step[4], t.arg[0].step[4], n, from_, length)
+                    i += 1
+                    first += n
+                    continue
+                take_pixels(t, &t.arg[1], places, wide, first, n, <long long*> place)
+                take_pixels(t, &t.arg[0], source, wide, first, n, <double*> dy)
+                scatter_sums(_, high, low, <long long*> place, <double*> dy, n * wide, wide, from_, length)
+            i += 1
+            first += n
+        put_band(t, &t.arg[2], group_of(t, &t.arg[2], &s, group, &wide), wide, from_, length, high, low, _)
+        unit += 1
+
+cdef void moved_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, moved* _) noexcept nogil:
+    cdef Bands s = bands_of(t)
+    cdef moved* band = <moved*> ((<size_t> room + 63) // 64 * 64)
+    cdef long long* least_place = <long long*> (<double*> band + 2 * BAND)
+    cdef long long* most = least_place + (s.pixels + pixels_at_once(s.wide) - 1) // pixels_at_once(s.wide)
+    cdef long long place[ITEMS]
+    cdef moved y[ITEMS]
+    cdef Py_ssize_t group, from_, length, wide = 1, first, n, i, j, known = -1
+    cdef char* source
+    cdef char* places
+    while unit < last:
+        group = unit // s.bands
+        from_ = unit % s.bands * s.band
+        length = min(s.band, s.size - from_)
+        if s.bands > 1 and known != group:
+            range_of_places(t, &s, group, least_place, most)
+            known = group
+        source = group_of(t, &t.arg[0], &s, group, &wide)
+        places = group_of(t, &t.arg[1], &s, group, &wide)
+        for j in range(length * wide):
+            band[j] = 0
+        first = i = 0
+        while first < s.pixels:
+            n = min(s.pixels - first, pixels_at_once(wide))
+            if s.bands == 1 or (least_place[i] < from_ + length and most[i] >= from_):
+                take_pixels(t, &t.arg[1], places, wide, first, n, <long long*> place)
+                take_pixels(t, &t.arg[0], source, wide, first, n, <moved*> y)
+                scatter_last(band, <long long*> place, <moved*> y, n * wide, wide, from_, length)
+            i += 1
+            first += n
+        put_moved(t, &t.arg[2], group_of(t, &t.arg[2], &s, group, &wide), wide, from_, length, band)
+        unit += 1
