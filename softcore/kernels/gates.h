@@ -334,12 +334,14 @@ template <class S, int N, class F> INLINE void over_tiles(S *const *y, ptrdiff_t
     if (j < n) part(n - j);
 }
 #define LOAD(i) load_some<S>(x[i] + j, m, 0)
+// The halves of rows are streams that begin anew with each row: they are not seen coming, and are asked for.
+#define LOAD_HALF(i) (prefetch_near(x[i] + j + 1024), LOAD(i))
 template <class S, int BY> __attribute__((noinline)) void glu_tile(S *const *y, const S *const *x, ptrdiff_t n, bool streaming) {
-    over_tiles<S, 1>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> *v) TERM { v[0] = glu_of<S, BY>(LOAD(0), LOAD(1)); });
+    over_tiles<S, 1>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> *v) TERM { v[0] = glu_of<S, BY>(LOAD_HALF(0), LOAD_HALF(1)); });
 }
 template <class S, int BY> __attribute__((noinline)) void glu_backward_tile(S *const *y, const S *const *x, ptrdiff_t n, bool streaming) {
     over_tiles<S, 2>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> *v) TERM {
-        const Lanes<S> dy = LOAD(0), a = LOAD(1), b = LOAD(2);
+        const Lanes<S> dy = LOAD_HALF(0), a = LOAD_HALF(1), b = LOAD_HALF(2);
         const GluGradients<S> d = glu_gradients<S, BY>(dy, a, b);
         v[0] = d.a;
         v[1] = d.b;
@@ -378,6 +380,7 @@ template <class S> void sweep_tile(int op, int by, S *const *y, const S *const *
         }
     }
 }
+#undef LOAD_HALF
 #undef LOAD
 
 // ---------------------------------------------------------------- sums of gradients over what was broadcast

@@ -73,11 +73,11 @@ template <class S> __attribute__((noinline)) void add_eight(acc<S> *sum, const c
             const S *p = rows[i] + j, *q = rows[i + 1] + j;
             const P u = splat<S>(w[i]), v = splat<S>(w[i + 1]);
             for (int l = 0; l < STRIP; l++) {
-                prefetch((const char *)(p + l * L) + ahead);
+                prefetch_near((const char *)(p + l * L) + ahead);
                 to[l] = load<S>(p + l * L) * u;
             }
             for (int l = 0; l < STRIP; l++) {
-                prefetch((const char *)(q + l * L) + ahead);
+                prefetch_near((const char *)(q + l * L) + ahead);
                 to[l] = mad(load<S>(q + l * L), v, to[l]);
             }
             if (i == 2) for (int l = 0; l < STRIP; l++) four[l] = pair[0][l] + pair[1][l];
