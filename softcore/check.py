@@ -635,7 +635,7 @@ def sequences(op: str, name: str, value, total: int) -> np.ndarray | None:
 def _integers(op, name, value):
     if value is None:
         return None
-    value = _array(op, name, value)
+    value = on_host(_view(op, name, value)) if _is_opencl(value) else _array(op, name, value)
     if value.dtype.kind not in "iu":
         raise TypeError(f"{op}: {name} has dtype {value.dtype}, it must be an integer dtype")
     return value

@@ -123,6 +123,7 @@ class Device(NamedTuple):
     units: int  #: compute units
     largest: int  #: work-items in a work-group
     double: bool = True  #: whether it has float64
+    local: int = 1 << 15  #: bytes of local memory; no device has less
 
 
 class Tile(NamedTuple):
@@ -148,6 +149,65 @@ def choose_opencl(length: int, itemsize: int, device: Device) -> Tile:
     while wg < min(256, device.largest) and 4 * wg * vec < length:
         wg *= 2
     return Tile(wg, max(1, 64 // wg), vec, 32 * device.units)
+
+
+class AttentionTile(NamedTuple):
+    """How attention is cut into pieces on an OpenCL device: `Tile` for tiles of scores."""
+
+    wg: int  #: work-items of a group
+    vec: int  #: elements that a work-item takes at once
+    across: int  #: queries or keys of a tile that stay and lie across lanes
+    passing: int  #: keys or queries that pass by together
+
+
+def whole_width(n: int, vec: int) -> int:
+    """Elements of a head as attention keeps it in local memory: in whole vectors, and in whole patches of four."""
+    step = max(vec, 4)
+    return max(1, -(-n // step)) * step
+
+
+# What a kernel of attention keeps in local memory: how often an element of a query or key and one of a value, that stay; whether rows
+# that pass by share their place; and how many tiles of scores.
+_KEPT = {"attend": (1, 1, True, 1), "query_gradients": (2, 1, False, 2), "key_gradients": (2, 2, False, 2), "bias_gradients": (1, 1, False, 4)}
+
+
+def choose_opencl_attention(op: str, d: int, dv: int, most: int, itemsize: int, device: Device) -> AttentionTile:
+    """The tile of a kernel of attention for heads of `d` and `dv` elements, of an accumulator of ``itemsize`` bytes.
+
+    ``most`` is how many queries or keys of a head there are to lie across lanes. How many rows pass by together decides the order of sums:
+    it follows from the sizes of heads and the device alone. As much is chosen as local memory holds, on a CPU rather in rows that pass by,
+    since those are copied for each block.
+    """
+    vec = min(8, 32 // itemsize) if device.cpu else max(2, 16 // itemsize)
+    stay_q, stay_v, shared, tiles = _KEPT[op]
+
+    def needs(vec, across, passing):
+        qw, vw = whole_width(d, vec), whole_width(dv, vec)
+        rows = max(qw, vw) if shared else qw + vw
+        items = 1 if device.cpu else 2 * largest * vec
+        elements = (stay_q * qw + stay_v * vw) * across + rows * passing + tiles * across * passing + 4 * across + items
+        return elements * itemsize + 56 * max(across, passing) + 256
+
+    largest = min(256, device.largest)
+    passing, across = 32, vec if device.cpu else 32
+    while needs(vec, across, passing) > device.local:
+        if across > max(vec, passing // 2) or (across > vec and passing == 4):
+            across //= 2
+        elif passing > 4:
+            passing //= 2
+        elif vec > 2:
+            vec = across = vec // 2
+        else:
+            raise ValueError(f"attention: heads of {d} and {dv} elements are too large for the {device.local} bytes of local memory of the device")
+    while device.cpu and across < min(64, most) and needs(vec, 2 * across, passing) <= device.local:
+        across *= 2
+    if device.cpu:
+        return AttentionTile(1, vec, across, passing)
+    patches = across // vec * max(passing, whole_width(max(d, dv), vec)) // 4
+    wg = min(64, largest)
+    while 2 * wg <= min(patches, largest):
+        wg *= 2
+    return AttentionTile(wg, vec, across, passing)
 
 
 def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="channels_first") -> Plan:

@@ -74,6 +74,11 @@ class View:
     def transpose(self, order) -> View:
         return View(self.array, tuple([self.shape[i] for i in order]), tuple([self.strides[i] for i in order]), self.offset)
 
+    def swapaxes(self, i, j) -> View:
+        order = list(range(self.ndim))
+        order[i], order[j] = order[j], order[i]
+        return self.transpose(order)
+
     def reshape(self, shape) -> View:
         """One axis as several, in their order."""
         (stride,) = self.strides
