@@ -241,7 +241,7 @@ _BY_NUMBER = {"largest", "take", "spread"}  # kernels whose option is a number o
 #: Public functions that take pyopencl arrays.
 OPS = frozenset(_FILE_OF) - _PARTS | {
     *("softmax_gate", "softmax_gate_backward", "topk_gate", "topk_gate_backward"),
-    *("attention", "attention_backward", "merge_attention"),
+    *("attention", "attention_backward", "merge_attention", "KVCache.append"),
     *(f"{op}{end}" for op in _FILES["losses"] for end in ("_with_grad", "_backward")),
 }
 # Ops with an optional operand: how many inputs they have with it, and what kernels call that.

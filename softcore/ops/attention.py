@@ -510,7 +510,8 @@ class KVCache:
     Attributes
     ----------
     k, v : ndarray
-        Views of what was appended, (batch, heads, len(cache), dim).
+        Views of what was appended, (batch, heads, len(cache), dim). The cache lies where the first of it does: of pyopencl arrays they are
+        pyopencl arrays.
 
     Raises
     ------
@@ -544,36 +545,41 @@ class KVCache:
             raise TypeError(f"{op}: dtype is {dtype!r}, it must be float16, bfloat16, float32 or float64") from None
         if not check.is_floating(dtype) or not dtype.isnative:
             raise TypeError(f"{op}: dtype is {dtype}, it must be float16, bfloat16, float32 or float64")
-        self._k, self._v, self._length = np.empty(shape, dtype), np.empty(shape, dtype), 0
+        self._shape, self._dtype, self._length = shape, dtype, 0
+        self._k, self._v = np.empty(shape, dtype), np.empty(shape, dtype)
 
     def __len__(self) -> int:
         return self._length
 
     def __repr__(self) -> str:
-        batch, heads, capacity, dim = self._k.shape
-        return f"KVCache(batch={batch}, heads={heads}, capacity={capacity}, dim={dim}, dtype={self._k.dtype}) of {self._length} positions"
+        batch, heads, capacity, dim = self._shape
+        return f"KVCache(batch={batch}, heads={heads}, capacity={capacity}, dim={dim}, dtype={self._dtype}) of {self._length} positions"
 
     @property
     def k(self) -> NDArray:
-        return self._k[:, :, : self._length]
+        return _given(self._k[:, :, : self._length])
 
     @property
     def v(self) -> NDArray:
-        return self._v[:, :, : self._length]
+        return _given(self._v[:, :, : self._length])
 
     def append(self, k: ArrayLike, v: ArrayLike) -> None:
         """Add n positions: k and v of shape (batch, heads, n, dim). More than there is room for is a ValueError, and changes nothing."""
         op = "KVCache.append"
         k, v = check.arrays(op, k=k, v=v)
-        batch, heads, capacity, dim = self._k.shape
+        batch, heads, capacity, dim = self._shape
         for name, a in (("k", k), ("v", v)):
             if a.ndim != 4 or (*a.shape[:2], a.shape[3]) != (batch, heads, dim):
                 raise ValueError(f"{op}: {name} has shape {a.shape}, it must be ({batch}, {heads}, n, {dim})")
+            if self._length:
+                check.same_kind(op, name, a, self._k)
         if k.shape != v.shape:
             raise ValueError(f"{op}: k has shape {k.shape} and v {v.shape}, they must be the same")
         end = self._length + k.shape[2]
         if end > capacity:
             raise ValueError(f"{op}: k has {k.shape[2]} positions, it must have no more than {capacity - self._length}, for which there is room")
+        if self._length == 0:
+            self._k, self._v = (check.new(self._shape, self._dtype, k) for _ in range(2))
         copy(self._k[:, :, self._length : end], k)
         copy(self._v[:, :, self._length : end], v)
         self._length = end
@@ -592,7 +598,7 @@ def _planned(op: str, x: np.ndarray) -> tuple:
 
 
 def _given(y):
-    return y if isinstance(y, np.ndarray) else y.array
+    return y if isinstance(y, np.ndarray) else y.given()
 
 
 def _wide(dtype):
