@@ -42,6 +42,9 @@
 #define SYNC
 #define VECTORS (COLS % 2 ? 1 : 2)
 #endif
+// What takes an array in local memory is part of its kernel: PoCL moves those arrays, and loses the ones that a function of its own
+// was compiled for.
+#define LOCAL_FUNCTION static inline __attribute__((always_inline))
 #define ALONG(j) _Pragma("unroll") for (int j = 0; j < VECTORS; j++)
 
 #if defined(OP_attend) || defined(OP_query_gradients) || defined(OP_key_gradients) || defined(OP_bias_gradients)
@@ -116,7 +119,7 @@ typedef struct {
 #define SAVED
 #endif
 // Rows first to first + n of those of a key head: its queries, one query head after the other. What is past them repeats the last.
-static void describe(const Attention *t, const Sequence *s, __local Queries *b, long head, long first, int n SLOPES_PARAMETER SAVED_PARAMETER) {
+LOCAL_FUNCTION void describe(const Attention *t, const Sequence *s, __local Queries *b, long head, long first, int n SLOPES_PARAMETER SAVED_PARAMETER) {
     for (int i = LANE; i < SIDE; i += WG) {
         const long row = first + min(i, n - 1), query = row % s->queries;
         b->head[i] = head * t->group + row / s->queries;
@@ -139,7 +142,7 @@ static void describe(const Attention *t, const Sequence *s, __local Queries *b, 
 }
 // From where to where some of n queries attend to keys, and all.
 typedef struct { long first, end, all_first, all_end; } Hull;
-static Hull hull_of(const Sequence *s, const __local Queries *b, int n) {
+LOCAL_FUNCTION Hull hull_of(const Sequence *s, const __local Queries *b, int n) {
 #ifdef RANGED
     Hull h = {LONG_MAX, 0, 0, LONG_MAX};
     for (int i = 0; i < n; i++) {
@@ -181,13 +184,13 @@ static bool has_hidden(const Hull *h, long start, int n) {
             if (j + k < n) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(p + (j + k) * t->arg[i].column);                      \
         return v;                                                                                                      \
     }                                                                                                                  \
-    static V part##i(const Attention *t, const Sequence *s, const __local Queries *b, long head, long first, int row,  \
+    LOCAL_FUNCTION V part##i(const Attention *t, const Sequence *s, const __local Queries *b, long head, long first, int row, \
                      long j, const __global T *p) {                                                                    \
         const bool of_keys = i == OF_K || i == OF_V;                                                                   \
         const long at = of_keys ? address_of(t, s, i, head, first + row) : address_of(t, s, i, b->head[row], b->query[row]); \
         return elements##i(t, p + at, j, i == OF_Q || i == OF_K ? t->d : t->dv);                                       \
     }                                                                                                                  \
-    static void turn##i(__local V *to, const Attention *t, const Sequence *s, const __local Queries *b, long head,     \
+    LOCAL_FUNCTION void turn##i(__local V *to, const Attention *t, const Sequence *s, const __local Queries *b, long head, \
                         long first, int n, ACC factor, const __global T *p) {                                          \
         const int vectors = (i == OF_Q || i == OF_K ? QW : VW) / VEC;                                                  \
         for (int e = LANE; e < ACROSS * vectors; e += WG) {                                                            \
@@ -196,7 +199,7 @@ static bool has_hidden(const Hull *h, long start, int n) {
             for (int k = 0; k < VEC; k++) ((__local ACC *)to)[(j + k) * ACROSS + row] = ((ACC *)&v)[k];                \
         }                                                                                                              \
     }                                                                                                                  \
-    static bool pass##i(__local V *to, const Attention *t, const Sequence *s, const __local Queries *b, long head,     \
+    LOCAL_FUNCTION bool pass##i(__local V *to, const Attention *t, const Sequence *s, const __local Queries *b, long head, \
                         long first, int n, ACC factor, const __global T *p) {                                          \
         const int vectors = (i == OF_Q || i == OF_K ? QW : VW) / VEC;                                                  \
         V odd = ZERO;                                                                                                  \
@@ -216,7 +219,7 @@ DEFINE_ROWS(3, IN3, READ3)
 #endif
 // Results of n rows from where they lie across, elements of one row after the other.
 #define DEFINE_RESULT(k, T)                                                                                            \
-    static void write##k(const __local V *from, const Attention *t, const Sequence *s, const __local Queries *b, long head, \
+    LOCAL_FUNCTION void write##k(const __local V *from, const Attention *t, const Sequence *s, const __local Queries *b, long head, \
                          long first, int n, long d, __global T *p) {                                                   \
         const int which = INPUTS + k;                                                                                  \
         for (long e = LANE; e < n * d; e += WG) {                                                                      \
@@ -244,7 +247,7 @@ static Patch nothing(void) {
     return x;
 }
 // The sum over k of a[i row + k step] b[k][j].
-static Patch multiply(const __local ACC *a, int row, int step, const __local V *b, int count) {
+LOCAL_FUNCTION Patch multiply(const __local ACC *a, int row, int step, const __local V *b, int count) {
     Patch x = nothing();
     for (int k = 0; k < count; k++, a += step, b += COLS) {
         V y[VECTORS];
@@ -257,7 +260,7 @@ static Patch multiply(const __local ACC *a, int row, int step, const __local V *
 #define MARK CONSTANT(-0.0)
 static I is_mark(V p) { return PASTE(as_, PASTE(SIGNED, VEC))(p) == PASTE(as_, PASTE(SIGNED, VEC))(MARK); }
 // The same where marks[k][j] is no mark.
-static Patch multiply_marked(const __local ACC *a, int row, int step, const __local V *b, const __local V *marks, int count) {
+LOCAL_FUNCTION Patch multiply_marked(const __local ACC *a, int row, int step, const __local V *b, const __local V *marks, int count) {
     Patch x = nothing();
     for (int k = 0; k < count; k++, a += step, b += COLS, marks += COLS)
         ALONG(j) {
@@ -273,14 +276,14 @@ static Patch multiply_marked(const __local ACC *a, int row, int step, const __lo
 #define MULTIPLY(careful, a, row, step, b, marks, count) multiply(a, row, step, b, count)
 #endif
 // sums += the transpose of the passing rows times a tile of `count` rows.
-static void add_products(__local V *sums, int width, const __local V *rows, const __local V *tile, const __local V *marks, int count,
+LOCAL_FUNCTION void add_products(__local V *sums, int width, const __local V *rows, const __local V *tile, const __local V *marks, int count,
                          bool careful) {
     FOR_PATCHES(width) {
         const Patch x = MULTIPLY(careful, (const __local ACC *)rows + row, 1, width, tile + c, marks + c, count);
         FOUR(i) ALONG(j) sums[(row + i) * COLS + c + j] = sums[(row + i) * COLS + c + j] + x.v[i][j];
     }
 }
-static void clear(__local V *p, int n) {
+LOCAL_FUNCTION void clear(__local V *p, int n) {
     for (int e = LANE; e < n; e += WG) p[e] = ZERO;
 }
 
@@ -327,7 +330,7 @@ static V weight_of(V t) {
 #define BIAS_ARGUMENT
 #endif
 #ifdef HIDES
-static I shown(const Attention *t, const Sequence *s, const __local Queries *b, int row, int c, long origin MASK_PARAMETER) {
+LOCAL_FUNCTION I shown(const Attention *t, const Sequence *s, const __local Queries *b, int row, int c, long origin MASK_PARAMETER) {
     I is = (I)(-1);
 #ifdef RANGED
 #if KEYS_STAY
@@ -350,7 +353,7 @@ static I shown(const Attention *t, const Sequence *s, const __local Queries *b, 
 }
 #endif
 // Scores from the products with the scaled query: softcap, bias and ALiBi. The slope of the softcap is 1 - *bend.
-static V adjusted(const Attention *t, const Sequence *s, const __local Queries *b, V x, int row, int c, long origin, V *bend BIAS_PARAMETER) {
+LOCAL_FUNCTION V adjusted(const Attention *t, const Sequence *s, const __local Queries *b, V x, int row, int c, long origin, V *bend BIAS_PARAMETER) {
 #ifdef SOFTCAP
     const V y = tanh_of(x * CONSTANT(t->number[2]));
     *bend = y * y;
@@ -389,7 +392,7 @@ static V adjusted(const Attention *t, const Sequence *s, const __local Queries *
 #endif
 static V finite_or_zero(V m) { return m - m == ZERO ? m : ZERO; }
 // The largest score so far, of which NaN is left to the sum.
-static V top_of(V m, const __local V *tops, int c) {
+LOCAL_FUNCTION V top_of(V m, const __local V *tops, int c) {
     for (int p = 0; p < PARTS; p++) m = tops[p * COLS + c] > m ? tops[p * COLS + c] : m;
     return m;
 }
@@ -530,7 +533,7 @@ KERNEL(attend)(Attention task, const __global IN0 *q, const __global IN1 *k, con
 
 // The weights p of a tile, and over do v^T the slopes p (do v^T - delta) of n rows: bent by the softcap, or as they are for a bias.
 // `scores` and `products` are rows of what passes, `by_scores` and `by_products` what they are multiplied with.
-static void slopes_of_tile(const Attention *t, const Sequence *s, const __local Queries *b, long origin, int n, bool hidden, bool bent,
+LOCAL_FUNCTION void slopes_of_tile(const Attention *t, const Sequence *s, const __local Queries *b, long origin, int n, bool hidden, bool bent,
                            const __local V *scores, const __local V *by_scores, const __local V *products, const __local V *by_products,
                            __local V *weights, __local V *tile BIAS_PARAMETER MASK_PARAMETER) {
     FOR_PATCHES(PASSING) {
