@@ -178,20 +178,22 @@ def choose_opencl_attention(op: str, d: int, dv: int, most: int, itemsize: int, 
     it follows from the sizes of heads and the device alone. As much is chosen as local memory holds, on a CPU rather in rows that pass by,
     since those are copied for each block.
     """
-    vec = min(8, 32 // itemsize) if device.cpu else max(2, 16 // itemsize)
     stay_q, stay_v, shared, tiles = _KEPT[op]
 
-    def needs(vec, across, passing):
+    def fits(wg, vec, across, passing):
         qw, vw = whole_width(d, vec), whole_width(dv, vec)
         rows = max(qw, vw) if shared else qw + vw
-        items = 1 if device.cpu else 2 * largest * vec
-        elements = (stay_q * qw + stay_v * vw) * across + rows * passing + tiles * across * passing + 4 * across + items
-        return elements * itemsize + 56 * max(across, passing) + 256
+        elements = (stay_q * qw + stay_v * vw) * across + rows * passing + tiles * across * passing
+        if op == "attend":  # the state, and what each work-item finds
+            elements += 3 * across + 3 * max(across, wg * vec)
+        return elements * itemsize + (4 * itemsize + 20) * max(across, passing) + 128 <= device.local
 
     largest = min(256, device.largest)
-    passing, across = 32, vec if device.cpu else 32
-    while needs(vec, across, passing) > device.local:
-        if across > max(vec, passing // 2) or (across > vec and passing == 4):
+    wg = 1 if device.cpu else min(64, largest)
+    vec = min(8, 32 // itemsize) if device.cpu else max(2, 16 // itemsize)
+    across, passing = vec if device.cpu else 32, 32
+    while not fits(wg, vec, across, passing):
+        if across > max(vec, passing // 2):
             across //= 2
         elif passing > 4:
             passing //= 2
@@ -199,14 +201,13 @@ def choose_opencl_attention(op: str, d: int, dv: int, most: int, itemsize: int, 
             vec = across = vec // 2
         else:
             raise ValueError(f"attention: heads of {d} and {dv} elements are too large for the {device.local} bytes of local memory of the device")
-    while device.cpu and across < min(64, most) and needs(vec, 2 * across, passing) <= device.local:
-        across *= 2
     if device.cpu:
-        return AttentionTile(1, vec, across, passing)
-    patches = across // vec * max(passing, whole_width(max(d, dv), vec)) // 4
-    wg = min(64, largest)
-    while 2 * wg <= min(patches, largest):
-        wg *= 2
+        while across < min(64, most) and fits(wg, vec, 2 * across, passing):
+            across *= 2
+    else:
+        patches = across // vec * max(passing, whole_width(max(d, dv), vec)) // 4
+        while 2 * wg <= min(patches, largest) and fits(2 * wg, vec, across, passing):
+            wg *= 2
     return AttentionTile(wg, vec, across, passing)
 
 

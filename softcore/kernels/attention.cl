@@ -142,21 +142,21 @@ LOCAL_FUNCTION void describe(const Attention *t, const Sequence *s, __local Quer
 }
 // From where to where some of n queries attend to keys, and all.
 typedef struct { long first, end, all_first, all_end; } Hull;
-LOCAL_FUNCTION Hull hull_of(const Sequence *s, const __local Queries *b, int n) {
+LOCAL_FUNCTION void set_hull(Hull *h, const Sequence *s, const __local Queries *b, int n) {
+    h->first = h->all_first = 0;
+    h->end = h->all_end = s->keys;
 #ifdef RANGED
-    Hull h = {LONG_MAX, 0, 0, LONG_MAX};
+    h->first = LONG_MAX;
+    h->end = 0;
     for (int i = 0; i < n; i++) {
         if (b->first[i] < b->end[i]) {
-            h.first = min(h.first, (long)b->first[i]);
-            h.end = max(h.end, (long)b->end[i]);
+            h->first = min(h->first, (long)b->first[i]);
+            h->end = max(h->end, (long)b->end[i]);
         }
-        h.all_first = max(h.all_first, (long)b->first[i]);
-        h.all_end = min(h.all_end, (long)b->end[i]);
+        h->all_first = max(h->all_first, (long)b->first[i]);
+        h->all_end = min(h->all_end, (long)b->end[i]);
     }
-#else
-    const Hull h = {0, s->keys, 0, s->keys};
 #endif
-    return h;
 }
 // Whether a tile of n keys from `start` has pairs that do not count.
 static bool has_hidden(const Hull *h, long start, int n) {
@@ -241,45 +241,42 @@ DEFINE_RESULT(1, OUT1)
     for (int patch = LANE, row = 0, c = 0; patch < (rows) / 4 * (COLS / VECTORS); patch += WG)                         \
         if ((row = patch % ((rows) / 4) * 4) >= 0 && (c = patch / ((rows) / 4) * VECTORS) >= 0)
 typedef struct { V v[4][VECTORS]; } Patch;
-static Patch nothing(void) {
-    Patch x;
-    FOUR(i) ALONG(j) x.v[i][j] = ZERO;
-    return x;
-}
 // The sum over k of a[i row + k step] b[k][j].
-LOCAL_FUNCTION Patch multiply(const __local ACC *a, int row, int step, const __local V *b, int count) {
-    Patch x = nothing();
+LOCAL_FUNCTION void multiply(Patch *x, const __local ACC *a, int row, int step, const __local V *b, int count) {
+    FOUR(i) ALONG(j) x->v[i][j] = ZERO;
     for (int k = 0; k < count; k++, a += step, b += COLS) {
         V y[VECTORS];
         ALONG(j) y[j] = b[j];
-        FOUR(i) ALONG(j) x.v[i][j] = x.v[i][j] + CONSTANT(a[i * row]) * y[j];
+        FOUR(i) ALONG(j) x->v[i][j] = x->v[i][j] + CONSTANT(a[i * row]) * y[j];
     }
-    return x;
 }
 #ifdef HIDES
 #define MARK CONSTANT(-0.0)
 static I is_mark(V p) { return PASTE(as_, PASTE(SIGNED, VEC))(p) == PASTE(as_, PASTE(SIGNED, VEC))(MARK); }
 // The same where marks[k][j] is no mark.
-LOCAL_FUNCTION Patch multiply_marked(const __local ACC *a, int row, int step, const __local V *b, const __local V *marks, int count) {
-    Patch x = nothing();
+LOCAL_FUNCTION void multiply_marked(Patch *x, const __local ACC *a, int row, int step, const __local V *b, const __local V *marks, int count) {
+    FOUR(i) ALONG(j) x->v[i][j] = ZERO;
     for (int k = 0; k < count; k++, a += step, b += COLS, marks += COLS)
         ALONG(j) {
             const V y = b[j];
             const I hidden = is_mark(marks[j]);
-            FOUR(i) x.v[i][j] = hidden ? x.v[i][j] : x.v[i][j] + CONSTANT(a[i * row]) * y;
+            FOUR(i) x->v[i][j] = hidden ? x->v[i][j] : x->v[i][j] + CONSTANT(a[i * row]) * y;
         }
-    return x;
 }
-#define MULTIPLY(careful, a, row, step, b, marks, count)                                                               \
-    ((careful) ? multiply_marked(a, row, step, b, marks, count) : multiply(a, row, step, b, count))
+#define MULTIPLY(careful, x, a, row, step, b, marks, count)                                                            \
+    if (careful)                                                                                                       \
+        multiply_marked(x, a, row, step, b, marks, count);                                                             \
+    else                                                                                                               \
+        multiply(x, a, row, step, b, count);
 #else
-#define MULTIPLY(careful, a, row, step, b, marks, count) multiply(a, row, step, b, count)
+#define MULTIPLY(careful, x, a, row, step, b, marks, count) multiply(x, a, row, step, b, count);
 #endif
 // sums += the transpose of the passing rows times a tile of `count` rows.
 LOCAL_FUNCTION void add_products(__local V *sums, int width, const __local V *rows, const __local V *tile, const __local V *marks, int count,
                          bool careful) {
     FOR_PATCHES(width) {
-        const Patch x = MULTIPLY(careful, (const __local ACC *)rows + row, 1, width, tile + c, marks + c, count);
+        Patch x;
+        MULTIPLY(careful, &x, (const __local ACC *)rows + row, 1, width, tile + c, marks + c, count)
         FOUR(i) ALONG(j) sums[(row + i) * COLS + c + j] = sums[(row + i) * COLS + c + j] + x.v[i][j];
     }
 }
@@ -429,7 +426,8 @@ KERNEL(attend)(Attention task, const __global IN0 *q, const __global IN1 *k, con
         l[c] = ZERO;
     }
     SYNC
-    const Hull hull = hull_of(s, b, count);
+    Hull hull;
+    set_hull(&hull, s, b, count);
     turn0(turned, t, s, b, head, first, count, t->number[0], q);
     for (long start = hull.first / PASSING * PASSING; start < hull.end; start += PASSING) {
         const int n = min((long)PASSING, s->keys - start);
@@ -439,7 +437,8 @@ KERNEL(attend)(Attention task, const __global IN0 *q, const __global IN1 *k, con
         pass1(rows, t, s, b, head, start, n, 1, k);
         SYNC
         FOR_PATCHES(PASSING) {
-            const Patch x = multiply((const __local ACC *)rows + row * QW, QW, 1, turned + c, t->d);
+            Patch x;
+            multiply(&x, (const __local ACC *)rows + row * QW, QW, 1, turned + c, t->d);
             FOUR(i) ALONG(j) tile[(row + i) * COLS + c + j] = x.v[i][j];
         }
         SYNC
@@ -486,7 +485,8 @@ KERNEL(attend)(Attention task, const __global IN0 *q, const __global IN1 *k, con
         }
         SYNC
         FOR_PATCHES(VW) {
-            const Patch x = MULTIPLY(hidden && odd, (const __local ACC *)rows + row, 1, VW, tile + c, tile + c, n);
+            Patch x;
+            MULTIPLY(hidden && odd, &x, (const __local ACC *)rows + row, 1, VW, tile + c, tile + c, n)
             FOUR(i) ALONG(j) sums[(row + i) * COLS + c + j] = sums[(row + i) * COLS + c + j] * kept[c + j] + x.v[i][j];
         }
         SYNC
@@ -538,8 +538,10 @@ LOCAL_FUNCTION void slopes_of_tile(const Attention *t, const Sequence *s, const 
                            __local V *weights, __local V *tile BIAS_PARAMETER MASK_PARAMETER) {
     FOR_PATCHES(PASSING) {
         if (row >= n) continue;
-        const Patch x = multiply((const __local ACC *)scores + row * QW, QW, 1, by_scores + c, t->d);
-        const Patch y = multiply((const __local ACC *)products + row * VW, VW, 1, by_products + c, t->dv);
+        Patch x;
+        multiply(&x, (const __local ACC *)scores + row * QW, QW, 1, by_scores + c, t->d);
+        Patch y;
+        multiply(&y, (const __local ACC *)products + row * VW, VW, 1, by_products + c, t->dv);
         const int top = row, left = c;
         FOUR(i) ALONG(j) {
             const int row = top + i, c = left + j;
@@ -581,7 +583,8 @@ KERNEL(query_gradients)(GRADIENT_PARAMETERS, __global OUT0 *dq MASK_PARAMETER SL
     describe(t, s, b, head, first, count SLOPES_ARGUMENT SAVED);
     clear(sums, QW * COLS);
     SYNC
-    const Hull hull = hull_of(s, b, count);
+    Hull hull;
+    set_hull(&hull, s, b, count);
     turn0(turned_q, t, s, b, head, first, count, t->number[0], q);
     turn3(turned_do, t, s, b, head, first, count, 1, go);
     for (long start = hull.first / PASSING * PASSING; start < hull.end; start += PASSING) {
@@ -621,7 +624,8 @@ KERNEL(key_gradients)(GRADIENT_PARAMETERS, __global OUT0 *dk, __global OUT1 *dv 
         const int n = min((long)PASSING, rows - start);
         describe(t, s, b, head, start, n SLOPES_ARGUMENT SAVED);
         SYNC
-        const Hull hull = hull_of(s, b, n);
+        Hull hull;
+        set_hull(&hull, s, b, n);
         if (hull.first < first + count && hull.end > first) {
             const bool hidden = has_hidden(&hull, first, count), odd_q = pass0(rows_q, t, s, b, head, start, n, t->number[0], q);
             const bool odd_do = pass3(rows_do, t, s, b, head, start, n, 1, go);
@@ -671,7 +675,8 @@ KERNEL(bias_gradients)(GRADIENT_PARAMETERS, __global OUT0 *dbias MASK_PARAMETER 
             const int count = min((long)ACROSS, s->queries - query);
             describe(t, s, b, head, first, count SLOPES_ARGUMENT SAVED);
             SYNC
-            const Hull hull = hull_of(s, b, count);
+            Hull hull;
+        set_hull(&hull, s, b, count);
             turn0(turned_q, t, s, b, head, first, count, t->number[0], q);
             turn3(turned_do, t, s, b, head, first, count, 1, go);
             for (long start = first_key; start < min(one_column ? t->keys : first_key + PASSING, s->keys); start += PASSING) {
