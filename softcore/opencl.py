@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     import pyopencl
     import pyopencl.array
+    import pyopencl.tools
 
-__all__ = ["available", "devices", "queue", "to_device", "use"]
+__all__ = ["available", "devices", "memory_pool", "queue", "to_device", "use"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- devices
@@ -146,13 +147,45 @@ def queue() -> pyopencl.CommandQueue:
     return _queue
 
 
-def to_device(a: Any) -> pyopencl.array.Array:
+def memory_pool() -> pyopencl.tools.MemoryPool:
+    """An allocator for arrays on `queue`, always the same until `use` chooses another device: it keeps the memory of arrays that are gone.
+
+    Results come from the allocator of the first pyopencl array of a call. So where the first arrays are of the pool, no step of a loop
+    asks the device for memory that the step before it had. ``memory_pool().free_held()`` gives back what no array has.
+
+    Raises
+    ------
+    ImportError, RuntimeError
+        As `queue`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import softcore as sc
+    >>> x = sc.opencl.to_device(np.zeros((2, 4)), allocator=sc.opencl.memory_pool())  # doctest: +SKIP
+    >>> y = sc.softmax(x)  # doctest: +SKIP
+    >>> sc.opencl.memory_pool().active_blocks  # doctest: +SKIP
+    2
+    """
+    global _pool
+    own = queue()
+    with _lock:
+        if _pool is None or _pool[0] is not own:
+            import pyopencl.tools
+
+            _pool = own, pyopencl.tools.MemoryPool(pyopencl.tools.ImmediateAllocator(own))
+    return _pool[1]
+
+
+def to_device(a: Any, *, allocator: Any = None) -> pyopencl.array.Array:
     """A copy of an array on the device in use.
 
     Parameters
     ----------
     a : array_like
         Of any shape, layout and supported dtype.
+    allocator : callable, optional
+        Where its memory comes from, such as `memory_pool()`; the default asks the device for it.
 
     Returns
     -------
@@ -175,12 +208,13 @@ def to_device(a: Any) -> pyopencl.array.Array:
     _pyopencl()
     import pyopencl.array
 
-    return pyopencl.array.to_device(queue(), a)
+    return pyopencl.array.to_device(queue(), a, allocator=allocator)
 
 
 _EXTRA = "install it with `pip install softcore[opencl]`, which brings PoCL, a device for any CPU"
 _lock = threading.RLock()
 _queue = None
+_pool = None  # (queue, pool)
 _touched = False  # devices were enumerated in this process
 _forked = False  # or in one that it was forked from
 
@@ -236,7 +270,8 @@ _IN_COLUMNS = {*_FILES["softmax"], "sum", "dot"} - {"logsumexp_backward"}  # tha
 _BEHIND = {"losses": ("softmax",)}  # files that others are compiled behind
 _FILE_OF = {op: file for file, ops in _FILES.items() for op in ops}
 _ELEMENTWISE = {*_FILES["map"], *_FILES["gates"], "product", "binary_cross_entropy"} - {"maximum_backward_sum", "gate_backward_sum"}
-_PARTS = {"copy", "is_max", "maximum_backward_sum", "gate_backward_sum", *_FILES["mixtures"], *_FILES["attention"]}  # kernels that are no public function
+# Kernels that are no public function.
+_PARTS = {"copy", "is_max", "maximum_backward_sum", "gate_backward_sum", *_FILES["mixtures"], *_FILES["attention"]}
 _BY_NUMBER = {"largest", "take", "spread"}  # kernels whose option is a number of elements, which they are not compiled for
 #: Public functions that take pyopencl arrays.
 OPS = frozenset(_FILE_OF) - _PARTS | {
@@ -676,11 +711,11 @@ def _delta(storage, o, do):
 
 def _attention(op, storage, inputs, outputs, how, mask, bias):
     """Run one kernel of attention.cl; the first inputs are q, k and v, as (batch..., heads, rows, elements)."""
-    q, k, v = inputs[:3]
+    q = inputs[0]
     rest = {"BIAS": bias, "SINKS": how["sinks"] if op == "attend" else None}
     rest = {name: a for name, a in rest.items() if a is not None}
     operands = [a for a in (*inputs, *rest.values(), *outputs, mask) if a is not None]
-    queries, keys, offset, table = _sequences(how, q, k)
+    queries, keys, offset, table = _sequences(how, q)
     more = [a for a in (_slopes(how, storage, q), table, _sharers(how, outputs[0], q) if op == "bias_gradients" else None) if a is not None]
     arrays = [a.array for a in (*operands, *more)]
     queue = arrays[0].queue
@@ -708,12 +743,9 @@ def _prepare_attention(queue, op, storage, inputs, rest, outputs, mask, how, num
     facts = _facts(queue.device)
     accumulator, real, options = _options(queue.device, op, storage, read, results)
     tile = planner.choose_opencl_attention(op, d, dv, keys if op == "key_gradients" else group * queries, accumulator.itemsize, facts)
-    whole = planner.whole_width
-    options |= {
-        **{"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "ACROSS": tile.across, "PASSING": tile.passing},
-        **{"QW": whole(d, tile.vec), "VW": whole(dv, tile.vec)},
-        **{f"I_{name}": len(inputs) + i for i, name in enumerate(rest)},
-    }
+    options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "ACROSS": tile.across, "PASSING": tile.passing}
+    options |= {"QW": planner.whole_width(d, tile.vec), "VW": planner.whole_width(dv, tile.vec)}
+    options |= {f"I_{name}": len(inputs) + i for i, name in enumerate(rest)}
     if causal:
         right = 0 if right < 0 else min(right, 0)
     layouts, batch = _layouts(op, operands, [*inputs, *rest.values()].index(rest["SINKS"]) if "SINKS" in rest else None, q.ndim - 3)
@@ -760,7 +792,7 @@ def _layouts(op, operands, sinks, nbatch):
     return layouts, [*batch, *(1,) * missing]
 
 
-def _sequences(how, q, k):
+def _sequences(how, q):
     """The longest sequences of queries and keys and the offset of positions, and where these differ a table of them on the device."""
     queries, keys, offset, starts_q, starts_k = (how[name] for name in ("queries", "keys", "offset", "first_q", "first_k"))
     if type(queries) is int and type(keys) is int:

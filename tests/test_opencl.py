@@ -751,6 +751,29 @@ def test_results_come_from_the_allocator_of_the_input(rng):
     assert isinstance(sc.softmax(x).base_data, cl.tools.PooledBuffer)
 
 
+def test_a_pool_gives_out_what_came_back(rng):
+    pool = sc.opencl.memory_pool()
+    assert sc.opencl.memory_pool() is pool
+    x = sc.opencl.to_device(rng.standard_normal((3, 40)).astype(np.float32), allocator=pool)
+    where = sc.opencl.to_device(np.ones((3, 40), bool), allocator=pool)
+    expected = sc.softmax_gate(np.tile(x.get()[..., None], 5), x.get(), where=where.get())
+
+    def step():
+        y = sc.softmax_gate(sc.opencl.to_device(np.tile(x.get()[..., None], 5), allocator=pool), x, where=where)
+        return sc.log_softmax(y), y
+
+    for y in step():
+        assert isinstance(y.base_data, cl.tools.PooledBuffer)
+    np.testing.assert_allclose(y.get(), expected, rtol=1e-5)
+    del y
+    managed = pool.managed_bytes  # of some steps: memory is given out again once its kernel's event is found done
+    for _ in range(50):
+        step()[0].queue.finish()
+    assert pool.managed_bytes <= 4 * managed
+    sc.opencl.use(DEVICE)
+    assert sc.opencl.memory_pool() is not pool
+
+
 def test_tiles_of_a_gpu(rng, monkeypatch):
     """The settings for GPUs, with work-groups that share a row: no GPU was at hand, so CPU runtimes say whether they are right.
 

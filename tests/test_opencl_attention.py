@@ -14,7 +14,7 @@ from test_attention import OPTIONS, close, operands
 cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed: pip install softcore[opencl]")
 
 from opencl_calls import GPU, use_tiles_of
-from test_opencl import DEVICE, device, get, limited, on_device, simulated, to_device  # noqa: F401: fixtures among them
+from test_opencl import DEVICE, device, get, limited, on_device, simulated, to_device  # noqa: F401  # fixtures among them
 
 import softcore as sc
 from softcore import planner
@@ -247,7 +247,12 @@ BITS = {
     "plain": {},
     "causal": {"causal": True, "causal_offset": "end"},
     "window": {"window": (50, 3)},
-    "all": {"mask": np.arange(200) % 7 > 0, "bias": np.linspace(0, 1, 200, dtype=np.float32)[None], "sinks": np.ones(6, np.float32), "softcap": 3.0},
+    "all": {
+        "mask": np.arange(200) % 7 > 0,
+        "bias": np.linspace(0, 1, 200, dtype=np.float32)[None],
+        "sinks": np.ones(6, np.float32),
+        "softcap": 3.0,
+    },
 }
 
 
@@ -266,7 +271,9 @@ def test_a_row_alone(name, rng):
         if name in ("causal", "window"):
             options["causal_offset"] = i + (160 if name == "causal" else 0)
         alone, alone_lse = on_device("attention", q[1:, :, i : i + 1], k[1:], v[1:], return_lse=True, **options)
-        assert same_bits(alone[0, :, 0], np.ascontiguousarray(o[1, :, i])) and same_bits(alone_lse[0, :, 0], np.ascontiguousarray(lse[1, :, i]))
+        assert same_bits(alone[0, :, 0], np.ascontiguousarray(o[1, :, i])) and same_bits(
+            alone_lse[0, :, 0], np.ascontiguousarray(lse[1, :, i])
+        )
     if name == "plain":
         assert same_bits(on_device("attention", q[:, 3:6, 5:11], k[:, 1:], v[:, 1:]), np.ascontiguousarray(o[:, 3:6, 5:11]))
 
@@ -371,8 +378,8 @@ def test_a_new_size_builds_nothing(rng, monkeypatch):
 def test_merge(rng):
     q, k, v = operands(rng, lengths=(20, 200))
     expected, expected_lse = ref.attention(q, k, v, return_lse=True)
-    cuts = [0, 50, 51, 170, 200]
-    parts = [on_device("attention", q, k[:, :, a:b], v[:, :, a:b], return_lse=True) for a, b in zip(cuts, cuts[1:])]
+    cuts = [(0, 50), (50, 51), (51, 170), (170, 200)]
+    parts = [on_device("attention", q, k[:, :, a:b], v[:, :, a:b], return_lse=True) for a, b in cuts]
 
     def merged(parts):
         return get(sc.merge_attention([to_device(tuple(part)) for part in parts]))
@@ -405,7 +412,9 @@ def test_merge_takes_any_layout_and_dtype(rng):
     o, lse = sc.merge_attention(here)
     assert o.dtype == np.float16 and lse.dtype == np.float32
     close(o.get(), ref.merge_attention(parts)[0])
-    turned = [(to_device(np.ascontiguousarray(o.swapaxes(0, 1))).transpose((1, 0, 2, 3)), to_device(lse[::-1].copy())[::-1]) for o, lse in parts]
+    turned = [
+        (to_device(np.ascontiguousarray(o.swapaxes(0, 1))).transpose((1, 0, 2, 3)), to_device(lse[::-1].copy())[::-1]) for o, lse in parts
+    ]
     assert all(map(same_bits, get(sc.merge_attention(turned)), get((o, lse))))
     mixed = [here[0], to_device(tuple(a.astype(np.float64) for a in parts[1]))]
     assert sc.merge_attention(mixed)[0].dtype == np.float64
