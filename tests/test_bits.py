@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import softcore as sc
-from softcore import kernels
+from softcore import kernels, planner
 from softcore.reference import OPS
 from softcore.testing import awkward, broadcasts, layouts
 
@@ -92,6 +92,18 @@ def test_one_long_row_split_over_threads(op, dtype):
             if op.name not in ("hardmax", "max_backward", "logsumexp_backward"):
                 assert sc.plan(op.name, x).executor == "split"
             assert bits(call(op, arguments)) == expected
+
+
+@pytest.mark.parametrize("shape", [(90, 130), (11, 1001), (3, 17_001)], ids=str)
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("op", OPS.values(), ids=named)
+def test_past_the_cache(op, dtype, shape, monkeypatch):
+    # Whole lines are written past it, which rows share that do not end at one.
+    arguments = operands(op, *shape, dtype)
+    expected = bits(call(op, arguments))
+    monkeypatch.setattr(planner, "LAST_LEVEL", 0)
+    monkeypatch.setattr(planner, "L2", 0)
+    assert bits(call(op, arguments)) == expected
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -9,7 +9,7 @@ from calls import FLOATING, INTEGERS, read_only, same_bits
 from test_kernels import ISAS, batch, compare
 
 import softcore as sc
-from softcore import kernels, reference
+from softcore import kernels, planner, reference
 from softcore.reference import OPS
 from softcore.testing import check_grad, ulp_error
 
@@ -616,3 +616,17 @@ def test_an_infinite_binary_loss_makes_an_infinite_sum(dtype):
         assert loss == np.inf
     logits[7] = np.nan
     assert np.isnan(sc.binary_cross_entropy(logits, 1.0, reduction="sum"))
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("shape", [(40, 130), (9, 3001), (3, 131_072), (3, 131_075)], ids=str)
+def test_labels_in_lines_that_rows_share(dtype, shape, monkeypatch):
+    # Past the cache a line waits for the row that ends in it and the row that begins there.
+    monkeypatch.setattr(planner, "LAST_LEVEL", 0)
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    for label in (*range(20), *range(shape[1] - 20, shape[1])) if shape[1] < 1000 else (0, 5, shape[1] - 9, shape[1] - 2, shape[1] - 1):
+        target = np.full(shape[0], label)
+        _, gradient = sc.cross_entropy_with_grad(x, target, reduction="sum")
+        expected = sc.softmax(x.astype(float))
+        expected[:, label] -= 1
+        tolerant(gradient, expected, 4, np.maximum(abs(expected), np.arange(shape[1]) == label))

@@ -35,6 +35,11 @@ template <class S> INLINE void finish_line(Streamed<S> *s) {
     if (s->begun) std::memcpy(s->next - s->begun, s->line, s->begun * sizeof(S));
     s->begun = 0;
 }
+// Changes an element of a row that was written, though its line may wait for the row after.
+template <class S> INLINE void put_late(Streamed<S> *s, S *p, S value) {
+    const S *line = s->next - s->begun;
+    *(s->begun && p >= line && p < s->next ? s->line + (p - line) : p) = value;
+}
 // A row in three parts: up to the first line, the whole Lanes from there on, and what is left.  `past` the cache or not.
 struct Writing { ptrdiff_t j; bool past; };
 template <class S, class F> INLINE Writing begin_row(S *y, ptrdiff_t n, Streamed<S> *s, F f) {

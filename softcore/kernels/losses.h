@@ -348,7 +348,6 @@ __attribute__((noinline)) double walk_frame_by_way(Walk<S> *w, const S *x, ptrdi
     const ptrdiff_t both = next ? std::min(n, next_n) : 0;
     if (WRITE) {
         const Kept<S> result(w);
-        const bool last = j0 + n == w->n;
         if (j0 == 0) w->writing = begin_row<S>(w->y, w->n, w->streaming ? &w->streamed : nullptr, result);
         const P unit = splat<S>(w->step[j0 / FRAME<S>()]);
         const bool past = w->writing.past;
@@ -366,8 +365,9 @@ __attribute__((noinline)) double walk_frame_by_way(Walk<S> *w, const S *x, ptrdi
             write();
             read(load<S>(x + j), j);
         }
-        if (last) {
+        if (j0 + n == w->n || (at < j0 + n && at + L > w->n)) {
             end_row<S>(y, w->n, w->streaming ? &w->streamed : nullptr, {at, past}, result);
+            at = w->n;
         } else if (at < j0 + n) {
             put<S>(y + at, result(at, L), past);
             at += L;
@@ -417,13 +417,13 @@ template <class S> bool turn_row(Walk<S> *w, S *y, const S *x, const LossRow *r,
 }
 // After a walk over the next row, or in its place.
 template <class S> INLINE void end_written(Walk<S> *w) {
-    if (w->y) w->y[w->label] = w->own;
+    if (w->y) put_late(&w->streamed, w->y + w->label, w->own);
     w->y = nullptr;
 }
 template <class S> void write_last(Walk<S> *w) {
     if (w->y) write_row<S>(w->y, w->n, w->streaming ? &w->streamed : nullptr, Kept<S>(w));
-    finish_line(&w->streamed);
     end_written(w);
+    finish_line(&w->streamed);
 }
 
 // ---------------------------------------------------------------- binary cross-entropy
