@@ -726,6 +726,8 @@ def _attention(op, storage, inputs, outputs, how, mask, bias):
     key = (op, storage, described, numbers, given, pairs, outputs[-1] is None, queue.int_ptr)
     launch = _launches.get(key)
     if launch is None:
+        if len(_launches) >= 4096:
+            _launches.clear()
         launch = _launches[key] = _prepare_attention(queue, op, storage, inputs, rest, outputs, mask, how, numbers, given, pairs)
     if launch:
         _launch(queue, op, launch, arrays)
@@ -746,9 +748,8 @@ def _prepare_attention(queue, op, storage, inputs, rest, outputs, mask, how, num
     options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "ACROSS": tile.across, "PASSING": tile.passing}
     options |= {"QW": planner.whole_width(d, tile.vec), "VW": planner.whole_width(dv, tile.vec)}
     options |= {f"I_{name}": len(inputs) + i for i, name in enumerate(rest)}
-    if causal:
-        right = 0 if right < 0 else min(right, 0)
-    layouts, batch = _layouts(op, operands, [*inputs, *rest.values()].index(rest["SINKS"]) if "SINKS" in rest else None, q.ndim - 3)
+    right = 0 if causal else right
+    layouts, batch = _layouts(op, operands, options.get("I_SINKS"), q.ndim - 3)
     flags = {
         **{name: True for name in ("MASKED", "SLOPES", "RAGGED") if name in given},
         "RANGED": left >= 0 or right >= 0,

@@ -189,7 +189,7 @@ def choose_opencl_attention(op: str, d: int, dv: int, most: int, itemsize: int, 
         return elements * itemsize + (4 * itemsize + 20) * max(across, passing) + 128 <= device.local
 
     largest = min(256, device.largest)
-    wg = 1 if device.cpu else min(64, largest)
+    wg = 1 if device.cpu else 1 << min(64, largest).bit_length() - 1
     vec = min(8, 32 // itemsize) if device.cpu else max(2, 16 // itemsize)
     across, passing = vec if device.cpu else 32, 32
     while not fits(wg, vec, across, passing):
