@@ -466,6 +466,22 @@ def test_tiles_of_a_gpu(gpu, rng, monkeypatch):
 
 
 @pytest.mark.parametrize("cpu", [True, False])
+def test_kernels_take_the_local_memory_that_was_planned(cpu, rng, monkeypatch):
+    given = planner.Device(cpu=cpu, units=2, largest=256)
+    use_tiles_of(monkeypatch, given)
+    monkeypatch.setattr(sc.opencl._thread, "kernels", {}, raising=False)
+    compare(*operands(rng, (), (1, 1), (5, 9), (256, 256)), rng, bias=rng.standard_normal((5, 9)).astype(np.float32))
+    compare(*operands(rng, (), (1, 1), (5, 9), (252, 252), np.float64), rng)
+    taken = [
+        kernel.get_work_group_info(cl.kernel_work_group_info.LOCAL_MEM_SIZE, sc.opencl.queue().device)
+        for (_, op, _), kernel in sc.opencl._thread.kernels.items()
+        if op in ("attend", "query_gradients", "key_gradients", "bias_gradients")
+    ]
+    assert len(taken) == 7 and given.local // 2 < max(taken) <= given.local
+    sc.opencl._launches.clear()
+
+
+@pytest.mark.parametrize("cpu", [True, False])
 def test_tiles_fit_and_follow_from_sizes(cpu):
     for op in ("attend", "query_gradients", "key_gradients", "bias_gradients"):
         for item in (4, 8):
