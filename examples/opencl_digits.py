@@ -3,8 +3,8 @@
 
 A network with one hidden layer learns handwritten digits on an OpenCL device, a GPU or a CPU. Before the first step one array goes up: the
 pixels, what they show, and the weights to start from. After the last one comes down: the loss of each step, and the probabilities for the
-digits held out. In between nothing waits for anything: each call of softcore and each matrix product is put on the device's queue, and
-Python is done long before the device is.
+digits held out. In between nothing crosses over and nothing is waited for: each call of softcore and each matrix product is put on the device's
+queue, and Python runs ahead as far as it can.
 
 Three things make that possible::
 
@@ -70,6 +70,7 @@ class Device:
         self.multiply, self.step_down = cl.Kernel(program, "product"), cl.Kernel(program, "descend")
         self.multiply.set_scalar_arg_dtypes([np.int64] * 3 + [None, *[np.int64] * 3] * 2 + [None, np.int64, None])
         self.step_down.set_scalar_arg_dtypes([np.int64, np.float32, None, None, None, np.int64])
+        self.ones = self.zeros(1, 2048) + 1
 
     def zeros(self, *shape):
         return self.arrays.zeros(self.queue, shape, np.float32, allocator=self.pool)
@@ -89,11 +90,10 @@ class Device:
         self._run(self.step_down, (p.size, 1), (slope, velocity, p), *given)
 
     def _run(self, kernel, size, arrays, *given):
-        # softcore's arrays carry the event of the kernel that was last to use them. This queue is in order, so it is enough to
-        # leave the own one behind.
+        # Arrays carry the events of kernels that use them. The queue is in order, so the last one is enough.
         event = kernel(self.queue, (-(-size[0] // GROUP) * GROUP, size[1]), (GROUP, 1), *given)
         for a in arrays:
-            a.add_event(event)
+            a.events[:] = [event]
 
 
 # %%
@@ -124,7 +124,7 @@ def gradients(device, parameters, x, one_hot, loss):
     z, h, logits = forward(device, parameters, x)
     _, ds = sc.cross_entropy_with_grad(logits, one_hot, out=(loss, logits))  # over the logits
     dz = sc.relu_backward(device.product(ds, w2.T), z)
-    ones = device.zeros(1, len(x)) + 1
+    ones = device.ones[:, : len(x)]  # times these, columns are summed
     return device.product(x.T, dz), device.product(ones, dz), device.product(h.T, ds), device.product(ones, ds)
 
 
@@ -208,7 +208,7 @@ def draw(trained, picture):
     axes.semilogy(steps, trained.losses, color=GREY, linewidth=0.6)
     axes.semilogy(steps[len(steps) - len(smooth) :], smooth, color=BLUE)
     axes.set_xlabel("step")
-    axes.set_title("loss of each step, which waited on the device until the end", loc="left", fontsize=10)
+    axes.set_title("loss of each step, kept on the device until the end", loc="left", fontsize=10)
     unsure = np.argsort(np.max(trained.probabilities, axis=-1))[:8]
     right.suptitle(f"{trained.accuracy:.1%} of {len(trained.labels)} held-out digits right; the least sure of", x=0.02, ha="left", fontsize=10)
     for k, (image, bars) in zip(unsure, right.subplots(4, 4).reshape(2, 2, 4).transpose(0, 2, 1).reshape(8, 2)):
@@ -248,7 +248,7 @@ def main(arguments=None):
     trained = train(10 if options.quick else 40)
     right = int(np.sum(trained.predictions == trained.labels))
     print(f"{right} of {len(trained.labels)} right, {trained.accuracy:.1%}, on {trained.device}")
-    print(f"{len(trained.losses)} steps were on the queue after {trained.queued:.1f} s, and done after {trained.seconds:.1f} s")
+    print(f"{len(trained.losses)} steps: Python was through after {trained.queued:.1f} s, the device after {trained.seconds:.1f} s")
     draw(trained, options.picture)
     print(f"picture: {options.picture}")
     return trained
