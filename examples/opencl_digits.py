@@ -210,7 +210,9 @@ def draw(trained, picture):
     axes.set_xlabel("step")
     axes.set_title("loss of each step, kept on the device until the end", loc="left", fontsize=10)
     unsure = np.argsort(np.max(trained.probabilities, axis=-1))[:8]
-    right.suptitle(f"{trained.accuracy:.1%} of {len(trained.labels)} held-out digits right; the least sure of", x=0.02, ha="left", fontsize=10)
+    right.suptitle(
+        f"{trained.accuracy:.1%} of {len(trained.labels)} held-out digits right; the least sure of", x=0.02, ha="left", fontsize=10
+    )
     for k, (image, bars) in zip(unsure, right.subplots(4, 4).reshape(2, 2, 4).transpose(0, 2, 1).reshape(8, 2)):
         image.imshow(trained.images[k], cmap="gray_r")
         image.set_axis_off()
