@@ -86,6 +86,8 @@ def attention_calls():
         (v, {"mask": mask, "bias": bias, "softcap": 1.5, "alibi_slopes": heads, "sinks": heads}),
         (v, {"bias": bias[:, :1], "kv_lengths": [33], "q_lengths": [36]}),
         (v, {"bias": bias[:, :, :1]}),
+        (v[..., :1].copy(), {"causal": True}),
+        (v, {"q_lengths": [0]}),
     ]:
         o, lse = sc.attention(q, k, values, return_lse=True, **options)
         asked = {f"{name}_grad": True for name in ("bias", "sinks") if name in options}

@@ -462,6 +462,8 @@ def test_tiles_of_a_gpu(gpu, rng, monkeypatch):
     compare(q, k, v, rng, **given, sinks=np.ones(4, np.float32), alibi_slopes=2.0 ** -np.arange(4), q_lengths=[40, 9], kv_lengths=[0, 69])
     compare(*operands(rng, lengths=(40, 70), dtype=np.float64), rng, window=(3, 3), bias=rng.standard_normal((1, 70)))
     compare(*operands(rng, lengths=(40, 70)), rng, bias=rng.standard_normal((40, 1)).astype(np.float32))
+    compare(*operands(rng, lengths=(33, 3), sizes=(4, 1)), rng, causal=True)  # fewer vectors than work-items
+    compare(*operands(rng, lengths=(20, 20), sizes=(4, 4)), rng, q_lengths=[0, 20])
     sc.opencl._launches.clear()
 
 

@@ -443,6 +443,7 @@ KERNEL(attend)(Attention task, const __global IN0 *q, const __global IN1 *k, con
         }
         SYNC
         const bool odd = pass2(rows, t, s, b, head, start, n, 1, v);
+        SYNC  // only because PoCL 3.1 would lose what was written, where a head has fewer vectors than there are work-items
         FOR_COLUMNS {
             V top = CONSTANT(-INFINITY);
             for (int row = part; row < n; row += PARTS) {
@@ -637,6 +638,7 @@ KERNEL(key_gradients)(GRADIENT_PARAMETERS, __global OUT0 *dk, __global OUT1 *dv 
         }
         SYNC
     }
+    SYNC
     write0(sums_k, t, s, b, head, first, count, t->d, dk);
     write1(sums_v, t, s, b, head, first, count, t->dv, dv);
 }
