@@ -49,6 +49,15 @@ def cache_sizes() -> tuple[int, int]:
 L2, LAST_LEVEL = cache_sizes()
 
 
+def threads_allowed(work: int) -> int:
+    """How many threads may take part; where one will do, nobody is asked how many there are (2 us)."""
+    if work < 2 * GRAIN:
+        return 1
+    from . import threads
+
+    return threads.get_num_threads()
+
+
 def threads_for(work: int, units: int, limit: int) -> int:
     """As many threads as have ``GRAIN`` elements and a unit of work each."""
     return max(1, min(limit, work // GRAIN, units))
@@ -61,11 +70,8 @@ def choose(op, rows, length, inner, itemsize, operands, contiguous, columns, sho
     bytes an element are read or written.  ``contiguous``, ``columns`` and ``short`` say which walks the layout and
     the op allow, ``writes`` that the result has the input's size, ``whole`` that a row cannot be cut.
     """
-    if limit is None:
-        from . import threads
-
-        limit = threads.get_num_threads()
     work = rows * length
+    limit = threads_allowed(work) if limit is None else limit
     moved = work * itemsize * operands
     streaming = writes and moved >= LAST_LEVEL
     ahead = moved > L2
@@ -86,10 +92,7 @@ def choose_windows(work, units, itemsize, across, limit=None):
 
     ``across`` says that lanes run across channels that lie side by side.
     """
-    if limit is None:
-        from . import threads
-
-        limit = threads.get_num_threads()
+    limit = threads_allowed(work) if limit is None else limit
     streaming = work * itemsize >= LAST_LEVEL
     return 7 if across else 6, threads_for(work, units, limit), streaming, False
 
@@ -100,12 +103,7 @@ def choose_attention(work, strips, chunks, gradients, limit=None):
     ``work`` counts sixteen multiplications as one element. Where the strips of query rows are too few to go round, the chunks of
     their keys are handed out instead.
     """
-    if work < 2 * GRAIN:
-        return (9 if gradients else 8), 1, False, False
-    if limit is None:
-        from . import threads
-
-        limit = threads.get_num_threads()
+    limit = threads_allowed(work) if limit is None else limit
     wanted = max(1, min(limit, work // GRAIN))
     if gradients or (strips < wanted and chunks > strips):
         return 9, max(1, min(wanted, chunks)), False, False

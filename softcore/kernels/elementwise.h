@@ -189,11 +189,28 @@ template <class S> void gradient_of_row(bool log, S *dx, const S *dy, const S *y
     if (log) gradient_row_by_way<S, true>(dx, dy, y, n, total_of_row<S, true>(dy, y, n), scale, streamed);
     else gradient_row_by_way<S, false>(dx, dy, y, n, total_of_row<S, false>(dy, y, n), scale, streamed);
 }
-template <class S> INLINE bool any_infinite(const Gradient<S> *g) { return any((g->total - g->total) != constant<Lanes<S>>(0)); }  // or NaN
-template <class S> INLINE Lanes<S> gradient_of_columns(bool log, bool infinite, Lanes<S> dy, Lanes<S> y, const Gradient<S> *g) {
-    if (!log) return gradient<S, false>(dy, y, *g);
-    if (!infinite) return gradient<S, true>(dy, y, *g);
-    return select((g->total - g->total) == constant<Lanes<S>>(0), gradient<S, true>(dy, y, *g), gradient_of_infinite<S>(dy, y, *g));
+// Columns, of which g has a Gradient for each Lanes.
+template <class S, class F> INLINE void over_gradient_columns(S *dx, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool streaming, F f) {
+    const ptrdiff_t L = lanes<S>();
+    streaming = streaming && to_alignment(dx) == 0 && stride % 64 == 0;
+    for (ptrdiff_t j = 0; j < n; j++, dx = (S *)((char *)dx + stride)) {
+        ptrdiff_t i = 0;
+        for (; i + L <= width; i += L) put<S>(dx + i, f(j, i, L), streaming);
+        if (i < width) store_part<S>(dx + i, f(j, i, width - i), width - i);
+    }
+}
+template <class S> __attribute__((noinline)) void gradient_columns_of(bool log, S *dx, ptrdiff_t dx_stride, const S *dy, ptrdiff_t dy_stride, const S *y, ptrdiff_t y_stride, ptrdiff_t n, ptrdiff_t width, const Gradient<S> *g, bool streaming) {
+    const ptrdiff_t L = lanes<S>();
+    Mask<S> infinite = constant<Mask<S>>(0);  // or NaN
+    for (ptrdiff_t i = 0; i < width; i += L) infinite = infinite | ((g[i / L].total - g[i / L].total) != constant<Lanes<S>>(0));
+    auto over = [=](auto f) TERM {
+        over_gradient_columns<S>(dx, dx_stride, n, width, streaming, [=](ptrdiff_t j, ptrdiff_t i, ptrdiff_t m) TERM {
+            return f(load_some<S>(row_at(dy, dy_stride, j) + i, m, 0), load_some<S>(row_at(y, y_stride, j) + i, m, 0), g[i / L]); });
+    };
+    if (!log) return over([](Lanes<S> dy, Lanes<S> y, const Gradient<S> &g) TERM { return gradient<S, false>(dy, y, g); });
+    if (!any(infinite)) return over([](Lanes<S> dy, Lanes<S> y, const Gradient<S> &g) TERM { return gradient<S, true>(dy, y, g); });
+    over([](Lanes<S> dy, Lanes<S> y, const Gradient<S> &g) TERM {
+        return select((g.total - g.total) == constant<Lanes<S>>(0), gradient<S, true>(dy, y, g), gradient_of_infinite<S>(dy, y, g)); });
 }
 
 // exp(-|x|) times 2^headroom (times `tempered` if TEMPER), so that its small values have all their bits.

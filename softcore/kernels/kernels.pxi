@@ -118,6 +118,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.merge = <Merge> sum_merge[storage]
         k.map = <Map> gradient_map[storage]
         k.columns = <Columns> gradient_columns[storage]
+        k.widest = SUMS
         if row_contiguous(t, k):
             k.rows = <Rows> gradient_rows[storage]
             k.longest = chunk_size(_)

@@ -219,12 +219,12 @@ INLINE double loss_of(const LossRow *r, double log, double h, double x, double l
 // What the gradient of a row needs: a softmax + offset, whatever the target; offset is -c p of all elements, if p has a spread.
 template <class S> struct GradientRow {
     RowFrame<S> frame;
-    RowInverse<S> inverse;     // a / l, but for a power of two
-    acc<S> unit, keep, spread; // that power; c keep and c spread
+    RowShare<S> share;         // a / l
+    acc<S> keep, spread;       // c keep and c spread
     double taken;              // c p of the label, beyond the spread
 };
-template <class S> INLINE GradientRow<S> gradient_row_of(const S *, const LossRow *r, const Loss *o) {
-    GradientRow<S> g;
+// What makes a softmax of an exponential, a = r->amount.
+template <class S> INLINE RowShare<S> share_of(const S *, const LossRow *r) {
     double amount = r->amount, unit = 1, error;
     const double size = std::fabs(amount);
     // Far from 1 the factor's power of two is left for last, so that neither the quotient is subnormal nor what vanishes appears.
@@ -236,35 +236,20 @@ template <class S> INLINE GradientRow<S> gradient_row_of(const S *, const LossRo
         unit = std::ldexp(1.0, e);
         amount = amount / unit;
     }
-    const Frame<S> f = frame_of<S>(r->s, 1);
-    g.frame = row_of<S>(&f, 0);
-    const double q = amount / (r->s.l.high + r->s.l.low);
-    const double product = two_product(q, r->s.l.high, &error), one = 1 / (r->s.l.high + r->s.l.low);
+    const double one = 1 / (r->s.l.high + r->s.l.low), q = amount / (r->s.l.high + r->s.l.low);
+    const double product = two_product(q, r->s.l.high, &error);
     const double rest = one * (((amount - product) - error) - q * r->s.l.low), high = rounded<S>(q);
-    g.inverse = {(acc<S>)(high + (r->s.m - r->s.m)), (acc<S>)((q - high) + rest)};
-    g.unit = (acc<S>)unit;
-    g.keep = (acc<S>)(o->keep * r->c);
-    g.spread = (acc<S>)(o->spread * r->c);
-    g.taken = r->taken;
-    return g;
+    return {{(acc<S>)(high + (r->s.m - r->s.m)), (acc<S>)((q - high) + rest)}, (acc<S>)unit};
+}
+template <class S> INLINE GradientRow<S> gradient_row_of(const S *x, const LossRow *r, const Loss *o) {
+    const Frame<S> f = frame_of<S>(r->s, 1);
+    return {row_of<S>(&f, 0), share_of(x, r), (acc<S>)(o->keep * r->c), (acc<S>)(o->spread * r->c), r->taken};
 }
 template <class S> struct GradientLanes {
     Frame<S> frame;
-    Inverse<S> inverse;
-    Lanes<S> unit, keep, spread;
-    bool scaled;
-    INLINE GradientLanes(const GradientRow<S> &g)
-        : frame(spread_frame<S>(g.frame)), inverse(spread_inverse<S>(g.inverse)), unit(splat<S>(g.unit)), keep(splat<S>(g.keep)), spread(splat<S>(g.spread)), scaled(g.unit != 1) {}
-    // a softmax of an exponential.
-    INLINE Lanes<S> share(Lanes<S> e) const {
-#if SOFTCORE_FMA
-        e = mad(e, inverse.high, e * inverse.low);
-#else
-        Lanes<S> error, product = two_product(e, inverse.high, &error);  // not `times`, whose results are at most 1
-        e = product + (error + e * inverse.low);
-#endif
-        return scaled ? e * unit : e;
-    }
+    Share<S> share;
+    Lanes<S> keep, spread;
+    INLINE GradientLanes(const GradientRow<S> &g) : frame(spread_frame<S>(g.frame)), share(g.share), keep(splat<S>(g.keep)), spread(splat<S>(g.spread)) {}
 };
 // What a label adds to its element.
 template <class S> INLINE acc<S> less(acc<S> share, double taken) { return (acc<S>)((double)share - taken); }

@@ -4,8 +4,7 @@
 # that t.loss names: class weights, dloss, the losses and the gradient.
 
 cdef enum:
-    NEAR_ROW = 3072    # logits that stay in the first cache beside their exponentials
-    FAR_ROW = 1 << 17  # and that leave the second with what is written
+    FAR_ROW = 1 << 17  # logits that leave the second cache with what is written
 
 # ------------------------------------------------------------------------------------------------ rows of any length
 
@@ -132,16 +131,49 @@ cdef void loss_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, 
 
 # ------------------------------------------------------------------------------------------------ labels without smoothing
 
-# The first row from r on that is not ignored; those before it are done with.
-cdef Py_ssize_t kept_row(const Task* t, Py_ssize_t r, Py_ssize_t last, Row* row, storage* _) noexcept nogil:
-    while r < last:
-        enter(t, r, row)
-        if not is_ignored(t, row):
-            return r
-        put_loss(t, row, 0)
+# Whether a row counts; one that is ignored is done with.
+cdef bint is_kept(const Task* t, Py_ssize_t r, storage* _) noexcept nogil:
+    cdef Row row
+    enter(t, r, &row)
+    if not is_ignored(t, &row):
+        return True
+    put_loss(t, &row, 0)
+    if t.loss.gradient >= 0:
+        fill_tile(<storage*> row.at[t.loss.gradient], t.n, 0)
+    return False
+
+# Rows of up to a frame, in blocks: see framed_rows.
+cdef void loss_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
+    if t.n <= frame_size(_):
+        framed_rows(t, first, last, TO_GRADIENT if t.loss.gradient >= 0 else TO_LOGSUMEXP, _)
+    else:
+        label_rows(t, first, last, _)
+
+cdef void finish_losses(const Task* t, Block[storage]* block, const Mass[Doubles[storage]]* mass, storage* _) noexcept nogil:
+    cdef Doubles[storage] log = logs_of_masses(_, mass)
+    cdef LossRow r
+    cdef Row row
+    cdef Py_ssize_t i
+    r.dot.high = r.dot.low = 0
+    for i in range(block.rows):
+        enter(t, block.row[i], &row)
+        r.s.m = number_at(_, &block.s.m, i)
+        r.s.l.high = number_at(_, &block.s.l.high, i)
+        r.s.l.low = number_at(_, &block.s.l.low, i)
+        finish_loss(t, &row, &r, number_at(_, &log, i), _)
         if t.loss.gradient >= 0:
-            fill_tile(<storage*> row.at[t.loss.gradient], t.n, 0)
+            block.label[i] = label_of(t, &row)
+            block.share[i] = share_of(_, &r)
+            block.own[i] = gradient_at_label(block, i, t.n, r.taken)
+
+# ------------------------------------------------------------------------------------------------ longer rows of labels
+
+# The first row from r on that is not ignored.
+cdef Py_ssize_t kept_row(const Task* t, Py_ssize_t r, Py_ssize_t last, Row* row, storage* _) noexcept nogil:
+    while r < last and not is_kept(t, r, _):
         r += 1
+    if r < last:
+        enter(t, r, row)
     return r
 
 cdef void label_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
@@ -280,11 +312,11 @@ cdef void loss_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept no
         k.finish = <Finish> loss_finish[storage]
         k.map = <Map> loss_map[storage]
         k.reduces = t.loss.gradient < 0
-        # Exponentials are kept where a row stays in the first cache, and where it would be read from memory again; between, they are made
-        # twice in less time than they are written and read.
+        # Exponentials are kept where a block of rows stays in the first cache, and where a row would be read from memory again; between,
+        # they are made twice in less time than they are written and read.
         if (not t.loss.soft and t.loss.spread == 0 and t.n > 1 and t.arg[0].direct
-                and (k.reduces or (t.arg[t.loss.gradient].direct and (t.n <= NEAR_ROW or t.n >= FAR_ROW)))):
-            k.rows = <Rows> label_rows[storage]
+                and (k.reduces or (t.arg[t.loss.gradient].direct and (t.n <= frame_size(_) or t.n >= FAR_ROW)))):
+            k.rows = <Rows> loss_rows[storage]
             k.longest = most_kept(_)
     elif not t.loss.sums:
         k.map = <Map> binary_map[storage]

@@ -464,6 +464,7 @@ def mix(str op, dtype, x, r, o, mask, lse=None, dx=None, dr=None, double scale=1
     m.d = x.shape[nouter + 1]
     m.t.scale = scale
     m.t.factor = 1
+    m.t.loss = NULL
     m.t.option = 0
     m.t.log = m.t.streaming = m.t.ahead = False
     m.t.masked = mask is not None
@@ -596,6 +597,7 @@ cdef void unchoose_rows(const Task* t, const Kernel* softmax, bint all, Py_ssize
     few.nlength = 1
     few.length[0] = k
     few.factor = 1
+    few.loss = NULL
     few.arg[0].code = few.arg[1].code
     few.arg[0].direct = few.arg[1].direct = True
     few.arg[0].code = few.arg[1].code = FLOAT if wide is float else DOUBLE
@@ -653,6 +655,7 @@ cdef void set_choice(Task* t, object r, int nargs) except *:
         t.rows *= r.shape[d]
     t.masked = t.log = t.streaming = t.ahead = False
     t.scale = t.factor = 1
+    t.loss = NULL
     t.option = 0
 
 def choose_largest(dtype, r, weights, indices, bint renormalize, bint dry=False):

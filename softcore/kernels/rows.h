@@ -1,8 +1,8 @@
-// rows.h: rows of up to a frame, several to a block, on their way through softmax, log_softmax or logsumexp.
+// rows.h: rows of up to a frame, several to a block, on their way through softmax, log_softmax, logsumexp or cross-entropy.
 //
 //   top      the largest element of each row
-//   sum      the exponentials, kept for softmax, and their sum
-//   write    what is kept times 1 / l, or the elements less the logarithm
+//   sum      the exponentials, kept for softmax and gradients, and their sum
+//   write    what is kept times a factor of the row, such as 1 / l, or the elements less the logarithm
 //
 // Each step of a block waits for the one before it, and each is bound by something else: loads, multipliers, stores.  So
 // three blocks are worked on side by side, each a step behind the next, element by element in one loop (0.40 to 0.34 ns an
@@ -13,19 +13,43 @@
 namespace softcore {
 namespace {
 
-enum After { TO_SOFTMAX, TO_LOG_SOFTMAX, TO_LOGSUMEXP };
+enum After { TO_SOFTMAX, TO_LOG_SOFTMAX, TO_LOGSUMEXP, TO_GRADIENT };
+INLINE constexpr bool keeps_exponentials(int after) { return after == TO_SOFTMAX || after == TO_GRADIENT; }
+
+// What makes of an exponential some multiple of its softmax: a factor in two parts, and a power of two where the multiple is
+// far from 1.
+template <class S> struct RowShare { RowInverse<S> inverse; acc<S> unit; };
+template <class S> struct Share {
+    Inverse<S> inverse;
+    Lanes<S> unit;
+    bool scaled;
+    INLINE Share() {}
+    INLINE Share(const RowShare<S> &r) : inverse(spread_inverse<S>(r.inverse)), unit(splat<S>(r.unit)), scaled(r.unit != 1) {}
+    INLINE Lanes<S> operator()(Lanes<S> e) const {
+#if SOFTCORE_FMA
+        e = mad(e, inverse.high, e * inverse.low);
+#else
+        Lanes<S> error, product = two_product(e, inverse.high, &error);  // not `times`, whose results are at most 1
+        e = product + (error + e * inverse.low);
+#endif
+        return scaled ? e * unit : e;
+    }
+};
 
 template <class S> struct Block {
     alignas(64) acc<S> e[FRAME<S>() + 16];
     S scratch[FRAME<S>()];  // for rows that are no plain memory
     S *x[16], *y[16];
-    ptrdiff_t first, rows;
+    ptrdiff_t row[16], rows;
     Lanes<S> top;
     State<Doubles<S>> s;
     Frame<S> frame;
     Sum<double> sum[16];
     Inverse<S> inverse;
     LogFrame<S> log;
+    RowShare<S> share[16];
+    ptrdiff_t label[16];
+    S own[16];  // the gradient at the label
 };
 template <class S> INLINE ptrdiff_t whole_lanes(ptrdiff_t n) { return (n + lanes<S>() - 1) / lanes<S>() * lanes<S>(); }
 // As many rows as leave three blocks in the first cache, where they are short enough; where the block keeps nothing of its own,
@@ -41,11 +65,14 @@ template <class S, int AFTER, bool SCALE> struct Result {
     const acc<S> *e;
     Inverse<S> inverse;
     LogFrame<S> log;
+    Share<S> share;
     INLINE Result(const Block<S> *b, ptrdiff_t i, ptrdiff_t n) : x(b->x[i]), e(b->e + i * whole_lanes<S>(n)) {
         if (AFTER == TO_SOFTMAX) inverse = spread_inverse<S>(row_of<S>(&b->inverse, i));
         if (AFTER == TO_LOG_SOFTMAX) log = spread_log<S>(row_of<S>(&b->log, i));
+        if (AFTER == TO_GRADIENT) share = Share<S>(b->share[i]);
     }
     INLINE Lanes<S> operator()(ptrdiff_t j, ptrdiff_t m) const {
+        if (AFTER == TO_GRADIENT) return share(in_register(load_some<acc<S>>(e + j, m, 0)));
         if (AFTER == TO_SOFTMAX) return times<S>(in_register(load_some<acc<S>>(e + j, m, 0)), inverse);
         return log_softmax_by_way<S, SCALE>(load_some<S>(x + j, m, 0), log);
     }
@@ -56,6 +83,10 @@ template <class S, bool SCALE> INLINE Lanes<S> across(const Result<S, TO_SOFTMAX
     const Mask<S> here = first<S>(n - j);
     return times<S>(load<acc<S>>(a.e + j), {select(here, a.inverse.high, b.inverse.high), select(here, a.inverse.low, b.inverse.low)});
 }
+template <class S, bool SCALE> INLINE Lanes<S> across(const Result<S, TO_GRADIENT, SCALE> &a, const Result<S, TO_GRADIENT, SCALE> &b, ptrdiff_t j, ptrdiff_t n) {
+    const Lanes<S> e = load<acc<S>>(a.e + j);
+    return select(first<S>(n - j), a.share(e), b.share(e));
+}
 template <class S, int AFTER, bool SCALE> INLINE Lanes<S> across(const Result<S, AFTER, SCALE> &a, const Result<S, AFTER, SCALE> &, ptrdiff_t j, ptrdiff_t n) { return a(j, n - j); }
 
 // One step of each of three rows, for as many Lanes as all of them have whole, and then for what is left of each.
@@ -64,7 +95,7 @@ __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const
     typedef Lanes<S> P;
     typedef typename Several<S>::type PP;
     const ptrdiff_t L = lanes<S>(), LL = sizeof(PP) / sizeof(P) * L;
-    const bool writes = AFTER != TO_LOGSUMEXP, keeps = AFTER == TO_SOFTMAX;
+    const bool writes = AFTER != TO_LOGSUMEXP, keeps = keeps_exponentials(AFTER);
     bool begun = false;  // the row before wrote the beginning of this one
     for (ptrdiff_t i = 0; i < rows; i++) {
         const Frame<S> f = spread_frame<S>(row_of<S>(&now->frame, i));
@@ -128,7 +159,7 @@ void advance_by_way(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff
         std::memcpy((char *)&next->top + i * sizeof top, &top, sizeof top);
     }
     for (ptrdiff_t i = rows; now && i < now->rows; i++)
-        now->sum[i] = exp_row_by_way<S, WAY, AFTER == TO_SOFTMAX>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), now->e + i * whole_lanes<S>(n), 0);
+        now->sum[i] = exp_row_by_way<S, WAY, keeps_exponentials(AFTER)>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), now->e + i * whole_lanes<S>(n), 0);
     for (ptrdiff_t i = rows; AFTER != TO_LOGSUMEXP && done && i < done->rows; i++)
         write_row<S>(done->y[i], n, streamed, Result<S, AFTER, WAY == SCALED>(done, i, n));
 }
@@ -143,6 +174,7 @@ template <class S, int AFTER> void advance_after(Block<S> *next, Block<S> *now, 
 template <class S> void advance(int after, Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff_t n, double scale, ptrdiff_t ahead, Streamed<S> *streamed) {
     if (after == TO_SOFTMAX) advance_after<S, TO_SOFTMAX>(next, now, done, n, scale, ahead, streamed);
     else if (after == TO_LOG_SOFTMAX) advance_after<S, TO_LOG_SOFTMAX>(next, now, done, n, scale, ahead, streamed);
+    else if (after == TO_GRADIENT) advance_after<S, TO_GRADIENT>(next, now, done, n, scale, ahead, streamed);
     else advance_after<S, TO_LOGSUMEXP>(next, now, done, n, scale, ahead, streamed);
 }
 
@@ -159,6 +191,15 @@ template <class S> INLINE void sum_block(Block<S> *b) {
     }
     load_pack(high, &b->s.l.high);
     load_pack(low, &b->s.l.low);
+}
+
+// The gradient at the label of row i, which has `taken` less than its share.
+template <class S> INLINE S gradient_at_label(const Block<S> *b, ptrdiff_t i, ptrdiff_t n, double taken) {
+    const Lanes<S> share = Share<S>(b->share[i])(splat<S>(b->e[i * whole_lanes<S>(n) + b->label[i]]));
+    return narrow<S>((acc<S>)((double)lane<S>(share, 0) - taken));
+}
+template <class S> INLINE void put_own(const Block<S> *b, Streamed<S> *s) {
+    for (ptrdiff_t i = 0; i < b->rows; i++) put_late(s, b->y[i] + b->label[i], b->own[i]);
 }
 
 }  // namespace

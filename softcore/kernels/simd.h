@@ -424,6 +424,29 @@ template <> INLINE Lanes<float> load_part<float>(const float *p, ptrdiff_t n, fl
 template <> INLINE Lanes<double> load_part<double>(const double *p, ptrdiff_t n, double fill) { Mask<double> m = first<double>(n); return select(m, load_masked(p, m), splat<double>(fill)); }
 template <> INLINE void store_part<float>(float *p, Lanes<float> x, ptrdiff_t n) { store_masked(p, first<float>(n), x); }
 template <> INLINE void store_part<double>(double *p, Lanes<double> x, ptrdiff_t n) { store_masked(p, first<double>(n), x); }
+// Of the half types by way of whole Lanes of them in memory, or in a register where the machine has masks for 16 bits.
+template <class S> INLINE Lanes<S> load_part_of_halves(const S *p, ptrdiff_t n, float fill) {
+    alignas(32) S a[16] = {};
+#if SOFTCORE_VECTOR == 64
+    _mm256_store_si256((__m256i *)a, _mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p));
+#else
+    std::memcpy(a, p, n * sizeof(S));
+#endif
+    return select(first<S>(n), load<S>(a), splat<S>(fill));
+}
+template <class S> INLINE void store_part_of_halves(S *p, Lanes<S> x, ptrdiff_t n) {
+    alignas(32) S a[16];
+    store<S>(a, x);
+#if SOFTCORE_VECTOR == 64
+    _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), _mm256_load_si256((const __m256i *)a));
+#else
+    std::memcpy(p, a, n * sizeof(S));
+#endif
+}
+template <> INLINE Lanes<half> load_part<half>(const half *p, ptrdiff_t n, float fill) { return load_part_of_halves(p, n, fill); }
+template <> INLINE Lanes<bfloat16> load_part<bfloat16>(const bfloat16 *p, ptrdiff_t n, float fill) { return load_part_of_halves(p, n, fill); }
+template <> INLINE void store_part<half>(half *p, Lanes<half> x, ptrdiff_t n) { store_part_of_halves(p, x, n); }
+template <> INLINE void store_part<bfloat16>(bfloat16 *p, Lanes<bfloat16> x, ptrdiff_t n) { store_part_of_halves(p, x, n); }
 #endif
 
 // The same value, which the compiler will not load again for its second use: a load across two lines costs more than a register.

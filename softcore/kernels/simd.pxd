@@ -81,6 +81,7 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     RowInverse[S] inverse_of_row[S](const S*, const State[double]*)
     LogFrame[S] log_of_row[S](const S*, double m, double log, double scale)
     double log_of_mass_of[S](const S*, const Mass[double]*)
+    Doubles[S] logs_of_masses[S](const S*, const Mass[Doubles[S]]*)
     double logsumexp_of_row[S](const S*, const State[double]*, const Mass[double]*)
     bint cancelled[S](const S*, double m, double result)
     double log_in_long_double(long double)
@@ -110,6 +111,7 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     void exp_kept_columns[S](const S*, acc[S]* kept, Py_ssize_t step, Py_ssize_t n, const Frame[S]*, double scale, bint keep, const char* ahead, Py_ssize_t ahead_stride, Sum[Doubles[S]]*)
 
     # sums of backwards
+    enum: SUMS  # Lanes of columns that are summed side by side
     double sum_row[S](const S*, Py_ssize_t n)
     double total_of_sum[S](const S*, const Sum[double]*)
     void add_row[S](const S*, Sum[double]*, double)
@@ -133,8 +135,7 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     double total_of_tile[S](const S* dy, const S* y, Py_ssize_t n, bint log)
     void gradient_row[S](bint log, S* dx, const S* dy, const S* y, Py_ssize_t n, const Sum[double]*, double scale, Streamed[S]*)
     void gradient_of_row[S](bint log, S* dx, const S* dy, const S* y, Py_ssize_t n, double scale, Streamed[S]*)
-    bint any_infinite[S](const Gradient[S]*)
-    Lanes[S] gradient_of_columns[S](bint log, bint infinite, Lanes[S] dy, Lanes[S] y, const Gradient[S]*)
+    void gradient_columns_of[S](bint log, S* dx, Py_ssize_t, const S* dy, Py_ssize_t, const S* y, Py_ssize_t, Py_ssize_t n, Py_ssize_t width, const Gradient[S]*, bint streaming)
     void logsumexp_backward_tile[S](S* dx, const S* dy, const S* x, const S* y, const S* b, Py_ssize_t n, bint streaming)
     void choose_tile[S](int op, S* y, const S* a, const S* b, Py_ssize_t n, bint streaming)
     void map_tile[S](int op, S* y, const S* a, const S* b, Py_ssize_t n, bint streaming)
@@ -144,22 +145,30 @@ cdef extern from "rows.h" namespace "softcore" nogil:
 
     # rows of up to a frame, in blocks
     cdef enum After:
-        TO_SOFTMAX, TO_LOG_SOFTMAX, TO_LOGSUMEXP
+        TO_SOFTMAX, TO_LOG_SOFTMAX, TO_LOGSUMEXP, TO_GRADIENT
+    bint keeps_exponentials(int after)
+    cdef cppclass RowShare[S]:
+        pass
     cdef cppclass Block[S]:
         S* scratch
         S** x
         S** y
-        Py_ssize_t first
+        Py_ssize_t* row
         Py_ssize_t rows
         Lanes[S] top
         State[Doubles[S]] s
         Frame[S] frame
         Inverse[S] inverse
         LogFrame[S] log
+        RowShare[S]* share
+        Py_ssize_t* label
+        S* own
     Py_ssize_t block_of_rows[S](const S*, Py_ssize_t n, bint keeps)
     void advance[S](int after, Block[S]* next, Block[S]* now, const Block[S]* done, Py_ssize_t n, double scale, Py_ssize_t ahead, Streamed[S]*)
     void frame_block[S](Block[S]*, double scale)
     void sum_block[S](Block[S]*)
+    S gradient_at_label[S](const Block[S]*, Py_ssize_t i, Py_ssize_t n, double taken)
+    void put_own[S](const Block[S]*, Streamed[S]*)
 
     # max
     cdef cppclass Best[S]:
@@ -297,6 +306,7 @@ cdef extern from "losses.h" namespace "softcore" nogil:
     void weigh_row[S](const S* x, const S* target, const S* weight, Py_ssize_t n, const Loss*, Sum[double]* dot, Sum[double]* mass)
     void merge_sums_of_loss(Sum[double]*, const Sum[double]*)
     double loss_of(const LossRow*, double log, double h, double x, double lse, const Loss*)
+    RowShare[S] share_of[S](const S*, const LossRow*)
     GradientRow[S] gradient_row_of[S](const S*, const LossRow*, const Loss*)
     void loss_gradient_row[S](S* y, const S* x, const S* target, const S* weight, Py_ssize_t n, const GradientRow[S]*, bint streaming, const S* ahead)
     S gradient_of_label[S](const S* x, const S* weight, const GradientRow[S]*)

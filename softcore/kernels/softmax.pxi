@@ -108,23 +108,26 @@ cdef void framed_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int afte
     cdef Block[storage]* done = NULL
     cdef Streamed[storage] streamed
     cdef bint writes = after != TO_LOGSUMEXP
-    cdef bint gathers = t.masked or not t.arg[0].direct, scatters = writes and (t.masked or not t.arg[1].direct)
-    cdef Py_ssize_t block = block_of_rows(_, t.n, gathers or scatters or after == TO_SOFTMAX), ahead
+    cdef bint gathers = t.masked or not t.arg[0].direct, scatters = writes and (t.masked or not t.arg[t.nargs - 1].direct)
+    cdef Py_ssize_t block = block_of_rows(_, t.n, gathers or scatters or keeps_exponentials(after)), ahead
     cdef int b = 0
     while first < last or now != NULL or done != NULL:
         next = NULL
         ahead = 0
         if first < last:
             next = &room[b]
-            next.first = first
-            next.rows = min(block, last - first)
+            first = take_rows(t, next, first, last, block)
+            if next.rows == 0:
+                next = NULL
+        if next != NULL:
             bring_rows(t, next, gathers, writes)
-            first += next.rows
             if t.ahead and first + next.rows <= last:
                 ahead = <storage*> row_start(t, &t.arg[0], first) - next.x[0]
         advance(after, next, now, done, t.n, t.scale, ahead, &streamed if t.streaming else NULL)
+        if done != NULL and after == TO_GRADIENT:
+            put_own(done, &streamed)
         if done != NULL and scatters:
-            take_rows_away(t, done, 0 if after == TO_SOFTMAX else -INFINITY)
+            take_rows_away(t, done, 0 if keeps_exponentials(after) else -INFINITY)
         if now != NULL:
             finish_block(t, now, after, _)
         if next != NULL:
@@ -134,27 +137,37 @@ cdef void framed_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int afte
         b = (b + 1) % 3
     finish_line(&streamed)
 
+# The next rows that a block has, all but those a loss ignores; returns the row after them.
+cdef Py_ssize_t take_rows(const Task* t, Block[storage]* block, Py_ssize_t first, Py_ssize_t last, Py_ssize_t most) noexcept nogil:
+    block.rows = 0
+    while first < last and block.rows < most:
+        if t.loss == NULL or is_kept(t, first, <storage*> NULL):
+            block.row[block.rows] = first
+            block.rows += 1
+        first += 1
+    return first
+
 cdef void bring_rows(const Task* t, Block[storage]* block, bint gathers, bint writes) noexcept nogil:
     cdef unsigned char masks[FRAME_SCRATCH]
     cdef Row row
     cdef Py_ssize_t i, r
     for i in range(block.rows):
-        r = block.first + i
+        r = block.row[i]
         if gathers:
             enter(t, r, &row)
             block.x[i] = take(t, &row, 0, 0, t.n, block.scratch + i * t.n, take_mask(t, &row, 0, t.n, masks), -INFINITY)
         else:
             block.x[i] = <storage*> row_start(t, &t.arg[0], r)
         if writes:
-            block.y[i] = <storage*> row_start(t, &t.arg[1], r) if t.arg[1].direct else block.scratch + i * t.n
+            block.y[i] = <storage*> row_start(t, &t.arg[t.nargs - 1], r) if t.arg[t.nargs - 1].direct else block.scratch + i * t.n
 
 cdef void take_rows_away(const Task* t, const Block[storage]* block, double fill) noexcept nogil:
     cdef unsigned char masks[FRAME_SCRATCH]
     cdef Row row
     cdef Py_ssize_t i
     for i in range(block.rows):
-        enter(t, block.first + i, &row)
-        close_tile(t, &row, 1, 0, t.n, block.y[i], take_mask(t, &row, 0, t.n, masks), fill)
+        enter(t, block.row[i], &row)
+        close_tile(t, &row, t.nargs - 1, 0, t.n, block.y[i], take_mask(t, &row, 0, t.n, masks), fill)
 
 cdef void finish_block(const Task* t, Block[storage]* block, int after, storage* _) noexcept nogil:
     cdef Mass[Doubles[storage]] mass
@@ -176,9 +189,12 @@ cdef void finish_block(const Task* t, Block[storage]* block, int after, storage*
             one.sum = number_at(_, &mass.sum, i)
             one.rest = number_at(_, &mass.rest, i)
             if is_thin(_, &one, t.n):
-                enter(t, block.first + i, &row)
+                enter(t, block.row[i], &row)
                 set_number(_, &mass.rest, i, rest_again(&from_, t.n, number_at(_, &block.s.m, i), t.scale, _))
                 set_number(_, &mass.rest_low, i, 0)
+    if t.loss != NULL:
+        finish_losses(t, block, &mass, _)
+        return
     if after == TO_LOG_SOFTMAX:
         block.log = logs_of(_, &block.s, &mass, t.scale)
         return
@@ -186,11 +202,11 @@ cdef void finish_block(const Task* t, Block[storage]* block, int after, storage*
     if t.nargs == 3 or any_cancelled(_, &block.s, &result):
         for i in range(block.rows):
             m = number_at(_, &block.s.m, i)
-            enter(t, block.first + i, &row)
+            enter(t, block.row[i], &row)
             finish_logsumexp(t, &row, &from_, m, number_at(_, &result, i), _)
     else:
         for i in range(block.rows):
-            put_double(_, row_start(t, &t.arg[1], block.first + i), number_at(_, &result, i))
+            put_double(_, row_start(t, &t.arg[1], block.row[i]), number_at(_, &result, i))
 
 cdef void finish_logsumexp(const Task* t, const Row* row, const Source* from_, double m, double result, storage* _) noexcept nogil:
     if cancelled(_, m, result):
@@ -435,44 +451,37 @@ cdef void gradient_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storag
     finish_line(&streamed)
 
 cdef void gradient_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef Sum[Doubles[storage]] total
-    cdef Gradient[storage] g[GROUPS]
-    cdef Py_ssize_t L = lanes(_), i, groups = (slab.width + L - 1) // L, j, w
+    cdef Sum[Doubles[storage]] total[SUMS]
+    cdef Gradient[storage] g[SUMS]
+    cdef Py_ssize_t i, groups = (slab.width + lanes(_) - 1) // lanes(_)
     cdef const storage* dy = <const storage*> slab.at[0]
     cdef const storage* y = <const storage*> slab.at[1]
-    cdef storage* dx = <storage*> slab.at[2]
-    cdef bint infinite = False
+    sum_columns(dy, slab.stride[0], <const storage*> NULL if t.log else y, slab.stride[1], slab.n, slab.width, total)
     for i in range(groups):
-        sum_columns(dy + i * L, slab.stride[0], <const storage*> NULL if t.log else y + i * L, slab.stride[1], slab.n, slab.width - i * L, &total)
-        g[i] = gradient_of(lanes_of_sum_columns(_, &total), t.scale)
-        infinite = infinite or (t.log and any_infinite(&g[i]))
-    for j in range(slab.n):
-        for i in range(groups):
-            w = slab.width - i * L
-            store_some(dx + i * L, gradient_of_columns(t.log, infinite, load_some(dy + i * L, w, 0), load_some(y + i * L, w, 0), &g[i]), w)
-        dy = <const storage*> (<const char*> dy + slab.stride[0])
-        y = <const storage*> (<const char*> y + slab.stride[1])
-        dx = <storage*> (<char*> dx + slab.stride[2])
+        g[i] = gradient_of(lanes_of_sum_columns(_, &total[i]), t.scale)
+    gradient_columns_of(t.log, <storage*> slab.at[2], slab.stride[2], dy, slab.stride[0], y, slab.stride[1], slab.n, slab.width, g, t.streaming)
 
 cdef void sum_columns(const storage* a, Py_ssize_t a_stride, const storage* b, Py_ssize_t b_stride, Py_ssize_t n, Py_ssize_t width, Sum[Doubles[storage]]* total) noexcept nogil:
-    # The sum of a * b, or of a alone, down columns: tiles into chunks, chunks into the total.
-    cdef Sum[Doubles[storage]] chunk = empty_sum_columns(a)
-    cdef Doubles[storage] tile
-    cdef Py_ssize_t j = 0, rows
-    total[0] = empty_sum_columns(a)
+    # The sums of a * b, or of a alone, down columns: tiles into chunks, chunks into the total.
+    cdef Sum[Doubles[storage]] chunk[SUMS]
+    cdef Doubles[storage] tile[SUMS]
+    cdef Py_ssize_t j = 0, rows, i, groups = (width + lanes(a) - 1) // lanes(a)
+    for i in range(groups):
+        total[i] = chunk[i] = empty_sum_columns(a)
     while j < n:
         rows = min(n - j, tile_size(a))
         if b:
-            dot_columns_of(a, a_stride, b, b_stride, rows, width, &tile)
+            dot_columns_of(a, a_stride, b, b_stride, rows, width, tile)
             b = <const storage*> (<const char*> b + rows * b_stride)
         else:
-            sum_columns_of(a, a_stride, rows, width, &tile)
+            sum_columns_of(a, a_stride, rows, width, tile)
         a = <const storage*> (<const char*> a + rows * a_stride)
-        add_columns(a, &chunk, &tile)
         j += rows
-        if j % chunk_size(a) == 0 or j == n:
-            merge_sum_columns(a, total, &chunk)
-            chunk = empty_sum_columns(a)
+        for i in range(groups):
+            add_columns(a, &chunk[i], &tile[i])
+            if j % chunk_size(a) == 0 or j == n:
+                merge_sum_columns(a, &total[i], &chunk[i])
+                chunk[i] = empty_sum_columns(a)
 
 # ------------------------------------------------------------------------------------------------ logsumexp with weights
 

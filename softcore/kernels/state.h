@@ -503,19 +503,24 @@ template <class S, class F> INLINE double sum_tile(ptrdiff_t n, F term) {  // te
     for (int i = 0; j < n; i++, j += L) e[i] = term(j, n - j, e[i]);
     return sum_lanes<S>(tree4(e));
 }
-template <class S, class F> INLINE Doubles<S> sum_tile_columns(ptrdiff_t n, F term) {  // term(j, sum)
+// The sums of up to SUMS Lanes of columns, side by side: term(j, g, sum).
+static constexpr ptrdiff_t SUMS = 8;
+template <class S, class F> INLINE void sum_tile_columns(ptrdiff_t n, ptrdiff_t groups, Doubles<S> *sum, F term) {
     const ptrdiff_t L = lanes<S>();
-    Doubles<S> t[lanes<S>()];
-    for (ptrdiff_t i = 0; i < L && i < n; i++) {
-        Lanes<S> e[4];
-        for (int b = 0; b < 4; b++) e[b] = constant<Lanes<S>>(0);
-        for (ptrdiff_t j = i; j < n; j += 4 * L)
-            for (int b = 0; b < 4; b++) if (j + b * L < n) e[b] = term(j + b * L, e[b]);
-        t[i] = doubles<S>(tree4(e));
+    Doubles<S> t[SUMS][lanes<S>()];
+    for (ptrdiff_t i = 0; i < L && i < n; i++)
+        for (ptrdiff_t g = 0; g < groups; g++) {
+            Lanes<S> e[4];
+            for (int b = 0; b < 4; b++) e[b] = constant<Lanes<S>>(0);
+            for (ptrdiff_t j = i; j < n; j += 4 * L)
+                for (int b = 0; b < 4; b++) if (j + b * L < n) e[b] = term(j + b * L, g, e[b]);
+            t[g][i] = doubles<S>(tree4(e));
+        }
+    for (ptrdiff_t g = 0; g < groups; g++) {
+        for (ptrdiff_t w = L / 2; w; w /= 2)
+            for (ptrdiff_t i = 0; i < w && i + w < n; i++) t[g][i] = t[g][i] + t[g][i + w];
+        sum[g] = t[g][0];
     }
-    for (ptrdiff_t w = L / 2; w; w /= 2)
-        for (ptrdiff_t i = 0; i < w && i + w < n; i++) t[i] = t[i] + t[i + w];
-    return t[0];
 }
 template <class S> __attribute__((noinline)) double sum_row(const S *a, ptrdiff_t n) {
     return sum_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM { return sum + load_some<S>(a + j, m, 0); });
@@ -523,11 +528,19 @@ template <class S> __attribute__((noinline)) double sum_row(const S *a, ptrdiff_
 template <class S> __attribute__((noinline)) double dot_row(const S *a, const S *b, ptrdiff_t n) {
     return sum_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM { return mad(load_some<S>(a + j, m, 0), load_some<S>(b + j, m, 0), sum); });
 }
+// Of the next row, which lies in another page where no hardware looks ahead, each line is asked for.
 template <class S> __attribute__((noinline)) void sum_columns_of(const S *a, ptrdiff_t as, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
-    *sum = sum_tile_columns<S>(n, [=](ptrdiff_t j, Lanes<S> s) TERM { return s + load_some<S>(row_at(a, as, j), width, 0); });
+    const ptrdiff_t L = lanes<S>();
+    sum_tile_columns<S>(n, (width + L - 1) / L, sum, [=](ptrdiff_t j, ptrdiff_t g, Lanes<S> s) TERM {
+        prefetch(row_at(a, as, j + 1) + g * L);
+        return s + load_some<S>(row_at(a, as, j) + g * L, width - g * L, 0); });
 }
 template <class S> __attribute__((noinline)) void dot_columns_of(const S *a, ptrdiff_t as, const S *b, ptrdiff_t bs, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
-    *sum = sum_tile_columns<S>(n, [=](ptrdiff_t j, Lanes<S> s) TERM { return mad(load_some<S>(row_at(a, as, j), width, 0), load_some<S>(row_at(b, bs, j), width, 0), s); });
+    const ptrdiff_t L = lanes<S>();
+    sum_tile_columns<S>(n, (width + L - 1) / L, sum, [=](ptrdiff_t j, ptrdiff_t g, Lanes<S> s) TERM {
+        prefetch(row_at(a, as, j + 1) + g * L);
+        prefetch(row_at(b, bs, j + 1) + g * L);
+        return mad(load_some<S>(row_at(a, as, j) + g * L, width - g * L, 0), load_some<S>(row_at(b, bs, j) + g * L, width - g * L, 0), s); });
 }
 
 // ---------------------------------------------------------------- what the kernels call
@@ -579,6 +592,7 @@ template <class S> INLINE void set_thin(const S *, Mass<Doubles<S>> *mass, ptrdi
     mass->rest_low = select(few, constant<Doubles<S>>(0), mass->rest_low);
 }
 template <class S> INLINE LogFrame<S> logs_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass, double scale) { return log_frame_of<S>(s->m, log_of_mass<S>(*mass), scale); }
+template <class S> INLINE Doubles<S> logs_of_masses(const S *, const Mass<Doubles<S>> *mass) { return log_of_mass<S>(*mass); }
 template <class S> INLINE Doubles<S> logsumexps_of(const S *, const State<Doubles<S>> *s, const Mass<Doubles<S>> *mass) { return logsumexp_of<S>(*s, *mass); }
 template <class S> INLINE void merge_columns(const S *, State<Doubles<S>> *a, const State<Doubles<S>> *b, double scale) { merge<S>(a, *b, scale); }
 // Columns of nothing but -inf have the empty state.
