@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import struct
 import threading
 import warnings
@@ -406,7 +407,7 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
     if planes:
         axes = [(size, count, 1, 1, 1, 0, 0) for size, count in zip(outputs[0].shape[2:], inputs[0].shape[2:])]
     accumulator, _, options = _options(queue.device, op, storage, inputs, outputs)
-    tile = planner.choose_opencl(1 << 10, accumulator.itemsize, _facts(queue.device))
+    tile = planner.choose_opencl(1 << 10, accumulator.itemsize, _facts(queue.device), any(a.dtype != accumulator for a in operands))
     options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "I_X": len(inputs) - 1}
     strides = [_steps(op, a) for a in operands]
     task = struct.pack(
@@ -468,8 +469,8 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     outer, length, strides = _collapsed(op, shape, nouter, operands, along)
     rows, n = prod(outer), prod(length)
     facts = _facts(device)
-    tile = planner.choose_opencl(n, accumulator.itemsize, facts)
     whole = [(a, s) for a, s in zip(operands, strides) if a.ndim == ndim and a is not mask]
+    tile = planner.choose_opencl(n, accumulator.itemsize, facts, any(_way(a.dtype, accumulator) != "same" for a, _ in whole))
     strided = any(s[len(outer) :] != [1] for _, s in whole)
     side_by_side = bool(outer) and outer[-1] >= tile.vec and len(length) == 1 and all(s[len(outer) - 1] == 1 for _, s in whole)
     columns = strided and side_by_side and facts.cpu and op in _IN_COLUMNS and not _has_optional(op, inputs)
@@ -518,7 +519,8 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
 
 def _options(device, op, storage, inputs, outputs):
     """The dtypes of arithmetic and of scalar arguments, and what every kernel is compiled with."""
-    if not _facts(device).double and "float64" in [storage.name, *(a.dtype.name for a in (*inputs, *outputs))]:
+    facts = _facts(device)
+    if not facts.double and "float64" in [storage.name, *(a.dtype.name for a in (*inputs, *outputs))]:
         raise TypeError(f"{op}: the device {device.name.strip()!r} has no float64, in which this call computes")
     accumulator = np.dtype(np.float32) if storage.name in ("float16", "bfloat16") else storage
     real = accumulator if accumulator.kind == "f" else np.dtype(np.float32)
@@ -532,6 +534,8 @@ def _options(device, op, storage, inputs, outputs):
         "LEAST": "-INFINITY" if accumulator.kind == "f" else _least(accumulator),
         {"f": "FLOAT", "d": "DOUBLE"}.get(accumulator.char, "INTEGER"): 1,
     }
+    if facts.fused:
+        options["FUSED"] = 1
     for name, way, arrays in (("IN", "READ", inputs), ("OUT", "WRITE", outputs)):
         for i, a in enumerate(arrays):
             options |= {f"{name}{i}": _TYPES[a.dtype.name], f"{way}{i}": _way(a.dtype, accumulator)}
@@ -599,6 +603,7 @@ def _joined(dims):
 
 
 _facts_of = {}
+_PAST = re.compile(r"PoCL.*LLVM (\d|1[0-4])\b")  # compilers that hang on functions of 512 bits, on processors that have them
 
 
 def _facts(device):
@@ -606,7 +611,13 @@ def _facts(device):
     facts = _facts_of.get(device.int_ptr)
     if facts is None:
         cl = _pyopencl()
-        is_cpu, double = bool(device.type & cl.device_type.CPU), "cl_khr_fp64" in device.extensions.split()
-        facts = planner.Device(is_cpu, device.max_compute_units, device.max_work_group_size, double)
+        facts = planner.Device(
+            cpu=bool(device.type & cl.device_type.CPU),
+            units=device.max_compute_units,
+            largest=device.max_work_group_size,
+            double="cl_khr_fp64" in device.extensions.split(),
+            fused=bool(device.single_fp_config & cl.device_fp_config.FMA),
+            width=64 if device.native_vector_width_float == 16 and not _PAST.search(device.platform.version) else 32,
+        )
         _facts_of[device.int_ptr] = facts
     return facts

@@ -121,6 +121,8 @@ class Device(NamedTuple):
     units: int  #: compute units
     largest: int  #: work-items in a work-group
     double: bool = True  #: whether it has float64
+    fused: bool = False  #: whether it has fused multiply-add
+    width: int = 32  #: bytes of a vector, of a CPU
 
 
 class Tile(NamedTuple):
@@ -132,15 +134,18 @@ class Tile(NamedTuple):
     groups: int  #: work-groups to start, if there are rows for so many
 
 
-def choose_opencl(length: int, itemsize: int, device: Device) -> Tile:
+def choose_opencl(length: int, itemsize: int, device: Device, converted: bool = False) -> Tile:
     """The tile for rows of ``length`` elements, of an accumulator of ``itemsize`` bytes.
 
-    A CPU runs work-groups on threads: a single work-item takes whole rows, in vectors of 256 bits, and needs no barrier. A GPU runs
+    ``converted`` says that some operand has another type in memory: the functions of OpenCL C that convert are asked for no more than
+    256 bits, beyond which compilers were seen to crash.
+
+    A CPU runs work-groups on threads: a single work-item takes whole rows, as wide as its registers, and needs no barrier. A GPU runs
     them on lanes: as many work-items as a row feeds, in vectors of 128 bits, and at least 64 in a work-group. The order of a sum
     depends on this choice, and so on the device and the length, but on nothing else.
     """
     if device.cpu:
-        return Tile(1, 1, min(16, 32 // itemsize), 16 * device.units)
+        return Tile(1, 1, min(16, (32 if converted else device.width) // itemsize), 16 * device.units)
     vec = max(2, 16 // max(itemsize, 4))
     wg = 1
     while wg < min(256, device.largest) and 4 * wg * vec < length:

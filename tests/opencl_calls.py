@@ -1,9 +1,10 @@
 """Every op of the OpenCL core once, at small shapes: what test_opencl.py runs on several runtimes, here or in a process of its own.
 
-``python opencl_calls.py FILE [gpu]`` runs them on the device that softcore chooses, with the tiles of a GPU if told so, and keeps the
-results in FILE.
+``python opencl_calls.py FILE FACTS`` runs them on the device that softcore chooses, as if it were the one of those facts (a
+planner.Device, in JSON), and keeps the results in FILE.
 """
 
+import json
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from softcore import opencl, planner
 from softcore.reference import OPS
 
 GPU = planner.Device(cpu=False, units=4, largest=64)
+CPU = planner.Device(cpu=True, units=4, largest=64)
 
 
 def use_tiles_of(monkeypatch_or_none, device):
@@ -83,6 +85,5 @@ if __name__ == "__main__":
     # Oclgrind 21.10 takes a buffer for what it knew of a freed one that had its number, so nothing is freed here.
     kept = []
     opencl._keep = lambda event, arrays: kept.append((event, arrays))
-    if sys.argv[2:] == ["gpu"]:
-        use_tiles_of(None, GPU)
+    use_tiles_of(None, planner.Device(*json.loads(sys.argv[2])))
     np.savez(sys.argv[1], **every_result())

@@ -6,6 +6,7 @@ A kernel that goes wrong on these runtimes may hang: every test here has a time 
 import dataclasses
 import doctest
 import faulthandler
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import threading
 import numpy as np
 import pytest
 from calls import BFLOAT16, same_bits
-from opencl_calls import GPU, every_result, use_tiles_of
+from opencl_calls import CPU, GPU, every_result, use_tiles_of
 from test_gates import ACTIVATIONS, ENDS, sweep
 from test_kernels import batch, check, turned, widened
 
@@ -888,7 +889,9 @@ def simulated(tmp_path, *arguments):
 @pytest.mark.parametrize("tiles", ["cpu", "gpu"])
 def test_oclgrind_finds_nothing(tiles, tmp_path):
     faulthandler.cancel_dump_traceback_later()  # a thousand times slower than a device; the process has a time limit of its own
-    assert simulated(tmp_path, os.path.join(os.path.dirname(__file__), "opencl_calls.py"), str(tmp_path / "results.npz"), tiles) == ""
+    facts = GPU if tiles == "gpu" else sc.opencl._facts(DEVICE) if DEVICE else CPU
+    script = os.path.join(os.path.dirname(__file__), "opencl_calls.py")
+    assert simulated(tmp_path, script, str(tmp_path / "results.npz"), json.dumps(facts)) == ""
     with np.load(tmp_path / "results.npz") as results:
         for name, expected in every_result(opencl=DEVICE is not None).items():
             if DEVICE and tiles == "cpu":

@@ -5,7 +5,7 @@
 //   OP_name           the kernel that is wanted: each is compiled alone, for the dtypes and the layout of a call
 //   INPUTS, OUTPUTS   how many operands it has, then the mask
 //   WG, ROWS          work-items that share a row, and rows that a work-group works on side by side
-//   VEC               elements worked on together: no more than 256 bits of ACC
+//   VEC               elements worked on together
 //   ACC, SIGNED       the type of arithmetic, and signed integers of its width; REAL is the floating type of scalar arguments
 //   IN0, READ0, ...   the type in memory of each input, and how it is read: same (as ACC), convert, each (one by one), half,
 //                     bfloat16
@@ -14,6 +14,7 @@
 //   COLUMNS           rows lie side by side, and a work-item takes VEC of them: element j of each in one vector
 //   MASKED            some elements take no part
 //   LOOSE             vectors may be loaded by a cast, which CPU runtimes inline and vload they do not
+//   FUSED             the device has fused multiply-add: MAD(a, b, c) is rounded once
 //
 // What adds elements adds them in an order that WG, VEC and the length of the row alone decide.
 #pragma OPENCL FP_CONTRACT OFF
@@ -34,6 +35,8 @@
 #define PASTE(a, b) PASTE_(a, b)
 typedef PASTE(ACC, VEC) V;     // elements
 typedef PASTE(SIGNED, VEC) I;  // as integers, and the truth about each
+// Compilers for CPUs leave a function that is called twice out of line, and its vectors go through memory.
+#define FUNCTION static inline __attribute__((always_inline))
 #define KERNEL(name) __kernel void softcore_##name  // max and step are functions of OpenCL C
 #define CONSTANT(c) ((V)((ACC)(c)))
 // A number for each row that a work-item takes, and as a vector.
@@ -48,6 +51,13 @@ typedef ACC R;
 #endif
 #define ZERO CONSTANT(0)
 #define ONE CONSTANT(1)
+// a b + c. An x86 without fused multiply-add would call a function for each element.
+#if defined(FUSED) && (defined(__FMA__) || !defined(__x86_64__))
+#define HAS_FMA
+#define MAD(a, b, c) fma(a, b, c)
+#else
+#define MAD(a, b, c) ((a) * (b) + (c))
+#endif
 
 // ---------------------------------------------------------------- operands
 
@@ -70,7 +80,7 @@ typedef struct {
 } Task;
 
 // Where row r of operands 0 to ARGS - 1 starts.
-static bool enter(const Task *t, long r, long *at) {
+FUNCTION bool enter(const Task *t, long r, long *at) {
     for (int i = 0; i < ARGS; i++) at[i] = t->arg[i].offset;
     for (int d = t->nouter - 1; d >= 0; d--) {
         const long k = d ? r % t->shape[d] : r;
@@ -80,7 +90,7 @@ static bool enter(const Task *t, long r, long *at) {
     return true;
 }
 // Where element j of a row lies.
-static long place(const Task *t, int i, long j) {
+FUNCTION long place(const Task *t, int i, long j) {
     const int first = t->nouter, last = first + t->nlength - 1;
     long p = 0;
     if (t->nlength == 0) return 0;
@@ -147,19 +157,36 @@ static long place(const Task *t, int i, long j) {
     }
 #endif
 
+// Over the lanes of a vector, and over how many lie in half of it, a quarter and so on.
+#define LANES(k, count) _Pragma("unroll") for (int k = 0; k < count; k++)
+#define HALVES(w) _Pragma("unroll") for (int w = VEC / 2; w; w /= 2)
+
 #define LOOSE_V(T) PASTE(loose_, T)
 #ifdef LOOSE
 #define DEFINE_LOOSE(T) typedef PASTE(T, VEC) __attribute__((aligned(sizeof(T)))) LOOSE_V(T);
 #define VLOAD(T, p) (*(const __global LOOSE_V(T) *)(p))
 #define VSTORE(T, v, p) (*(__global LOOSE_V(T) *)(p) = (v))
 DEFINE_LOOSE(ACC)
+// PoCL takes the pointers of vload_half and vstore_half for aligned ones, which those of variables are.
+typedef PASTE(ushort, VEC) __attribute__((aligned(2))) LooseHalves;
+FUNCTION PASTE(float, VEC) load_halves(const __global half *p) {
+    const PASTE(ushort, VEC) bits = *(const __global LooseHalves *)p;
+    return PASTE(vload_half, VEC)(0, (const half *)&bits);
+}
+FUNCTION void store_halves(PASTE(float, VEC) v, __global half *p) {
+    PASTE(ushort, VEC) bits;
+    PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, (half *)&bits);
+    *(__global LooseHalves *)p = bits;
+}
 #else
+#define load_halves(p) PASTE(vload_half, VEC)(0, p)
+#define store_halves(v, p) PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, p)
 #define VLOAD(T, p) PASTE(vload, VEC)(0, p)
 #define VSTORE(T, v, p) PASTE(vstore, VEC)(v, 0, p)
 #endif
 #define VECTOR_same(p) VLOAD(ACC, p)
 #define VECTOR_convert(p) PASTE(convert_, V_NAME)(PASTE(vload, VEC)(0, p))
-#define VECTOR_half(p) PASTE(convert_, V_NAME)(PASTE(vload_half, VEC)(0, p))
+#define VECTOR_half(p) PASTE(convert_, V_NAME)(load_halves(p))
 #define VECTOR_bfloat16(p) PASTE(convert_, V_NAME)(PASTE(as_float, VEC)(PASTE(convert_uint, VEC)(PASTE(vload, VEC)(0, p)) << 16))
 #define V_NAME PASTE(ACC, VEC)
 #define VECTOR_each(p) ZERO  // never
@@ -174,7 +201,7 @@ DEFINE_LOOSE(ACC)
 #define SCALAR_half(p) ((ACC)vload_half(0, p))
 #define SCALAR_bfloat16(p) ((ACC)as_float((uint)*(p) << 16))
 #define PUT_VECTOR_same(T, v, p) VSTORE(ACC, v, p)
-#define PUT_VECTOR_half(T, v, p) PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, p)
+#define PUT_VECTOR_half(T, v, p) store_halves(v, p)
 #define PUT_VECTOR_convert(T, v, p) PASTE(vstore, VEC)(PASTE(convert_, PASTE(T, VEC))(v), 0, p)
 #define PUT_VECTOR_bfloat16(T, v, p) PASTE(vstore, VEC)(to_bfloat16s(v), 0, p)
 #define PUT_VECTOR_each(T, v, p) PUT_VECTOR_convert(T, v, p)
@@ -184,11 +211,11 @@ DEFINE_LOOSE(ACC)
 #define PUT_SCALAR_half(v, p) vstore_half_rte(v, 0, p)
 #define PUT_SCALAR_bfloat16(v, p) (*(p) = to_bfloat16(v))
 
-static ushort to_bfloat16(float v) {
+FUNCTION ushort to_bfloat16(float v) {
     const uint u = as_uint(v);
     return v != v ? (ushort)0x7fc0 : (ushort)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
-static PASTE(ushort, VEC) to_bfloat16s(V v) {
+FUNCTION PASTE(ushort, VEC) to_bfloat16s(V v) {
     PASTE(ushort, VEC) r;
     for (int i = 0; i < VEC; i++) ((ushort *)&r)[i] = to_bfloat16((float)((ACC *)&v)[i]);
     return r;
@@ -198,8 +225,8 @@ static PASTE(ushort, VEC) to_bfloat16s(V v) {
 #ifdef COLUMNS
 #define WHOLE(n, j) (t->width == VEC && (j) < (n))
 #define IN_ROW(n, j, k) ((k) < t->width && (j) < (n))
-#define AT(t, i, j) place(t, i, j)
-#define LANE_AT(t, i, j, k) (place(t, i, j) + (k))
+#define AT(t, i, j) ((j) * t->arg[i].stride[t->nouter])
+#define LANE_AT(t, i, j, k) (AT(t, i, j) + (k))
 #elif defined(STRIDED)
 #define WHOLE(n, j) 0
 #define IN_ROW(n, j, k) ((j) + (k) < (n))
@@ -212,17 +239,17 @@ static PASTE(ushort, VEC) to_bfloat16s(V v) {
 #define LANE_AT(t, i, j, k) ((j) + (k))
 #endif
 #define DEFINE_INPUT(i, T, READ)                                                                                       \
-    static V take##i(const Task *t, const __global T *row, long j, long n, ACC fill) {                                 \
+    FUNCTION V take##i(const Task *t, const __global T *row, long j, long n, ACC fill) {                                 \
         if (WHOLE(n, j) && PASTE(BY_VECTOR_, READ)) return PASTE(VECTOR_, READ)(row + AT(t, i, j));                    \
         V v = CONSTANT(fill);                                                                                          \
         for (int k = 0; k < VEC; k++)                                                                                  \
             if (IN_ROW(n, j, k)) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + LANE_AT(t, i, j, k));                     \
         return v;                                                                                                      \
     }                                                                                                                  \
-    static ACC value##i(const __global T *p) { return PASTE(SCALAR_, READ)(p); }
+    FUNCTION ACC value##i(const __global T *p) { return PASTE(SCALAR_, READ)(p); }
 // The same of output k, which is operand i.
 #define DEFINE_OUTPUT(k, T, WRITE)                                                                                     \
-    static void put##k(const Task *t, __global T *row, long j, long n, V v) {                                          \
+    FUNCTION void put##k(const Task *t, __global T *row, long j, long n, V v) {                                          \
         if (WHOLE(n, j)) {                                                                                             \
             PASTE(PUT_VECTOR_, WRITE)(T, v, row + AT(t, INPUTS + k, j));                                               \
             return;                                                                                                    \
@@ -230,7 +257,7 @@ static PASTE(ushort, VEC) to_bfloat16s(V v) {
         for (int e = 0; e < VEC; e++)                                                                                  \
             if (IN_ROW(n, j, e)) PASTE(PUT_SCALAR_, WRITE)(((ACC *)&v)[e], row + LANE_AT(t, INPUTS + k, j, e));        \
     }                                                                                                                  \
-    static void set##k(__global T *p, ACC v) { PASTE(PUT_SCALAR_, WRITE)(v, p); }
+    FUNCTION void set##k(__global T *p, ACC v) { PASTE(PUT_SCALAR_, WRITE)(v, p); }
 #if INPUTS > 0
 DEFINE_INPUT(0, IN0, READ0)
 #endif
@@ -275,7 +302,7 @@ DEFINE_OUTPUT(2, OUT2, WRITE2)
 #define MASK_PARAMETER , const __global uchar *mask
 #define MASK_ARGUMENT , mask
 #define MASK_ROW , mask + at[MASK]
-static I mask_of(const Task *t, const __global uchar *row, long j, long n) {
+FUNCTION I mask_of(const Task *t, const __global uchar *row, long j, long n) {
     I m = (I)(0);
 #ifdef COLUMNS
     for (int k = 0; k < VEC; k++)
@@ -322,13 +349,13 @@ static I mask_of(const Task *t, const __global uchar *row, long j, long n) {
 // a where it is larger or NaN, else b: a NaN in either stays.
 #define LARGER(a, b) ((((a) > (b)) | ((a) != (a))) ? (a) : (b))
 
-static R largest_lane(V v) {
+FUNCTION R largest_lane(V v) {
 #ifdef COLUMNS
     return v;
 #else
     ACC *e = (ACC *)&v;
-    for (int w = VEC / 2; w; w /= 2)
-        for (int k = 0; k < w; k++) e[k] = e[k + w] > e[k] ? e[k + w] : e[k];
+    HALVES(w)
+        LANES(k, w) e[k] = e[k + w] > e[k] ? e[k + w] : e[k];
     return e[0];
 #endif
 }
@@ -369,27 +396,32 @@ static R largest_lane(V v) {
 
 // A sum as high + low.
 typedef struct { R high, low; } Sum;
-static V two_sum(V a, V b, V *error) {
+FUNCTION V two_sum(V a, V b, V *error) {
     const V s = a + b, v = s - a;
     *error = (a - (s - v)) + (b - v);
     return s;
 }
-static V two_product(V a, V b, V *error) {
-    const V split = CONSTANT(SPLITTER), p = a * b;
+FUNCTION V two_product(V a, V b, V *error) {
+    const V p = a * b;
+#ifdef HAS_FMA
+    const V e = fma(a, b, -p);
+#else
+    const V split = CONSTANT(SPLITTER);
     const V s = split * a, ah = s - (s - a), al = a - ah, u = split * b, bh = u - (u - b), bl = b - bh;
     const V e = ((ah * bh - p) + ah * bl + al * bh) + al * bl;
-    *error = e == e ? e : CONSTANT(0);  // the halves of a huge number overflow
+#endif
+    *error = e == e ? e : CONSTANT(0);  // of a huge number the halves or the product overflow
     return p;
 }
-static Sum add_sums(Sum a, Sum b) {
+FUNCTION Sum add_sums(Sum a, Sum b) {
     const R s = a.high + b.high, v = s - a.high;
     Sum r = {s, ((a.high - (s - v)) + (b.high - v)) + (a.low + b.low)};
     return r;
 }
 // The sums of the chains, and over lanes where those are elements of one row.
-static Sum sum_lanes(const V *high, const V *low) {
+FUNCTION Sum sum_lanes(const V *high, const V *low) {
     Sum s[VEC];
-    for (int k = 0; k < VEC; k++) {
+    LANES(k, VEC) {
 #ifdef COLUMNS
         s[k].high = high[k];
         s[k].low = low[k];
@@ -398,17 +430,17 @@ static Sum sum_lanes(const V *high, const V *low) {
         s[k].low = ((const ACC *)low)[k];
 #endif
     }
-    for (int w = VEC / 2; w; w /= 2)
-        for (int k = 0; k < w; k++) s[k] = add_sums(s[k], s[k + w]);
+    HALVES(w)
+        LANES(k, w) s[k] = add_sums(s[k], s[k + w]);
     return s[0];
 }
 #define ACCUMULATORS(high, low)                                                                                        \
     V high[CHAINS], low[CHAINS];                                                                                       \
     for (int k = 0; k < CHAINS; k++) high[k] = low[k] = ZERO;
 // An infinite or NaN sum leaves nothing but NaN in the low part.
-static R total(Sum s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
+FUNCTION R total(Sum s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
 // The four vectors of a tile are added first, then exactly to the sum so far.
-static void add_tile(V *high, V *low, const V *e) {
+FUNCTION void add_tile(V *high, V *low, const V *e) {
     V error;
     *high = two_sum(*high, (e[0] + e[1]) + (e[2] + e[3]), &error);
     *low = *low + error;
@@ -416,50 +448,50 @@ static void add_tile(V *high, V *low, const V *e) {
 
 // ---------------------------------------------------------------- exp
 
-// exp(t + low) 2^offset for magic = MAGIC + BIAS + offset: the low bits of q = t log2 e + magic are the biased exponent, and what is
-// left, r = t - n ln 2, in two parts, is so small that exp(r) = 1 + r + r^2 g(r) by a polynomial, where 1 is added exactly to the
-// larger part. The power of two must be a normal number. NaN stays NaN. What the result lost is about *lost.
-static V exp_of_parts(V q, V high, V rest, V *lost) {
-    const V power = PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(q) << MANTISSA), r = high + rest;
+// exp(t) 2^offset for magic = MAGIC + BIAS + offset: the low bits of q = t log2 e + magic are the biased exponent of a power of two,
+// which must be a normal number, and r = t - n ln 2 is what is left. NaN stays NaN.
+// exp(r) = 1 + r + r^2 g(r).
+FUNCTION V exp_tail(V r) {
 #ifdef DOUBLE
     V g = CONSTANT(2.5000062078258757146e-8);
-    g = g * r + CONSTANT(2.7630387964068450876e-7);
-    g = g * r + CONSTANT(2.7557587085889520721e-6);
-    g = g * r + CONSTANT(0.000024801492734724736451);
-    g = g * r + CONSTANT(0.00019841269504974927246);
-    g = g * r + CONSTANT(0.00138888889439518383);
-    g = g * r + CONSTANT(0.0083333333334955798717);
-    g = g * r + CONSTANT(0.041666666666529068492);
-    g = g * r + CONSTANT(0.16666666666666410171);
-    g = g * r + CONSTANT(0.50000000000000107362);
+    g = MAD(g, r, CONSTANT(2.7630387964068450876e-7));
+    g = MAD(g, r, CONSTANT(2.7557587085889520721e-6));
+    g = MAD(g, r, CONSTANT(0.000024801492734724736451));
+    g = MAD(g, r, CONSTANT(0.00019841269504969927246));
+    g = MAD(g, r, CONSTANT(0.00138888889439518383));
+    g = MAD(g, r, CONSTANT(0.0083333333334955798717));
+    g = MAD(g, r, CONSTANT(0.041666666666529068492));
+    g = MAD(g, r, CONSTANT(0.16666666666666410171));
+    return MAD(g, r, CONSTANT(0.50000000000000107362));
 #else
     V g = CONSTANT(0.0013814173871651292f);
-    g = g * r + CONSTANT(0.008368921466171741f);
-    g = g * r + CONSTANT(0.04166840761899948f);
-    g = g * r + CONSTANT(0.1666651964187622f);
-    g = g * r + CONSTANT(0.4999999403953552f);
+    g = MAD(g, r, CONSTANT(0.008368921466171741f));
+    g = MAD(g, r, CONSTANT(0.04166840761899948f));
+    g = MAD(g, r, CONSTANT(0.1666651964187622f));
+    return MAD(g, r, CONSTANT(0.4999999403953552f));
 #endif
-    const V one = CONSTANT(1), h = one + high;
-    const V small = (high - (h - one)) + (r * r * g + rest), e = h + small;
+}
+FUNCTION V power_of_two(V q) { return PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(q) << MANTISSA); }
+FUNCTION V exp_offset(V t, V magic) {
+    const V q = MAD(t, CONSTANT(LOG2E), magic), n = q - magic;
+    const V r = MAD(n, CONSTANT(-LN2_LOW), MAD(n, CONSTANT(-LN2_HIGH), t));
+    return (MAD(r * r, exp_tail(r), r) + ONE) * power_of_two(q);
+}
+// The same of t + low. What is left comes in two parts, 1 is added exactly to the larger, and what the result lost is about *lost.
+FUNCTION V exp_in_two(V t, V low, V magic, V *lost) {
+    const V q = MAD(t, CONSTANT(LOG2E), magic), n = q - magic, power = power_of_two(q);
+    const V high = MAD(n, CONSTANT(-LN2_HIGH), t), rest = MAD(n, CONSTANT(-LN2_LOW), low), r = high + rest;
+    const V h = ONE + high, small = (high - (h - ONE)) + MAD(r * r, exp_tail(r), rest), e = h + small;
     *lost = (small - (e - h)) * power;
     return e * power;
 }
-static V exp_offset(V t, V magic) {
-    V lost;
-    const V q = t * CONSTANT(LOG2E) + magic, n = q - magic;
-    return exp_of_parts(q, t - n * CONSTANT(LN2_HIGH), n * CONSTANT(-LN2_LOW), &lost);
-}
-static V exp_in_two(V t, V low, V magic, V *lost) {
-    const V q = t * CONSTANT(LOG2E) + magic, n = q - magic;
-    return exp_of_parts(q, t - n * CONSTANT(LN2_HIGH), low - n * CONSTANT(LN2_LOW), lost);
-}
-static V exp_offset_low(V t, V low, V magic) {
+FUNCTION V exp_offset_low(V t, V low, V magic) {
     V lost;
     return exp_in_two(t, low, magic, &lost);
 }
 // exp(t + low) over its whole range, to subnormals and infinity: the power of two is kept in the middle of the exponents and moved
 // by one exact step at the end.
-static V exp_of(V t, V low) {
+FUNCTION V exp_of(V t, V low) {
     const V top = CONSTANT(-LOWEST);
     const I far = t < CONSTANT(LOWEST), up = t > CONSTANT(0);
     t = far ? CONSTANT(LOWEST) : t > top ? top : t;
@@ -468,7 +500,7 @@ static V exp_of(V t, V low) {
     return exp_offset_low(t, low, magic) * (up ? CONSTANT(UNIT) : CONSTANT(1 / UNIT));
 }
 // exp(t + low) 2^HEADROOM for t <= 0, and for t so small that the exponential is nothing, nearly nothing.
-static V decay(V t, V low) {
+FUNCTION V decay(V t, V low) {
     const I far = t < CONSTANT(LOWEST);
     return exp_offset_low(far ? CONSTANT(LOWEST) : t, far ? CONSTANT(0) : low, CONSTANT(MAGIC + BIAS + HEADROOM));
 }
@@ -476,34 +508,34 @@ static V decay(V t, V low) {
 // ---------------------------------------------------------------- log
 
 // (atanh(s) / s - 1) / s^2 as a polynomial in z = s^2 <= 1/9.
-static V atanh_tail(V z) {
+FUNCTION V atanh_tail(V z) {
 #ifdef DOUBLE
     V g = CONSTANT(0.080279249766415460349);
-    g = g * z + CONSTANT(0.028988373350345936795);
-    g = g * z + CONSTANT(0.050471100088152583596);
-    g = g * z + CONSTANT(0.052278451336423140534);
-    g = g * z + CONSTANT(0.058852647034892638326);
-    g = g * z + CONSTANT(0.066665033401744442764);
-    g = g * z + CONSTANT(0.076923139155854067904);
-    g = g * z + CONSTANT(0.090909089332440238883);
-    g = g * z + CONSTANT(0.11111111113649264167);
-    g = g * z + CONSTANT(0.14285714285690371437);
-    g = g * z + CONSTANT(0.20000000000000112913);
-    return g * z + CONSTANT(0.33333333333333333147);
+    g = MAD(g, z, CONSTANT(0.028988373350345936795));
+    g = MAD(g, z, CONSTANT(0.050471100088152583596));
+    g = MAD(g, z, CONSTANT(0.052278451336423140534));
+    g = MAD(g, z, CONSTANT(0.058852647034892638326));
+    g = MAD(g, z, CONSTANT(0.066665033401744442764));
+    g = MAD(g, z, CONSTANT(0.076923139155854067904));
+    g = MAD(g, z, CONSTANT(0.090909089332440238883));
+    g = MAD(g, z, CONSTANT(0.11111111113649264167));
+    g = MAD(g, z, CONSTANT(0.14285714285690371437));
+    g = MAD(g, z, CONSTANT(0.20000000000000112913));
+    return MAD(g, z, CONSTANT(0.33333333333333333147));
 #else
     V g = CONSTANT(0.140122962339f);
-    g = g * z + CONSTANT(0.139995540035f);
-    g = g * z + CONSTANT(0.200108508258f);
-    return g * z + CONSTANT(0.333332065349f);
+    g = MAD(g, z, CONSTANT(0.139995540035f));
+    g = MAD(g, z, CONSTANT(0.200108508258f));
+    return MAD(g, z, CONSTANT(0.333332065349f));
 #endif
 }
 // log(1 + z) for 0 <= z <= 1: what is taken from z, which is exact, is small beside it.
-static V log1p_unit(V z) {
+FUNCTION V log1p_unit(V z) {
     const V s = z / (CONSTANT(2) + z), w = s * s, half_square = CONSTANT(0.5) * z * z;
     return z - (half_square - s * (CONSTANT(2) * w * atanh_tail(w) + half_square));
 }
 // log(c + u + low), a positive number; where it is near 1, c is 1 and u what is left.
-static V log_of(V c, V u, V low) {
+FUNCTION V log_of(V c, V u, V low) {
     const V v = c + u, one = CONSTANT(1);
     const I bits = PASTE(as_, PASTE(SIGNED, VEC))(v), e = (bits - (I)(ROOT_HALF)) >> MANTISSA;
     const V n = PASTE(as_, V_NAME)(e + PASTE(as_, PASTE(SIGNED, VEC))(CONSTANT(MAGIC))) - CONSTANT(MAGIC);
@@ -513,7 +545,7 @@ static V log_of(V c, V u, V low) {
     const V small = s * (half_square + CONSTANT(2) * z * atanh_tail(z)) + (n * CONSTANT(LOG_LN2_LOW) + low / v);
     return n * CONSTANT(LOG_LN2_HIGH) + (w - (half_square - small));
 }
-static R of_row(V v) {
+FUNCTION R of_row(V v) {
 #ifdef COLUMNS
     return v;
 #else

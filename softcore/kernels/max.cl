@@ -15,19 +15,19 @@ typedef const __global IN1 *Pointer;
 typedef const __global IN0 *Pointer;
 #endif
 
-static void max_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, V *top) {
+FUNCTION void max_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, V *top) {
     FOUR(k) {
         const V v = X(j + k * STEP);
         top[k] = LARGER(v, top[k]);
     }
 }
-static ACC largest_or_nan(const V *top) {
-    ACC m = ((ACC *)top)[0];
-    for (int k = 1; k < 4 * VEC; k++) {
-        const ACC v = ((ACC *)top)[k];
-        m = LARGER(v, m);
-    }
-    return m;
+FUNCTION ACC largest_or_nan(const V *top) {
+    V a = LARGER(top[1], top[0]), b = LARGER(top[3], top[2]);
+    a = LARGER(b, a);
+    ACC *e = (ACC *)&a;
+    HALVES(w)
+        LANES(k, w) e[k] = LARGER(e[k + w], e[k]);
+    return e[0];
 }
 #define MAX_OF_ROW(m)                                                                                                  \
     V top[4] = {CONSTANT(LEAST), CONSTANT(LEAST), CONSTANT(LEAST), CONSTANT(LEAST)};                                   \
@@ -36,10 +36,10 @@ static ACC largest_or_nan(const V *top) {
     OVER_GROUP(highs, m, LARGER(highs[other], highs[own]))
 
 // Which elements are the maximum, or NaN where that is.
-static I alike(V v, ACC m) { return m == m ? v == CONSTANT(m) : v != v; }
+FUNCTION I alike(V v, ACC m) { return m == m ? v == CONSTANT(m) : v != v; }
 #define HITS(j) (alike(X(j), m) & part(t MASK_ARGUMENT, j, n))
 // What lies within the row and takes part.
-static I part(const Task *t MASK_PARAMETER, long j, long n) {
+FUNCTION I part(const Task *t MASK_PARAMETER, long j, long n) {
 #ifdef MASKED
     return mask_of(t, mask, j, n);
 #else
@@ -49,14 +49,14 @@ static I part(const Task *t MASK_PARAMETER, long j, long n) {
     return in;
 #endif
 }
-static bool any_lane(I v) {
+FUNCTION bool any_lane(I v) {
     SIGNED some = 0;
     for (int k = 0; k < VEC; k++) some |= ((SIGNED *)&v)[k];
     return some != 0;
 }
 // The index of the first maximum that this work-item met, or of the last; NONE if it met none. Of NaNs it is always the first.
 #define NONE LONG_MAX
-static long find(const Task *t, Pointer x MASK_PARAMETER, long n, ACC m, bool last) {
+FUNCTION long find(const Task *t, Pointer x MASK_PARAMETER, long n, ACC m, bool last) {
     long found = NONE;
     for (long j = LANE * VEC; j < n; j += STEP) {
         const I hits = HITS(j);
@@ -124,7 +124,7 @@ KERNEL(max_with_argmax)(Task task, const __global IN0 *x, __global OUT0 *y, __gl
 // ---------------------------------------------------------------- hardmax, max_backward
 
 // A vector of a row of zeros, but for one element.
-static V one_at(long j, long index, ACC value) {
+FUNCTION V one_at(long j, long index, ACC value) {
     V v = CONSTANT(0);
     for (int k = 0; k < VEC; k++)
         if (j + k == index) ((ACC *)&v)[k] = value;
@@ -168,10 +168,10 @@ KERNEL(is_max)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER
 #define SPLIT 2
 #define ALL 3
 
-static void share_tile(const Task *t, Pointer x, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC m, ACC dy) {
+FUNCTION void share_tile(const Task *t, Pointer x, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC m, ACC dy) {
     FOUR(k) put0(t, dx, j + k * STEP, n, HITS(j + k * STEP) ? CONSTANT(dy) : CONSTANT(0));
 }
-static void count_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, ACC m, I *count) {
+FUNCTION void count_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, ACC m, I *count) {
     FOUR(k) *count = *count - HITS(j + k * STEP);
 }
 // dy holds one value a row, and so does index, which takes the place of the search.

@@ -19,18 +19,18 @@ typedef struct {
 #define FOR_ELEMENTS                                                                                                   \
     for (long e = p->elements * get_global_id(0) / get_global_size(0); e < p->elements * (get_global_id(0) + 1) / get_global_size(0); e++)
 #endif
-static void locate(const Pool *p, long e, long *o) {
+FUNCTION void locate(const Pool *p, long e, long *o) {
     for (int d = 4; d >= 0; d--) {
         o[d] = e % p->shape[d];
         e /= p->shape[d];
     }
 }
-static long at_element(const Operand *a, const long *o) {
+FUNCTION long at_element(const Operand *a, const long *o) {
     long q = a->offset;
     for (int d = 0; d < 5; d++) q += o[d] * a->stride[d];
     return q;
 }
-static long at_place(const Operand *a, const long *others, const long *place) {
+FUNCTION long at_place(const Operand *a, const long *others, const long *place) {
     long q = a->offset + others[0] * a->stride[0] + others[1] * a->stride[1];
     for (int d = 0; d < 3; d++) q += place[d] * a->stride[2 + d];
     return q;
@@ -44,7 +44,7 @@ static long at_place(const Operand *a, const long *others, const long *place) {
                 if (within(&(p)->axis[1], (o)[1], t1, place + 1))                                                      \
                     for (long t2 = 0; t2 < (p)->axis[2].window; t2++)                                                  \
                         if (within(&(p)->axis[2], (o)[2], t2, place + 2))
-static bool within(const Axis *a, long o, long t, long *place) {
+FUNCTION bool within(const Axis *a, long o, long t, long *place) {
     *place = o * a->stride - a->before + t * a->dilation;
     return *place >= 0 && *place < a->size;
 }
@@ -56,7 +56,7 @@ static bool within(const Axis *a, long o, long t, long *place) {
                 if (reaches(&(p)->axis[1], (at)[1], t1, o + 1))                                                        \
                     for (long t2 = (p)->axis[2].window - 1; t2 >= 0; t2--)                                             \
                         if (reaches(&(p)->axis[2], (at)[2], t2, o + 2))
-static bool reaches(const Axis *a, long at, long t, long *o) {
+FUNCTION bool reaches(const Axis *a, long at, long t, long *o) {
     const long start = at + a->before - t * a->dilation;
     *o = start / a->stride;
     return start >= 0 && start % a->stride == 0 && *o < a->count;
@@ -133,15 +133,15 @@ KERNEL(max_pool_backward)
 
 // A sum and what its roundings lost.
 typedef struct { ACC high, low; } Total;
-static void add_to(Total *s, ACC a) {
+FUNCTION void add_to(Total *s, ACC a) {
     const ACC t = s->high + a, v = t - s->high;
     s->low += (s->high - (t - v)) + (a - v);
     s->high = t;
 }
-static ACC total_of(Total s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
+FUNCTION ACC total_of(Total s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
 
 // What a window's sum is divided by: its elements, with those of the padding or without.
-static ACC divisor(const Pool *p, const long *o) {
+FUNCTION ACC divisor(const Pool *p, const long *o) {
     long count = 1, place;
     for (int d = 0; d < 3; d++) {
         const Axis *a = &p->axis[d];
@@ -186,10 +186,10 @@ KERNEL(avg_pool_backward)(const Pool pool, const __global IN0 *dy, __global OUT0
 
 #if defined(OP_softmax_pool) || defined(OP_softmax_pool_backward)
 
-static ACC exponential(ACC x) { return of_row(decay(CONSTANT(x), ZERO)) * (ACC)(1 / UNIT); }
+FUNCTION ACC exponential(ACC x) { return of_row(decay(CONSTANT(x), ZERO)) * (ACC)(1 / UNIT); }
 typedef struct { ACC m, l, y; } Window;  // the state of a softmax, and the mean
 // What has no share, such as -inf, adds 0 to the mean.
-static Window window_of(const Pool *p, const Operand *a, const long *others, const long *o, const __global PASTE(IN, I_X) *x) {
+FUNCTION Window window_of(const Pool *p, const Operand *a, const long *others, const long *o, const __global PASTE(IN, I_X) *x) {
     long place[3];
     Window w = {-INFINITY, 0, 0};
     Total l = {0, 0}, y = {0, 0};

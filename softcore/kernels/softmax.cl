@@ -8,7 +8,7 @@
 #if defined(OP_softmax) || defined(OP_log_softmax) || defined(OP_logsumexp) || defined(OP_cross_entropy)
 
 // Elements j to j + VEC of x; what lies past the end is the empty state's -inf.
-static V elements(const Task *t, const __global IN0 *row, long j, long n) {
+FUNCTION V elements(const Task *t, const __global IN0 *row, long j, long n) {
     V v = take0(t, row, j, n, -INFINITY);
 #ifdef SCALED
     v = v * CONSTANT(t->number[0]);
@@ -24,7 +24,7 @@ static V elements(const Task *t, const __global IN0 *row, long j, long n) {
 #define X(j) HIDE(elements(t, x, j, n), j, -INFINITY)
 
 // scale (x - m) and what that lost. Where x is infinite or far away the loss says nothing, and decay does not look at it.
-static V scaled_difference(const Task *t, V x, V m, V *low) {
+FUNCTION V scaled_difference(const Task *t, V x, V m, V *low) {
     V rest, d = two_sum(x, -m, &rest);
 #ifdef SCALED
     V error, p = two_product(d, CONSTANT(t->number[1]), &error);
@@ -37,7 +37,7 @@ static V scaled_difference(const Task *t, V x, V m, V *low) {
 }
 
 // The largest element of a row; of NaN the sums that follow will tell.
-static void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V *top) {
+FUNCTION void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V *top) {
     FOUR(k) {
         const V v = X(j + k * STEP);
         top[k] = v > top[k] ? v : top[k];
@@ -51,39 +51,23 @@ static void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j
     R m = largest_lane(top[2] > top[0] ? top[2] : top[0]);                                                             \
     OVER_GROUP(highs, m, highs[other] > highs[own] ? highs[other] : highs[own])
 
-#endif
-
-// ---------------------------------------------------------------- softmax
-
-#ifdef OP_softmax
-
-// Exponentials wait in y for their sum where that holds them unrounded.
-#ifdef KEEP
-static V kept(const Task *t, const __global OUT0 *y, long j, long n) {
-    if (WHOLE(n, j)) return VECTOR_same(y + AT(t, 1, j));
-    V v = ONE;
-    for (int k = 0; k < VEC; k++)
-        if (IN_ROW(n, j, k)) ((ACC *)&v)[k] = y[LANE_AT(t, 1, j, k)];
-    return v;
-}
-#endif
 
 // In what unit exponentials are summed: exp(scale (x - origin)) 2^(HEADROOM - k). Where |scale m| is small the origin is 0 and k alone
 // follows m: x itself is reduced by multiples of ln 2, and no bit is lost in forming x - m. Elsewhere the origin is m, and x - m is
-// exact by Sterbenz' lemma for every x that matters. Without a finite m the origin is 0.
+// exact by Sterbenz' lemma for every x that matters.
 typedef struct { V origin, magic, lowest; } Frame;
-static Frame frame_of(const Task *t, R m) {
+FUNCTION Frame frame_of(const Task *t, R m) {
 #ifdef SCALED
     const R z = m * t->number[1];
 #else
     const R z = m;
 #endif
     const R zero = 0, k = (z < NEAR) & (z > -NEAR) ? (z * LOG2E + MAGIC) - MAGIC : zero;
-    const R origin = (z < NEAR) & (z > -NEAR) ? zero : m - m == 0 ? m : zero;
+    const R origin = (z < NEAR) & (z > -NEAR) ? zero : m;
     const Frame f = {SPLAT(origin), SPLAT(MAGIC + BIAS + HEADROOM - k), SPLAT(LOWEST + k * LN2_HIGH)};
     return f;
 }
-static V exp_in_frame(const Task *t, V x, const Frame *f) {
+FUNCTION V exp_in_frame(const Task *t, V x, const Frame *f) {
 #ifdef SCALED
     V low, z = scaled_difference(t, x, f->origin, &low);
     const I far = z < f->lowest;
@@ -93,7 +77,24 @@ static V exp_in_frame(const Task *t, V x, const Frame *f) {
     return exp_offset(z < f->lowest ? f->lowest : z, f->magic);
 #endif
 }
-static void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *high,
+#endif
+
+// ---------------------------------------------------------------- softmax
+
+#ifdef OP_softmax
+
+// Exponentials wait in y for their sum where that holds them unrounded.
+#ifdef KEEP
+FUNCTION V kept(const Task *t, const __global OUT0 *y, long j, long n) {
+    if (WHOLE(n, j)) return VECTOR_same(y + AT(t, 1, j));
+    V v = ONE;
+    for (int k = 0; k < VEC; k++)
+        if (IN_ROW(n, j, k)) ((ACC *)&v)[k] = y[LANE_AT(t, 1, j, k)];
+    return v;
+}
+#endif
+
+FUNCTION void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *high,
                      V *low) {
     V e[4];
     FOUR(k) {
@@ -105,13 +106,13 @@ static void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK
     add_tile(high, low, e);
 }
 // 1 / l in two parts: neither the rounding of l nor that of its reciprocal is among the errors of a share.
-static void invert(Sum l, V *high, V *low) {
+FUNCTION void invert(Sum l, V *high, V *low) {
     V error;
     *high = ONE / SPLAT(l.high);
     const V product = two_product(SPLAT(l.high), *high, &error);
     *low = (((ONE - product) - error) - SPLAT(l.low) * *high) * *high;
 }
-static void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V inverse,
+FUNCTION void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V inverse,
                        V inverse_low) {
     FOUR(k) {
 #ifdef KEEP
@@ -143,7 +144,7 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
 #endif
 #ifdef OP_softmax_backward
 
-static void dot_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y MASK_PARAMETER, long j, long n, V *high, V *low) {
+FUNCTION void dot_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y MASK_PARAMETER, long j, long n, V *high, V *low) {
     V e[4];
     FOUR(k) {
         const long i = j + k * STEP;
@@ -151,7 +152,7 @@ static void dot_tile(const Task *t, const __global IN0 *dy, const __global IN1 *
     }
     add_tile(high, low, e);
 }
-static void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n, V dot) {
+FUNCTION void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n, V dot) {
     FOUR(k) {
         const long i = j + k * STEP;
         V v = take1(t, y, i, n, 0) * (take0(t, dy, i, n, 0) - dot);
@@ -180,49 +181,62 @@ KERNEL(softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *
 
 #if (defined(OP_log_softmax) || defined(OP_logsumexp) || defined(OP_cross_entropy)) && !defined(WEIGHTED)
 
-// log(count + s): the elements that equal the maximum are counted, and only the others added, so that what is small beside 1 is kept.
-static R log_of_sum(R count, Sum s) {
-    const R zero = 0, one = 1, high = s.high * (ACC)(1 / UNIT), low = s.low * (ACC)(1 / UNIT);
+// log(count + s / e), e being what the maximum adds to the sum: the elements that equal it are counted, and only the others added, so
+// that what is small beside 1 is kept.
+FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
+    V error, share = SPLAT(s.high) / e;
+    const V product = two_product(share, e, &error);
+    const V share_low = (((SPLAT(s.high) - product) - error) + (SPLAT(s.low) - share * e_low)) / e;
+    const R zero = 0, one = 1, high = of_row(share), low = of_row(share_low);
     const Sum part = {high, low}, ones = {count, zero}, whole = add_sums(ones, part);
 #define SPIKE(a, b) ((count == 1) & (high < (ACC)0.4) ? (a) : (b))
     return of_row(log_of(SPLAT(SPIKE(one, whole.high)), SPLAT(SPIKE(high, zero)), SPLAT(SPIKE(low, whole.low))));
 }
-static void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V m, V *high, V *low, I *equal) {
+FUNCTION void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V m, const Frame *f, V *high, V *low,
+                        I *equal) {
     V e[4];
     FOUR(k) {
         const V v = X(j + k * STEP);
         const I top = v == m;
-        V lost, z = scaled_difference(t, v, m, &lost);
         *equal = *equal - top;
-        e[k] = top ? CONSTANT(0) : decay(z, lost);
+        e[k] = top ? CONSTANT(0) : exp_in_frame(t, v, f);
     }
     add_tile(high, low, e);
+}
+// The exponential of the maximum, in two parts.
+FUNCTION V exp_of_maximum(const Task *t, V m, const Frame *f, V *lost) {
+    V low, z = scaled_difference(t, m, f->origin, &low);
+    const V e = exp_in_two(z, low, f->magic, lost);
+    *lost = m - m == ZERO ? *lost : ZERO;
+    return m - m == ZERO ? e : ONE;
 }
 #ifdef COLUMNS
 #define COUNT(equal) PASTE(convert_, V_NAME)(equal)
 #else
-static ACC COUNT(I equal) {
+FUNCTION ACC COUNT(I equal) {
     long count = 0;
-    for (int k = 0; k < VEC; k++) count += ((SIGNED *)&equal)[k];
+    LANES(k, VEC) count += ((SIGNED *)&equal)[k];
     return count;
 }
 #endif
 // Fewer maxima than a float can count are counted exactly, and of others nothing small is kept.
 #define FOLD_OF_ROW(m, log)                                                                                            \
     MAX_OF_ROW(m)                                                                                                      \
+    const Frame f = frame_of(t, m);                                                                                    \
     ACCUMULATORS(high, low)                                                                                            \
     I equal = (I)(0);                                                                                                  \
-    OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, SPLAT(m), high + chain, low + chain, &equal))                  \
+    OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, SPLAT(m), &f, high + chain, low + chain, &equal))              \
     Sum l = sum_lanes(high, low);                                                                                      \
     OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))                                                              \
     R count = COUNT(equal);                                                                                            \
     OVER_GROUP(highs, count, highs[own] + highs[other])                                                                \
-    const R log = total(l) != total(l) ? (R)NAN : log_of_sum(count, l);
+    V e_low, e = exp_of_maximum(t, SPLAT(m), &f, &e_low);                                                              \
+    const R log = total(l) != total(l) ? (R)NAN : log_of_sum(count, l, e, e_low);
 
 #endif
 #ifdef OP_log_softmax
 
-static void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V m, V log) {
+FUNCTION void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V m, V log) {
     FOUR(k) {
         const V v = X(j + k * STEP);
         V low, z = scaled_difference(t, v, m, &low);
@@ -247,12 +261,12 @@ KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARA
 #endif
 #ifdef OP_log_softmax_backward
 
-static void sum_tile(const Task *t, const __global IN0 *dy MASK_PARAMETER, long j, long n, V *high, V *low) {
+FUNCTION void sum_tile(const Task *t, const __global IN0 *dy MASK_PARAMETER, long j, long n, V *high, V *low) {
     V e[4];
     FOUR(k) e[k] = HIDE(take0(t, dy, j + k * STEP, n, 0), j + k * STEP, 0);
     add_tile(high, low, e);
 }
-static void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n,
+FUNCTION void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n,
                         V sum) {
     FOUR(k) {
         const V z = take1(t, y, j + k * STEP, n, 0);
@@ -308,12 +322,12 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, __global OUT0 *y
 #if defined(OP_logsumexp) && defined(WEIGHTED)
 
 // The same with weights b of either sign. An element whose weight is 0 does not count.
-static V weighted(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n) {
+FUNCTION V weighted(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n) {
     return take1(t, b, j, n, 0) == CONSTANT(0) ? CONSTANT(-INFINITY) : X(j);
 }
-static ACC shift(ACC m) { return m - m == 0 ? m : 0; }
+FUNCTION ACC shift(ACC m) { return m - m == 0 ? m : 0; }
 // b exp(x - shift(m)). An infinite weight makes any positive exponential infinite, however small, and of -inf the exponential is 0.
-static void term_tile(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n, ACC m, V *high, V *low) {
+FUNCTION void term_tile(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n, ACC m, V *high, V *low) {
     V e[4];
     FOUR(k) {
         const V weight = take1(t, b, j + k * STEP, n, 0), v = weighted(t, x, b MASK_ARGUMENT, j + k * STEP, n);
@@ -370,7 +384,7 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, const __global IN1 *b, __glo
 #define B_PARAMETER
 #define B_ROW
 #endif
-static void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC dy, ACC y) {
+FUNCTION void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC dy, ACC y) {
     FOUR(k) {
         V low, z = two_sum(take1(t, x, j + k * STEP, n, 0), CONSTANT(-y), &low);
         V v = CONSTANT(dy) * (y == -INFINITY ? CONSTANT(0) : exp_of(z, low));
