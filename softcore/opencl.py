@@ -407,9 +407,12 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
     if planes:
         axes = [(size, count, 1, 1, 1, 0, 0) for size, count in zip(outputs[0].shape[2:], inputs[0].shape[2:])]
     accumulator, _, options = _options(queue.device, op, storage, inputs, outputs)
-    tile = planner.choose_opencl(1 << 10, accumulator.itemsize, _facts(queue.device), any(a.dtype != accumulator for a in operands))
+    facts = _facts(queue.device)
+    tile = planner.choose_opencl(1 << 10, accumulator.itemsize, facts, inputs[0].dtype != accumulator)
     options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "I_X": len(inputs) - 1}
     strides = [_steps(op, a) for a in operands]
+    if op == "max_pool" and facts.cpu:
+        options |= _side(shape, strides[0], axes[2], tile.vec, prod(inputs[0].shape[2:]) if len(outputs) == 2 else 0, accumulator)
     task = struct.pack(
         f"@6q{9 * len(operands)}q22q",
         *(prod(shape), *shape),
@@ -419,6 +422,17 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
     )
     groups = min(tile.groups, -(-prod(shape) // tile.wg))
     _launch(queue, op, (queue.context, _defined(options), task, (groups * tile.wg, 1), (tile.wg, 1)), arrays)
+
+
+def _side(shape, steps, axis, vec, places, accumulator):
+    """Along which dimension a work-item takes a vector of windows, and how far apart their elements lie.
+
+    ``places`` is how many there are for an index, which is kept in an integer of the accumulator's width.
+    """
+    if places and places > np.iinfo(f"i{accumulator.itemsize}").max:
+        return {}
+    side, apart = (1, 1) if steps[1] == 1 and shape[1] >= vec else (4, steps[4] * axis[3])
+    return {"SIDE": side, "APART": apart if apart in (1, 2) else 0} if shape[side] >= vec else {}
 
 
 def _launch(queue, op, launch, arrays):

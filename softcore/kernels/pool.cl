@@ -66,29 +66,107 @@ FUNCTION bool reaches(const Axis *a, long at, long t, long *o) {
 
 #ifdef OP_max_pool
 
-KERNEL(max_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y
 #if OUTPUTS > 1
-                 , __global OUT1 *index
+#define INDEX_PARAMETER , __global OUT1 *index
+#define INDEX_ARGUMENT , index
+#else
+#define INDEX_PARAMETER
+#define INDEX_ARGUMENT
 #endif
-                 ) {
-    const Pool *p = &pool;
-    FOR_ELEMENTS {
-        long o[5], place[3], best = -1;
-        ACC m = 0;
-        locate(p, e, o);
-        FOR_TAPS(p, o + 2) {
-            const ACC v = value0(x + at_place(&p->arg[0], o, place));
-            if (best < 0 || v > m || (v != v && m == m)) {
-                m = v;
-                best = (place[0] * p->axis[1].size + place[1]) * p->axis[2].size + place[2];
-            }
+#define FLAT(p, place) ((place[0] * (p)->axis[1].size + place[1]) * (p)->axis[2].size + place[2])
+// Whether v takes the place of m: the first of equals stays, and of NaNs.
+#define WINS(v, m) (((v) > (m)) | (((v) != (v)) & ((m) == (m))))
+
+FUNCTION void max_window(const Pool *p, const long *o, const __global IN0 *x, __global OUT0 *y INDEX_PARAMETER) {
+    long place[3], best = -1;
+    ACC m = 0;
+    FOR_TAPS(p, o + 2) {
+        const ACC v = value0(x + at_place(&p->arg[0], o, place));
+        if (best < 0 || WINS(v, m)) {
+            m = v;
+            best = FLAT(p, place);
         }
-        set0(y + at_element(&p->arg[1], o), m);
+    }
+    set0(y + at_element(&p->arg[1], o), m);
 #if OUTPUTS > 1
-        index[at_element(&p->arg[2], o)] = best;
+    index[at_element(&p->arg[2], o)] = best;
 #endif
+}
+
+#ifdef SIDE
+// VEC windows beside each other along dimension SIDE, of which a tap is padding for all or for none. Their elements lie APART from
+// each other; if that is 0, it was not compiled in.
+FUNCTION V side_by_side(const __global IN0 *x, long apart) {
+#if APART == 1
+    return PASTE(VECTOR_, READ0)(x);
+#elif APART == 2
+    const V a = PASTE(VECTOR_, READ0)(x), b = PASTE(VECTOR_, READ0)(x + VEC - 1);  // no further than the last of them
+    return (V)(a.even, b.odd);
+#else
+    V v;
+    LANES(k, VEC) ((ACC *)&v)[k] = value0(x + k * apart);
+    return v;
+#endif
+}
+FUNCTION void max_windows(const Pool *p, const long *o, const __global IN0 *x, __global OUT0 *y INDEX_PARAMETER) {
+    const long apart = p->arg[0].stride[SIDE] * (SIDE == 4 ? p->axis[2].stride : 1);
+    long place[3];
+    bool first = true;
+    V m = CONSTANT(0);
+    I best = (I)(0);
+    FOR_TAPS(p, o + 2) {
+        const V v = side_by_side(x + at_place(&p->arg[0], o, place), apart);
+        const I wins = first ? (I)(-1) : WINS(v, m);
+        m = wins ? v : m;
+#if OUTPUTS > 1
+        best = wins ? (I)((SIGNED)FLAT(p, place)) : best;
+#endif
+        first = false;
+    }
+    const long to = p->arg[1].stride[SIDE];
+    if (to == 1)
+        PASTE(PUT_VECTOR_, WRITE0)(OUT0, m, y + at_element(&p->arg[1], o));
+    else
+        LANES(k, VEC) set0(y + at_element(&p->arg[1], o) + k * to, ((ACC *)&m)[k]);
+#if OUTPUTS > 1
+    const long further = SIDE == 4 ? p->axis[2].stride : 0;
+    LANES(k, VEC) index[at_element(&p->arg[2], o) + k * p->arg[2].stride[SIDE]] = ((SIGNED *)&best)[k] + k * further;
+#endif
+}
+// The last windows of a row are met twice where they do not fill a vector.
+KERNEL(max_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y INDEX_PARAMETER) {
+    const Pool *p = &pool;
+    const Axis *a = &p->axis[2];
+    const long count = p->shape[SIDE], rows = p->elements / count;
+    const long room = a->size + a->before - (a->window - 1) * a->dilation;  // past the last place where a window may start
+    const long low = SIDE == 4 ? min(count, (a->before + a->stride - 1) / a->stride) : 0;
+    const long high = SIDE == 4 ? min(count, (room + a->stride - 1) / a->stride) : count;
+    for (long r = rows * get_global_id(0) / get_global_size(0); r < rows * (get_global_id(0) + 1) / get_global_size(0); r++) {
+        long o[5], rest = r;
+        for (int d = 4; d >= 0; d--) {
+            o[d] = d == SIDE ? 0 : rest % p->shape[d];
+            rest /= d == SIDE ? 1 : p->shape[d];
+        }
+        const bool fits = high - low >= VEC;
+        for (o[SIDE] = 0; o[SIDE] < (fits ? low : count); o[SIDE]++) max_window(p, o, x, y INDEX_ARGUMENT);
+        if (!fits) continue;
+        for (long at = low; at < high; at += VEC) {
+            o[SIDE] = min(at, high - VEC);
+            max_windows(p, o, x, y INDEX_ARGUMENT);
+        }
+        for (o[SIDE] = high; o[SIDE] < count; o[SIDE]++) max_window(p, o, x, y INDEX_ARGUMENT);
     }
 }
+#else
+KERNEL(max_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y INDEX_PARAMETER) {
+    const Pool *p = &pool;
+    FOR_ELEMENTS {
+        long o[5];
+        locate(p, e, o);
+        max_window(p, o, x, y INDEX_ARGUMENT);
+    }
+}
+#endif
 
 #endif
 #if defined(OP_max_pool_backward) || defined(OP_max_unpool)
