@@ -507,6 +507,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         "COLUMNS": columns,
         "SCALED": scale != 1,
         "LOOSE": facts.cpu,
+        "SHORT": op == "softmax" and not columns and n <= 4 * tile.wg * tile.vec,
         "KEEP": op == "softmax" and facts.cpu and outputs[0].dtype == accumulator,
     }
     if _has_optional(op, inputs):

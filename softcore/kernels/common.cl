@@ -110,6 +110,14 @@ FUNCTION long place(const Task *t, int i, long j) {
     long at[ARGS];                                                                                                     \
     for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
         if (enter(t, u / slabs * inner + u % slabs * VEC, at) && (task.width = min((long)VEC, inner - u % slabs * VEC)))
+// SLAB vectors of them at a time; `columns` are how many rows there are.
+#define SLAB 8
+#define FOR_SLABS(columns)                                                                                             \
+    const long wide = SLAB * VEC, inner = t->shape[t->nouter - 1], slabs = (inner + wide - 1) / wide;                  \
+    const long units = t->rows / inner * slabs, groups = get_num_groups(1);                                            \
+    long at[ARGS], columns;                                                                                            \
+    for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
+        if (enter(t, u / slabs * inner + u % slabs * wide, at) && (columns = min(wide, inner - u % slabs * wide)))
 #else
 #define FOR_ROWS                                                                                                       \
     const long groups = get_num_groups(1), first = t->rows * get_group_id(1) / groups;                                 \
@@ -157,9 +165,7 @@ FUNCTION long place(const Task *t, int i, long j) {
     }
 #endif
 
-// Over the lanes of a vector, and over how many lie in half of it, a quarter and so on.
 #define LANES(k, count) _Pragma("unroll") for (int k = 0; k < count; k++)
-#define HALVES(w) _Pragma("unroll") for (int w = VEC / 2; w; w /= 2)
 
 #define LOOSE_V(T) PASTE(loose_, T)
 #ifdef LOOSE
@@ -302,6 +308,9 @@ DEFINE_OUTPUT(2, OUT2, WRITE2)
 #define MASK_PARAMETER , const __global uchar *mask
 #define MASK_ARGUMENT , mask
 #define MASK_ROW , mask + at[MASK]
+// The mask of rows that follow in COLUMNS.
+#define MASK_VECTOR(w) , mask + (w) * VEC * t->arg[MASK].stride[t->nouter - 1]
+#define MASK_ROW_AT(column) , mask + at[MASK] + (column) * t->arg[MASK].stride[t->nouter - 1]
 FUNCTION I mask_of(const Task *t, const __global uchar *row, long j, long n) {
     I m = (I)(0);
 #ifdef COLUMNS
@@ -318,6 +327,8 @@ FUNCTION I mask_of(const Task *t, const __global uchar *row, long j, long n) {
 #define MASK_PARAMETER
 #define MASK_ARGUMENT
 #define MASK_ROW
+#define MASK_VECTOR(w)
+#define MASK_ROW_AT(column)
 #define HIDE(v, j, fill) (v)
 #endif
 
@@ -349,14 +360,27 @@ FUNCTION I mask_of(const Task *t, const __global uchar *row, long j, long n) {
 // a where it is larger or NaN, else b: a NaN in either stays.
 #define LARGER(a, b) ((((a) > (b)) | ((a) != (a))) ? (a) : (b))
 
+// Halves of vectors are put together until a number is left. Loops over lanes would leave the registers.
+typedef ACC Lanes1;
+typedef PASTE(ACC, 2) Lanes2;
+typedef PASTE(ACC, 4) Lanes4;
+typedef PASTE(ACC, 8) Lanes8;
+typedef PASTE(ACC, 16) Lanes16;
+#define HALVES_2(halve) halve(2, 1)
+#define HALVES_4(halve) halve(4, 2) HALVES_2(halve)
+#define HALVES_8(halve) halve(8, 4) HALVES_4(halve)
+#define HALVES_16(halve) halve(16, 8) HALVES_8(halve)
+#define HALVES PASTE(HALVES_, VEC)
+#define V_LANES PASTE(v, VEC)  // what the first of them is called
+
+#define HALVE_LARGEST(w, h) const Lanes##h v##h = v##w.hi > v##w.lo ? v##w.hi : v##w.lo;
 FUNCTION R largest_lane(V v) {
 #ifdef COLUMNS
     return v;
 #else
-    ACC *e = (ACC *)&v;
-    HALVES(w)
-        LANES(k, w) e[k] = e[k + w] > e[k] ? e[k + w] : e[k];
-    return e[0];
+    const V V_LANES = v;
+    HALVES(HALVE_LARGEST)
+    return v1;
 #endif
 }
 
@@ -410,7 +434,7 @@ FUNCTION V two_product(V a, V b, V *error) {
     const V s = split * a, ah = s - (s - a), al = a - ah, u = split * b, bh = u - (u - b), bl = b - bh;
     const V e = ((ah * bh - p) + ah * bl + al * bh) + al * bl;
 #endif
-    *error = e == e ? e : CONSTANT(0);  // of a huge number the halves or the product overflow
+    *error = e - e == CONSTANT(0) ? e : CONSTANT(0);  // of a huge number the halves or the product overflow
     return p;
 }
 FUNCTION Sum add_sums(Sum a, Sum b) {
@@ -419,21 +443,28 @@ FUNCTION Sum add_sums(Sum a, Sum b) {
     return r;
 }
 // The sums of the chains, and over lanes where those are elements of one row.
+#ifdef COLUMNS
 FUNCTION Sum sum_lanes(const V *high, const V *low) {
     Sum s[VEC];
     LANES(k, VEC) {
-#ifdef COLUMNS
         s[k].high = high[k];
         s[k].low = low[k];
-#else
-        s[k].high = ((const ACC *)high)[k];
-        s[k].low = ((const ACC *)low)[k];
-#endif
     }
-    HALVES(w)
-        LANES(k, w) s[k] = add_sums(s[k], s[k + w]);
+    for (int w = VEC / 2; w; w /= 2)
+        for (int k = 0; k < w; k++) s[k] = add_sums(s[k], s[k + w]);
     return s[0];
 }
+#else
+#define HALVE_SUM(w, h)                                                                                                \
+    const Lanes##h v##h = v##w.lo + v##w.hi, part##h = v##h - v##w.lo;                                                 \
+    const Lanes##h low##h = ((v##w.lo - (v##h - part##h)) + (v##w.hi - part##h)) + (low##w.lo + low##w.hi);
+FUNCTION Sum sum_lanes(const V *high, const V *low) {
+    const V V_LANES = *high, PASTE(low, VEC) = *low;
+    HALVES(HALVE_SUM)
+    const Sum s = {v1, low1};
+    return s;
+}
+#endif
 #define ACCUMULATORS(high, low)                                                                                        \
     V high[CHAINS], low[CHAINS];                                                                                       \
     for (int k = 0; k < CHAINS; k++) high[k] = low[k] = ZERO;

@@ -21,13 +21,11 @@ FUNCTION void max_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, 
         top[k] = LARGER(v, top[k]);
     }
 }
+#define HALVE_LARGER(w, h) const Lanes##h v##h = LARGER(v##w.hi, v##w.lo);
 FUNCTION ACC largest_or_nan(const V *top) {
-    V a = LARGER(top[1], top[0]), b = LARGER(top[3], top[2]);
-    a = LARGER(b, a);
-    ACC *e = (ACC *)&a;
-    HALVES(w)
-        LANES(k, w) e[k] = LARGER(e[k + w], e[k]);
-    return e[0];
+    const V a = LARGER(top[1], top[0]), b = LARGER(top[3], top[2]), V_LANES = LARGER(b, a);
+    HALVES(HALVE_LARGER)
+    return v1;
 }
 #define MAX_OF_ROW(m)                                                                                                  \
     V top[4] = {CONSTANT(LEAST), CONSTANT(LEAST), CONSTANT(LEAST), CONSTANT(LEAST)};                                   \

@@ -22,6 +22,7 @@ FUNCTION V elements(const Task *t, const __global IN0 *row, long j, long n) {
     return v;
 }
 #define X(j) HIDE(elements(t, x, j, n), j, -INFINITY)
+FUNCTION V elements_that_count(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n) { return X(j); }
 
 // scale (x - m) and what that lost. Where x is infinite or far away the loss says nothing, and decay does not look at it.
 FUNCTION V scaled_difference(const Task *t, V x, V m, V *low) {
@@ -43,14 +44,15 @@ FUNCTION void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long
         top[k] = v > top[k] ? v : top[k];
     }
 }
-#define MAX_OF_ROW(m)                                                                                                  \
-    V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};                   \
-    OVER_TILES(max_tile(t, x + at[0] MASK_ROW, j, end, top))                                                           \
+#define MAX_OF_TOPS(m)                                                                                                 \
     top[0] = top[1] > top[0] ? top[1] : top[0];                                                                        \
     top[2] = top[3] > top[2] ? top[3] : top[2];                                                                        \
     R m = largest_lane(top[2] > top[0] ? top[2] : top[0]);                                                             \
     OVER_GROUP(highs, m, highs[other] > highs[own] ? highs[other] : highs[own])
-
+#define MAX_OF_ROW(m)                                                                                                  \
+    V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};                   \
+    OVER_TILES(max_tile(t, x + at[0] MASK_ROW, j, end, top))                                                           \
+    MAX_OF_TOPS(m)
 
 // In what unit exponentials are summed: exp(scale (x - origin)) 2^(HEADROOM - k). Where |scale m| is small the origin is 0 and k alone
 // follows m: x itself is reduced by multiples of ln 2, and no bit is lost in forming x - m. Elsewhere the origin is m, and x - m is
@@ -108,9 +110,12 @@ FUNCTION void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MA
 // 1 / l in two parts: neither the rounding of l nor that of its reciprocal is among the errors of a share.
 FUNCTION void invert(Sum l, V *high, V *low) {
     V error;
-    *high = ONE / SPLAT(l.high);
+    *high = SPLAT((ACC)1 / l.high);
     const V product = two_product(SPLAT(l.high), *high, &error);
     *low = (((ONE - product) - error) - SPLAT(l.low) * *high) * *high;
+}
+FUNCTION void put_share(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, V e, V inverse, V inverse_low) {
+    put0(t, y, j, n, HIDE(MAD(e, inverse, e * inverse_low), j, 0));
 }
 FUNCTION void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V inverse,
                        V inverse_low) {
@@ -120,26 +125,83 @@ FUNCTION void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y 
 #else
         const V e = exp_in_frame(t, X(j + k * STEP), f);
 #endif
-        put0(t, y, j + k * STEP, n, HIDE(e * inverse + e * inverse_low, j + k * STEP, 0));
+        put_share(t, y MASK_ARGUMENT, j + k * STEP, n, e, inverse, inverse_low);
     }
 }
+#ifdef COLUMNS
+// `count` vectors of rows that lie side by side, of t->width rows each: far apart as the elements of a row are, a stretch of each is
+// read at once.
+FUNCTION void softmax_of_slab(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, int count) {
+    const long n = t->n;
+    V m[SLAB], high[SLAB * VEC], low[SLAB * VEC], inverse[SLAB], inverse_low[SLAB];
+    Frame f[SLAB];
+    for (int w = 0; w < count; w++) m[w] = CONSTANT(-INFINITY);
+    for (long j = 0; j < n; j++)
+        for (int w = 0; w < count; w++) {
+            const V v = elements_that_count(t, x + w * VEC MASK_VECTOR(w), j, n);
+            m[w] = v > m[w] ? v : m[w];
+        }
+    for (int w = 0; w < count; w++) f[w] = frame_of(t, m[w]);
+    for (int i = 0; i < count * VEC; i++) high[i] = low[i] = ZERO;
+    for (long j = 0; j < n; j += TILE)
+        for (int chain = 0; chain < VEC; chain++)
+            for (int w = 0; w < count; w++) {
+                const int i = w * VEC + chain;
+                exp_tile(t, x + w * VEC, y + w * VEC MASK_VECTOR(w), j + chain, n, f + w, high + i, low + i);
+            }
+    for (int w = 0; w < count; w++) {
+        invert(sum_lanes(high + w * VEC, low + w * VEC), inverse + w, inverse_low + w);
+        inverse[w] = m[w] == CONSTANT(-INFINITY) ? CONSTANT(NAN) : inverse[w];
+    }
+    for (long j = 0; j < n; j += TILE)
+        for (int chain = 0; chain < VEC; chain++)
+            for (int w = 0; w < count; w++)
+                share_tile(t, x + w * VEC, y + w * VEC MASK_VECTOR(w), j + chain, n, f + w, inverse[w], inverse_low[w]);
+}
+KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+    Task *t = &task;
+    FOR_SLABS(columns) {
+        const int whole = columns / VEC * VEC;
+        task.width = VEC;
+        softmax_of_slab(t, x + at[0], y + at[1] MASK_ROW, whole / VEC);
+        task.width = columns - whole;
+        if (task.width) softmax_of_slab(t, x + at[0] + whole, y + at[1] + whole MASK_ROW_AT(whole), 1);
+    }
+}
+#else
 KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
     FOR_ROWS {
+#ifdef SHORT  // a row is one tile, which stays in registers
+        V e[4], top[4];
+        FOUR(k) e[k] = elements_that_count(t, x + at[0] MASK_ROW, LANE * VEC + k * STEP, n);
+        FOUR(k) top[k] = e[k] > CONSTANT(-INFINITY) ? e[k] : CONSTANT(-INFINITY);
+        MAX_OF_TOPS(m)
+        const Frame f = frame_of(t, m);
+        ACCUMULATORS(high, low)
+        FOUR(k) e[k] = exp_in_frame(t, e[k], &f);
+        add_tile(high, low, e);
+#else
         MAX_OF_ROW(m)
         const Frame f = frame_of(t, m);
         ACCUMULATORS(high, low)
         OVER_TILES(exp_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, high + chain, low + chain))
+#endif
         Sum l = sum_lanes(high, low);
         OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))
         V inverse, inverse_low;
         invert(l, &inverse, &inverse_low);
         inverse = SPLAT(m) == CONSTANT(-INFINITY) ? CONSTANT(NAN) : inverse;
+#ifdef SHORT
+        FOUR(k) put_share(t, y + at[1] MASK_ROW, LANE * VEC + k * STEP, n, e[k], inverse, inverse_low);
+#else
         OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, inverse, inverse_low))
+#endif
     }
 }
+#endif
 
 #endif
 #ifdef OP_softmax_backward
