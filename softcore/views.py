@@ -45,7 +45,10 @@ class View:
     def empty(cls, shape: tuple[int, ...], dtype: np.dtype, like: View) -> View:
         """Of a new array on the queue of another, and from its allocator."""
         array = like.array
-        return cls(cl.array.Array(array.queue, shape, dtype, allocator=array.allocator))
+        strides = tuple([dtype.itemsize * max(1, prod(shape[i + 1 :])) for i in range(len(shape))])
+        # As pyopencl makes one like another: looking at the shape again takes as long as a small kernel.
+        known = {"_fast": True, "_size": prod(shape), "_context": array.context, "_queue": array.queue}
+        return cls(cl.array.Array(None, shape, dtype, allocator=array.allocator, strides=strides, **known))
 
     @classmethod
     def of(cls, a, like: View) -> View:

@@ -13,10 +13,14 @@ FUNCTION V twice_product(V a, V b, V c, V tail) {
     return m + m;
 }
 // c + a * b where the two nearly cancel.
+#ifdef HAS_FMA
+#define near_cancel(a, b, c) fma(a, b, c)
+#else
 FUNCTION V near_cancel(V a, V b, V c) {
     V error, p = two_product(a, b, &error);
     return (c + p) + error;
 }
+#endif
 
 // ---------------------------------------------------------------- the two shares of a sigmoid
 
