@@ -233,6 +233,7 @@ _FILES = {
     "pool": ("max_pool", "max_pool_backward", "max_unpool", "avg_pool", "avg_pool_backward", "softmax_pool", "softmax_pool_backward"),
 }
 _IN_COLUMNS = {*_FILES["softmax"], "sum", "dot"} - {"logsumexp_backward"}  # that can take rows side by side
+_IN_PARTS = {"softmax", "softmax_backward", "log_softmax", "log_softmax_backward", "logsumexp", "max", "argmax", "max_with_argmax"}
 _BEHIND = {"losses": ("softmax",)}  # files that others are compiled behind
 _FILE_OF = {op: file for file, ops in _FILES.items() for op in ops}
 _ELEMENTWISE = {*_FILES["map"], *_FILES["gates"], "product", "binary_cross_entropy"} - {"maximum_backward_sum", "gate_backward_sum"}
@@ -266,7 +267,7 @@ _TYPES = {
 _SIGNED = {1: "char", 2: "short", 4: "int", 8: "long"}
 
 _programs: dict[tuple, Any] = {}  # (context, file, options): pyopencl.Program
-_launches: dict[tuple, tuple] = {}  # how to launch a call, by all that it depends on
+_launches: dict[tuple, tuple] = {}  # the launches of a call and the states between them, by all that it depends on
 _thread = threading.local()  # .kernels: a kernel holds its arguments, so that no two threads may share one
 
 
@@ -352,13 +353,17 @@ def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0, sh
     queue = arrays[0].queue
     described = tuple([None if a is None else (a.dtype, a.offset, a.shape, a.strides) for a in operands])
     key = (op, storage, described, len(inputs), nouter, scale, option, shape, numbers, names, queue.int_ptr)
-    launch = _launches.get(key)
-    if launch is None:
-        launch = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names)
+    prepared = _launches.get(key)
+    if prepared is None:
+        prepared = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names)
         if len(_launches) >= 4096:
             _launches.clear()
-        _launches[key] = launch
-    _launch(queue, op, launch, arrays)
+        _launches[key] = prepared
+    launches, states = prepared
+    if states:
+        arrays.append(type(outputs[0]).empty(*states, outputs[0]).array)
+    for launch in launches:
+        _launch(queue, op, launch, arrays)
 
 
 def run_loss(op, storage, inputs, outputs, nouter, sums, keep, spread, z, weights, factor, ignored):
@@ -468,7 +473,9 @@ def _finish():
 
 
 def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names):
-    """``(context, options, task, grid, group)``: all that a launch needs but the buffers."""
+    """All that a call needs but the buffers: its launches, each ``(context, options, task, grid, group)``, and the shape and dtype
+    of what the first leaves to the second, where rows are taken in parts.
+    """
     device = queue.device
     inputs = [a for a in inputs if a is not None]
     outputs = [a for a in outputs if a is not None]
@@ -487,9 +494,12 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     tile = planner.choose_opencl(n, accumulator.itemsize, facts, any(_way(a.dtype, accumulator) != "same" for a, _ in whole))
     strided = any(s[len(outer) :] != [1] for _, s in whole)
     side_by_side = bool(outer) and outer[-1] >= tile.vec and len(length) == 1 and all(s[len(outer) - 1] == 1 for _, s in whole)
-    columns = strided and side_by_side and facts.cpu and op in _IN_COLUMNS and not _has_optional(op, inputs)
+    in_parts = n > planner.PART and op in _IN_PARTS and not _has_optional(op, inputs)
+    columns = strided and side_by_side and facts.cpu and op in _IN_COLUMNS and not _has_optional(op, inputs) and not in_parts
     if elementwise:
         units = rows * -(-n // planner.CHUNK)
+    elif in_parts:
+        units = rows * -(-n // planner.PART)
     elif columns:
         units = rows // outer[-1] * -(-outer[-1] // tile.vec)
     else:
@@ -497,7 +507,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     options |= {
         "VEC": tile.vec,
         "WG": tile.wg,
-        "ROWS": 1 if elementwise else tile.rows,
+        "ROWS": 1 if elementwise or in_parts else tile.rows,
         "CHUNK": planner.CHUNK,
         "OPTION": 0 if op in _BY_NUMBER or names else int(option),
     }
@@ -508,7 +518,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         "SCALED": scale != 1,
         "LOOSE": facts.cpu,
         "SHORT": op == "softmax" and not columns and n <= 4 * tile.wg * tile.vec,
-        "KEEP": op == "softmax" and facts.cpu and outputs[0].dtype == accumulator,
+        "KEEP": op == "softmax" and not in_parts and facts.cpu and outputs[0].dtype == accumulator,
     }
     if _has_optional(op, inputs):
         flags[_OPTIONAL[op][1]] = True
@@ -529,7 +539,9 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     )
     groups = min(tile.groups, units)
     group = (tile.wg, options["ROWS"])
-    return queue.context, _defined(options), task, (tile.wg, groups * group[1]), group
+    stages = [{"PART": planner.PART, "STAGE": stage} for stage in (1, 2)] if in_parts else [{}]
+    launches = [(queue.context, _defined(options | stage), task, (tile.wg, groups * group[1]), group) for stage in stages]
+    return launches, ((4 * units,), accumulator) if in_parts else None
 
 
 def _options(device, op, storage, inputs, outputs):

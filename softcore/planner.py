@@ -113,6 +113,9 @@ def choose_attention(work, strips, chunks, gradients, limit=None):
 #: Elements of a row that an OpenCL work-group takes at once where an op is element-wise.
 CHUNK = 1 << 12
 
+#: Elements of a row that an OpenCL work-group takes where rows are longer.
+PART = 1 << 16
+
 
 class Device(NamedTuple):
     """What the choice of a tile depends on."""

@@ -13,6 +13,7 @@ import softcore as sc
 from softcore import opencl, planner
 from softcore.reference import OPS
 
+PART = 128  # what a work-group takes of a long row, so that these rows are long
 GPU = planner.Device(cpu=False, units=4, largest=64)
 CPU = planner.Device(cpu=True, units=4, largest=64)
 
@@ -59,6 +60,8 @@ def calls():
             yield op.name, (dy, a[0], *others), {}
         if "b" in op.options:
             yield op.name, arguments, {"b": rng.standard_normal(x.shape).astype(np.float32)}
+        if op.name in opencl._IN_PARTS:
+            yield op.name, op.inputs((100 * rng.standard_normal((2, 2 * PART + 33))).astype(np.float32), rng), {}
 
 
 def run(name, arguments, options, opencl=True):
@@ -74,11 +77,15 @@ def run(name, arguments, options, opencl=True):
 
 
 def every_result(opencl=True):
-    return {
-        f"{i} {name} {sorted(options)} {k}": a
-        for i, (name, arguments, options) in enumerate(calls())
-        for k, a in enumerate(run(name, arguments, options, opencl))
-    }
+    part, planner.PART = planner.PART, PART
+    try:
+        return {
+            f"{i} {name} {sorted(options)} {k}": a
+            for i, (name, arguments, options) in enumerate(calls())
+            for k, a in enumerate(run(name, arguments, options, opencl))
+        }
+    finally:
+        planner.PART = part
 
 
 if __name__ == "__main__":

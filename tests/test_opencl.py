@@ -589,6 +589,46 @@ def test_a_row_is_the_same_in_any_batch(rng):
             assert same_bits(on_device(name, x[rows]), y[rows])
 
 
+LONG = [op for op in HERE if op.name in sc.opencl._IN_PARTS]
+
+
+def long_rows(rng):
+    """Rows of several parts: far from zero and near it, with parts that hold nothing, NaN twice, and maxima in the last part."""
+    n = 3 * planner.PART + 777
+    x = (3 * rng.standard_normal((6, n))).astype(np.float32)
+    x[1] += 1000
+    x[2, : planner.PART], x[2, planner.PART : 2 * planner.PART], x[2, 2 * planner.PART :] = -np.inf, x[2, : planner.PART] + 290, 305
+    x[3], x[3, [n - 9, n - 5]] = -np.inf, 2
+    x[4, [planner.PART + 3, n - 9]] = np.nan
+    x[5, n - 9] = np.inf
+    return x
+
+
+@pytest.mark.parametrize("op", LONG, ids=lambda op: op.name)
+def test_long_rows(op, rng):
+    x = long_rows(rng)
+    compare(op, x, {}, rng)
+    if op.name in ("argmax", "max_with_argmax"):
+        np.testing.assert_array_equal(on_device(op.name, x, select_last=True)[-1], getattr(sc, op.name)(x, select_last=True)[-1])
+    where = rng.random(x.shape) < 0.5
+    where[:, 0] = True
+    compare(op, x, {"where": where}, rng, axes=(-1,))
+    if "scale" in op.options:
+        compare(op, x, {"scale": -0.3}, rng, axes=(-1,))
+
+
+@pytest.mark.parametrize("op", LONG, ids=lambda op: op.name)
+def test_one_long_row_is_shared_and_the_same_as_in_a_batch(op, rng):
+    arguments = op.inputs(long_rows(rng), rng)
+    whole = get(getattr(sc, op.name)(*map(to_device, arguments)))
+    sc.opencl._launches.clear()
+    row = get(getattr(sc, op.name)(*(to_device(a[1:2]) for a in arguments)))
+    for a, b in zip(*[r if isinstance(r, tuple) else (r,) for r in (row, whole)]):
+        assert same_bits(a, b[1:2])
+    ((launches, _),) = sc.opencl._launches.values()
+    assert all(launch[3][1] >= 4 for launch in launches)  # work-groups: the row has so many parts
+
+
 def test_more_axes_than_a_kernel_walks(rng):
     x = cl.array.to_device(sc.opencl.queue(), np.zeros((4,) * 10, np.float32))[(slice(None, None, 2),) * 10]
     with pytest.raises(ValueError, match="relu|softmax: there are 10 axes no two of which can be joined, the OpenCL core takes 8"):

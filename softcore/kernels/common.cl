@@ -13,6 +13,8 @@
 //   STRIDED           rows are not all contiguous: elements are gathered one by one, into the same vectors
 //   COLUMNS           rows lie side by side, and a work-item takes VEC of them: element j of each in one vector
 //   MASKED            some elements take no part
+//   PART, STAGE       rows are so long that work-groups share one, PART elements each: in stage 1 each leaves a state, or a sum, of its
+//                     part, and in stage 2 each joins those of the row in their order
 //   LOOSE             vectors may be loaded by a cast, which CPU runtimes inline and vload they do not
 //   FUSED             the device has fused multiply-add: MAD(a, b, c) is rounded once
 //
@@ -118,6 +120,14 @@ FUNCTION long place(const Task *t, int i, long j) {
     long at[ARGS], columns;                                                                                            \
     for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
         if (enter(t, u / slabs * inner + u % slabs * wide, at) && (columns = min(wide, inner - u % slabs * wide)))
+#elif defined(PART)
+#define FOR_ROWS                                                                                                       \
+    const long parts = (t->n + PART - 1) / PART, units = t->rows * parts, groups = get_num_groups(1);                  \
+    long at[ARGS], row, part, begin, n;                                                                                \
+    for (long unit = units * get_group_id(1) / groups; unit < units * (get_group_id(1) + 1) / groups; unit++)          \
+        if (row = unit / parts, part = unit % parts, begin = part * PART, n = min(t->n, begin + PART), enter(t, row, at))
+#define STATES_PARAMETER , __global ACC *states
+#define STATE_OF(part) (states + 4 * (row * parts + (part)))
 #else
 #define FOR_ROWS                                                                                                       \
     const long groups = get_num_groups(1), first = t->rows * get_group_id(1) / groups;                                 \
@@ -126,6 +136,12 @@ FUNCTION long place(const Task *t, int i, long j) {
     for (long base = first, row = base + get_local_id(1), n = row < last ? t->n : 0; base < last;                      \
          base += ROWS, row += ROWS, n = row < last ? t->n : 0)                                                         \
         if (enter(t, row, at))
+#endif
+#ifdef PART
+#define BEGIN begin  // where the elements of a row start that a work-group takes
+#else
+#define BEGIN 0
+#define STATES_PARAMETER
 #endif
 // For element-wise functions: hands a work-group CHUNK elements of a row at a time; `j` is where a vector starts, `n` where the chunk
 // or the row ends.
@@ -156,7 +172,7 @@ FUNCTION long place(const Task *t, int i, long j) {
 #define OVER_TILES(call)                                                                                               \
     {                                                                                                                  \
         const int chain = 0;                                                                                           \
-        long j = LANE * VEC;                                                                                           \
+        long j = BEGIN + LANE * VEC;                                                                                   \
         for (; j + TILE - STEP + VEC <= n; j += TILE) {                                                                \
             const long end = LONG_MAX;                                                                                 \
             call;                                                                                                      \
@@ -468,6 +484,21 @@ FUNCTION Sum sum_lanes(const V *high, const V *low) {
 #define ACCUMULATORS(high, low)                                                                                        \
     V high[CHAINS], low[CHAINS];                                                                                       \
     for (int k = 0; k < CHAINS; k++) high[k] = low[k] = ZERO;
+// The sum of a row, of which each part left its own.
+#ifdef PART
+FUNCTION void leave_sum(__global ACC *state, Sum s) {
+    state[0] = s.high;
+    state[1] = s.low;
+}
+FUNCTION Sum joined_sum(const __global ACC *states, long parts) {
+    Sum s = {states[0], states[1]};
+    for (long p = 1; p < parts; p++) {
+        const Sum other = {states[4 * p], states[4 * p + 1]};
+        s = add_sums(s, other);
+    }
+    return s;
+}
+#endif
 // An infinite or NaN sum leaves nothing but NaN in the low part.
 FUNCTION R total(Sum s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
 // The four vectors of a tile are added first, then exactly to the sum so far.

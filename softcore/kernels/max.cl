@@ -27,11 +27,34 @@ FUNCTION ACC largest_or_nan(const V *top) {
     HALVES(HALVE_LARGER)
     return v1;
 }
-#define MAX_OF_ROW(m)                                                                                                  \
+#define MAX_OF_PART(m)                                                                                                 \
     V top[4] = {CONSTANT(LEAST), CONSTANT(LEAST), CONSTANT(LEAST), CONSTANT(LEAST)};                                   \
     OVER_TILES(max_tile(t, x + at[I_X] MASK_ROW, j, end, top))                                                         \
     ACC m = largest_or_nan(top);                                                                                       \
     OVER_GROUP(highs, m, LARGER(highs[other], highs[own]))
+#if defined(PART) && STAGE == 1
+#define LEAVE_MAXIMUM                                                                                                  \
+    MAX_OF_PART(m)                                                                                                     \
+    if (LANE == 0) STATE_OF(part)[0] = m;
+#elif defined(PART)
+// Of a row, when its first part comes; the elements to look at are then those of the first part, or the last, that has it.
+#define MAX_OF_ROW(m)                                                                                                  \
+    if (part) continue;                                                                                                \
+    ACC m = LEAST;                                                                                                     \
+    for (long p = 0; p < parts; p++) m = LARGER(STATE_OF(p)[0], m);
+#define ENTER_PART_WITH(m, last)                                                                                       \
+    for (long p = 0; p < parts; p++) {                                                                                 \
+        const long q = (last) && m == m ? p : parts - 1 - p;                                                           \
+        if (STATE_OF(q)[0] == m || (m != m && STATE_OF(q)[0] != STATE_OF(q)[0])) part = q;                             \
+    }                                                                                                                  \
+    begin = part * PART;                                                                                               \
+    n = min(t->n, begin + PART);
+#else
+#define MAX_OF_ROW(m) MAX_OF_PART(m)
+#endif
+#ifndef ENTER_PART_WITH
+#define ENTER_PART_WITH(m, last)
+#endif
 
 // Which elements are the maximum, or NaN where that is.
 FUNCTION I alike(V v, ACC m) { return m == m ? v == CONSTANT(m) : v != v; }
@@ -54,9 +77,9 @@ FUNCTION bool any_lane(I v) {
 }
 // The index of the first maximum that this work-item met, or of the last; NONE if it met none. Of NaNs it is always the first.
 #define NONE LONG_MAX
-FUNCTION long find(const Task *t, Pointer x MASK_PARAMETER, long n, ACC m, bool last) {
+FUNCTION long find(const Task *t, Pointer x MASK_PARAMETER, long begin, long n, ACC m, bool last) {
     long found = NONE;
-    for (long j = LANE * VEC; j < n; j += STEP) {
+    for (long j = begin + LANE * VEC; j < n; j += STEP) {
         const I hits = HITS(j);
         if (!any_lane(hits)) continue;
         for (int k = 0; k < VEC; k++)
@@ -68,7 +91,8 @@ FUNCTION long find(const Task *t, Pointer x MASK_PARAMETER, long n, ACC m, bool 
 // Places of the last are compared as negative numbers, so that the smaller one always wins.
 #define FIND_IN_ROW(index, last)                                                                                       \
     const bool backwards = (last) && m == m;                                                                           \
-    long index = find(t, x + at[I_X] MASK_ROW, n, m, backwards);                                                       \
+    ENTER_PART_WITH(m, last)                                                                                           \
+    long index = find(t, x + at[I_X] MASK_ROW, BEGIN, n, m, backwards);                                                       \
     index = backwards && index != NONE ? -index : index;                                                               \
     OVER_GROUP(places, index, min(places[other], places[own]))                                                         \
     index = index < 0 ? -index : index;
@@ -77,43 +101,55 @@ FUNCTION long find(const Task *t, Pointer x MASK_PARAMETER, long n, ACC m, bool 
 
 #ifdef OP_max
 
-KERNEL(max)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+KERNEL(max)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     FOR_ROWS {
+#ifdef LEAVE_MAXIMUM
+        LEAVE_MAXIMUM
+#else
         MAX_OF_ROW(m)
         if (LANE == 0 && n) set0(y + at[1], m);
+#endif
     }
 }
 
 #endif
 #ifdef OP_argmax
 
-KERNEL(argmax)(Task task, const __global IN0 *x, __global OUT0 *index MASK_PARAMETER) {
+KERNEL(argmax)(Task task, const __global IN0 *x, __global OUT0 *index MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(long, places)
     FOR_ROWS {
+#ifdef LEAVE_MAXIMUM
+        LEAVE_MAXIMUM
+#else
         MAX_OF_ROW(m)
         FIND_IN_ROW(i, OPTION)
         if (LANE == 0 && n) index[at[1]] = i;
+#endif
     }
 }
 
 #endif
 #ifdef OP_max_with_argmax
 
-KERNEL(max_with_argmax)(Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index MASK_PARAMETER) {
+KERNEL(max_with_argmax)(Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(long, places)
     FOR_ROWS {
+#ifdef LEAVE_MAXIMUM
+        LEAVE_MAXIMUM
+#else
         MAX_OF_ROW(m)
         FIND_IN_ROW(i, OPTION)
         if (LANE == 0 && n) {
             set0(y + at[1], m);
             index[at[2]] = i;
         }
+#endif
     }
 }
 

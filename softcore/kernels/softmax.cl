@@ -81,6 +81,99 @@ FUNCTION V exp_in_frame(const Task *t, V x, const Frame *f) {
 }
 #endif
 
+// ---------------------------------------------------------------- the state of a row
+
+#if defined(OP_log_softmax) || (defined(OP_logsumexp) && !defined(WEIGHTED)) || defined(OP_cross_entropy) || (defined(OP_softmax) && defined(PART))
+
+// m, the frame f of it, the count of the elements that equal it, and the sum l of the others, in that frame: what is small beside 1 is
+// kept. Fewer maxima than a float can count are counted exactly, and of others nothing small is kept.
+FUNCTION void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V m, const Frame *f, V *high, V *low,
+                        I *equal) {
+    V e[4];
+    FOUR(k) {
+        const V v = X(j + k * STEP);
+        const I top = v == m;
+        *equal = *equal - top;
+        e[k] = top ? CONSTANT(0) : exp_in_frame(t, v, f);
+    }
+    add_tile(high, low, e);
+}
+#ifdef COLUMNS
+#define COUNT(equal) PASTE(convert_, V_NAME)(equal)
+#else
+FUNCTION ACC COUNT(I equal) {
+    long count = 0;
+    LANES(k, VEC) count += ((SIGNED *)&equal)[k];
+    return count;
+}
+#endif
+// The exponential of the maximum, in two parts.
+FUNCTION V exp_of_maximum(const Task *t, V m, const Frame *f, V *lost) {
+    V low, z = scaled_difference(t, m, f->origin, &low);
+    const V e = exp_in_two(z, low, f->magic, lost);
+    *lost = m - m == ZERO ? *lost : ZERO;
+    return m - m == ZERO ? e : ONE;
+}
+#define STATE_OF_PART(m)                                                                                               \
+    MAX_OF_ROW(m)                                                                                                      \
+    const Frame f = frame_of(t, m);                                                                                    \
+    ACCUMULATORS(high, low)                                                                                            \
+    I equal = (I)(0);                                                                                                  \
+    OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, SPLAT(m), &f, high + chain, low + chain, &equal))              \
+    Sum l = sum_lanes(high, low);                                                                                      \
+    OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))                                                              \
+    R count = COUNT(equal);                                                                                            \
+    OVER_GROUP(highs, count, highs[own] + highs[other])
+#if defined(PART) && STAGE == 1
+#define LEAVE_STATE                                                                                                    \
+    STATE_OF_PART(m)                                                                                                   \
+    if (LANE == 0) {                                                                                                   \
+        __global ACC *state = STATE_OF(part);                                                                          \
+        state[0] = m;                                                                                                  \
+        state[1] = count;                                                                                              \
+        state[2] = l.high;                                                                                             \
+        state[3] = l.low;                                                                                              \
+    }
+#elif defined(PART)
+// What the part adds to the sum of a row whose maximum is larger: its own sum, its maxima among it, in the frame of the row.
+FUNCTION Sum in_frame_of_row(const Task *t, const __global ACC *state, const Frame *f) {
+    const ACC zero = 0;
+    const Frame own = frame_of(t, state[0]);
+    V e_low, e = exp_of_maximum(t, CONSTANT(state[0]), &own, &e_low), error, lost, low;
+    const V maxima = two_product(CONSTANT(state[1]), e, &error);
+    const Sum others = {state[2], state[3]}, tops = {of_row(maxima), of_row(error + CONSTANT(state[1]) * e_low)};
+    const Sum s = add_sums(tops, others);
+    // exp(its origin - the origin) 2^(its k - k)
+    const V k = f->magic - own.magic;
+    V shift = scaled_difference(t, own.origin, f->origin, &low), rest;
+    shift = two_sum(shift, k * CONSTANT(LN2_HIGH), &rest);
+    low = (low != low ? ZERO : low) + (rest + k * CONSTANT(LN2_LOW));
+    const I far = !(shift > CONSTANT(LOWEST + HEADROOM * LN2_HIGH));
+    const V factor = exp_in_two(far ? CONSTANT(LOWEST + HEADROOM * LN2_HIGH) : shift, far ? ZERO : low,
+                                CONSTANT(MAGIC + BIAS), &lost);
+    const V high = two_product(CONSTANT(s.high), factor, &error);
+    const Sum r = {of_row(high), of_row(error + (CONSTANT(s.high) * lost + CONSTANT(s.low) * factor))}, none = {s.high - s.high, zero};
+    return of_row(own.origin) == -INFINITY ? none : r;
+}
+#define STATE_OF_ROW(m)                                                                                                \
+    const __global ACC *states_of_row = STATE_OF(0);                                                                   \
+    ACC m = -INFINITY;                                                                                                 \
+    for (long p = 0; p < parts; p++) m = states_of_row[4 * p] > m ? states_of_row[4 * p] : m;                          \
+    const Frame f = frame_of(t, m);                                                                                    \
+    ACC count = 0;                                                                                                     \
+    Sum l = {0, 0};                                                                                                    \
+    for (long p = 0; p < parts; p++) {                                                                                 \
+        const __global ACC *state = states_of_row + 4 * p;                                                             \
+        const Sum own = {state[2], state[3]};                                                                          \
+        if (state[0] == m) count += state[1];                                                                          \
+        l = add_sums(l, state[0] == m ? own : in_frame_of_row(t, state, &f));                                          \
+    }
+#else
+#define STATE_OF_ROW(m) STATE_OF_PART(m)
+#endif
+
+#endif
+
 // ---------------------------------------------------------------- softmax
 
 #ifdef OP_softmax
@@ -169,11 +262,22 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
     }
 }
 #else
-KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
     FOR_ROWS {
+#ifdef LEAVE_STATE
+        LEAVE_STATE
+#elif defined(PART)
+        STATE_OF_ROW(m)
+        V e_low, e = exp_of_maximum(t, SPLAT(m), &f, &e_low), error, inverse, inverse_low;
+        const V maxima = two_product(CONSTANT(count), e, &error);
+        const Sum tops = {of_row(maxima), of_row(error + CONSTANT(count) * e_low)};
+        invert(add_sums(tops, l), &inverse, &inverse_low);
+        inverse = m - m == 0 ? inverse : CONSTANT(NAN);
+        OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, inverse, inverse_low))
+#else
 #ifdef SHORT  // a row is one tile, which stays in registers
         V e[4], top[4];
         FOUR(k) e[k] = elements_that_count(t, x + at[0] MASK_ROW, LANE * VEC + k * STEP, n);
@@ -199,8 +303,32 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
 #else
         OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, inverse, inverse_low))
 #endif
+#endif
     }
 }
+#endif
+
+#endif
+
+#if defined(OP_softmax_backward) || defined(OP_log_softmax_backward)
+
+// The sum s of a row, to which `call` adds tiles, and what is done with it.
+#define SUM_OF_PART(s, call)                                                                                           \
+    ACCUMULATORS(high, low)                                                                                            \
+    OVER_TILES(call)                                                                                                   \
+    Sum s = sum_lanes(high, low);                                                                                      \
+    OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
+#if defined(PART) && STAGE == 1
+#define SUM_OF_ROW(s, call)                                                                                            \
+    SUM_OF_PART(s, call)                                                                                               \
+    if (LANE == 0) leave_sum(STATE_OF(part), s);
+#define AT_LAST(statements)
+#elif defined(PART)
+#define SUM_OF_ROW(s, call) const Sum s = joined_sum(STATE_OF(0), parts);
+#define AT_LAST(statements) statements
+#else
+#define SUM_OF_ROW(s, call) SUM_OF_PART(s, call)
+#define AT_LAST(statements) statements
 #endif
 
 #endif
@@ -224,16 +352,13 @@ FUNCTION void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 
         put0(t, dx, i, n, HIDE(v, i, 0));
     }
 }
-KERNEL(softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
+KERNEL(softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
-        ACCUMULATORS(high, low)
-        OVER_TILES(dot_tile(t, dy + at[0], y + at[1] MASK_ROW, j, end, high + chain, low + chain))
-        Sum s = sum_lanes(high, low);
-        OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
+        SUM_OF_ROW(s, dot_tile(t, dy + at[0], y + at[1] MASK_ROW, j, end, high + chain, low + chain))
         const V dot = SPLAT(total(s));
-        OVER_TILES(dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, dot))
+        AT_LAST(OVER_TILES(dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, dot)))
     }
 }
 
@@ -254,44 +379,8 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
 #define SPIKE(a, b) ((count == 1) & (high < (ACC)0.4) ? (a) : (b))
     return of_row(log_of(SPLAT(SPIKE(one, whole.high)), SPLAT(SPIKE(high, zero)), SPLAT(SPIKE(low, whole.low))));
 }
-FUNCTION void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V m, const Frame *f, V *high, V *low,
-                        I *equal) {
-    V e[4];
-    FOUR(k) {
-        const V v = X(j + k * STEP);
-        const I top = v == m;
-        *equal = *equal - top;
-        e[k] = top ? CONSTANT(0) : exp_in_frame(t, v, f);
-    }
-    add_tile(high, low, e);
-}
-// The exponential of the maximum, in two parts.
-FUNCTION V exp_of_maximum(const Task *t, V m, const Frame *f, V *lost) {
-    V low, z = scaled_difference(t, m, f->origin, &low);
-    const V e = exp_in_two(z, low, f->magic, lost);
-    *lost = m - m == ZERO ? *lost : ZERO;
-    return m - m == ZERO ? e : ONE;
-}
-#ifdef COLUMNS
-#define COUNT(equal) PASTE(convert_, V_NAME)(equal)
-#else
-FUNCTION ACC COUNT(I equal) {
-    long count = 0;
-    LANES(k, VEC) count += ((SIGNED *)&equal)[k];
-    return count;
-}
-#endif
-// Fewer maxima than a float can count are counted exactly, and of others nothing small is kept.
 #define FOLD_OF_ROW(m, log)                                                                                            \
-    MAX_OF_ROW(m)                                                                                                      \
-    const Frame f = frame_of(t, m);                                                                                    \
-    ACCUMULATORS(high, low)                                                                                            \
-    I equal = (I)(0);                                                                                                  \
-    OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, SPLAT(m), &f, high + chain, low + chain, &equal))              \
-    Sum l = sum_lanes(high, low);                                                                                      \
-    OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))                                                              \
-    R count = COUNT(equal);                                                                                            \
-    OVER_GROUP(highs, count, highs[own] + highs[other])                                                                \
+    STATE_OF_ROW(m)                                                                                                    \
     V e_low, e = exp_of_maximum(t, SPLAT(m), &f, &e_low);                                                              \
     const R log = total(l) != total(l) ? (R)NAN : log_of_sum(count, l, e, e_low);
 
@@ -309,14 +398,18 @@ FUNCTION void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0
         put0(t, y, j + k * STEP, n, HIDE((z - log) + low, j + k * STEP, -INFINITY));
     }
 }
-KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
     FOR_ROWS {
+#ifdef LEAVE_STATE
+        LEAVE_STATE
+#else
         FOLD_OF_ROW(m, log)
         const V shift = SPLAT(log + (m - m));  // NaN for a row that has no softmax
         OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, SPLAT(m), shift))
+#endif
     }
 }
 
@@ -342,16 +435,14 @@ FUNCTION void log_dx_tile(const Task *t, const __global IN0 *dy, const __global 
         put0(t, dx, j + k * STEP, n, HIDE(v, j + k * STEP, 0));
     }
 }
-KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
+KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx
+                             MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
-        ACCUMULATORS(high, low)
-        OVER_TILES(sum_tile(t, dy + at[0] MASK_ROW, j, end, high + chain, low + chain))
-        Sum s = sum_lanes(high, low);
-        OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
+        SUM_OF_ROW(s, sum_tile(t, dy + at[0] MASK_ROW, j, end, high + chain, low + chain))
         const V sum = SPLAT(total(s));
-        OVER_TILES(log_dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, sum))
+        AT_LAST(OVER_TILES(log_dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, sum)))
     }
 }
 
@@ -367,15 +458,22 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, __global OUT0 *y
 #if OUTPUTS > 1
                         , __global OUT1 *sign
 #endif
-                        MASK_PARAMETER) {
+                        MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
     FOR_ROWS {
+#ifdef LEAVE_STATE
+        LEAVE_STATE
+#else
+#ifdef PART
+        if (part) continue;
+#endif
         FOLD_OF_ROW(m, log)
         SET(0, y + at[1], log != log ? log : m - m == 0 ? SCALE(m) + log : m)
 #if OUTPUTS > 1
         SET(1, sign + at[2], log != log ? log : m == -INFINITY ? (R)0 : (R)1)
+#endif
 #endif
     }
 }
