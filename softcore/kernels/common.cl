@@ -37,8 +37,13 @@
 #define PASTE(a, b) PASTE_(a, b)
 typedef PASTE(ACC, VEC) V;     // elements
 typedef PASTE(SIGNED, VEC) I;  // as integers, and the truth about each
-// Compilers for CPUs leave a function that is called twice out of line, and its vectors go through memory.
+// Compilers for CPUs leave a function that is called twice out of line, and its vectors go through memory. Oclgrind, which is told not
+// to optimize, knows nothing of what inlining leaves behind.
+#ifdef __OPTIMIZE__
 #define FUNCTION static inline __attribute__((always_inline))
+#else
+#define FUNCTION static inline
+#endif
 #define KERNEL(name) __kernel void softcore_##name  // max and step are functions of OpenCL C
 #define CONSTANT(c) ((V)((ACC)(c)))
 // A number for each row that a work-item takes, and as a vector.
@@ -389,7 +394,9 @@ typedef PASTE(ACC, 16) Lanes16;
 #define HALVES PASTE(HALVES_, VEC)
 #define V_LANES PASTE(v, VEC)  // what the first of them is called
 
-#define HALVE_LARGEST(w, h) const Lanes##h v##h = v##w.hi > v##w.lo ? v##w.hi : v##w.lo;
+// By casts: Oclgrind takes what .hi and .lo give for uninitialised.
+#define HALF(h, v, i) (((const Lanes##h *)&(v))[i])
+#define HALVE_LARGEST(w, h) const Lanes##h v##h = HALF(h, v##w, 1) > HALF(h, v##w, 0) ? HALF(h, v##w, 1) : HALF(h, v##w, 0);
 FUNCTION R largest_lane(V v) {
 #ifdef COLUMNS
     return v;
@@ -472,8 +479,10 @@ FUNCTION Sum sum_lanes(const V *high, const V *low) {
 }
 #else
 #define HALVE_SUM(w, h)                                                                                                \
-    const Lanes##h v##h = v##w.lo + v##w.hi, part##h = v##h - v##w.lo;                                                 \
-    const Lanes##h low##h = ((v##w.lo - (v##h - part##h)) + (v##w.hi - part##h)) + (low##w.lo + low##w.hi);
+    const Lanes##h lower##h = HALF(h, v##w, 0), upper##h = HALF(h, v##w, 1);                                           \
+    const Lanes##h v##h = lower##h + upper##h, part##h = v##h - lower##h;                                              \
+    const Lanes##h low##h =                                                                                            \
+        ((lower##h - (v##h - part##h)) + (upper##h - part##h)) + (HALF(h, low##w, 0) + HALF(h, low##w, 1));
 FUNCTION Sum sum_lanes(const V *high, const V *low) {
     const V V_LANES = *high, PASTE(low, VEC) = *low;
     HALVES(HALVE_SUM)

@@ -141,7 +141,7 @@ KERNEL(cross_entropy)(Task task, const __global IN0 *x,
 #endif
 #ifdef VALUE
         if (LANE == 0 && n) {
-            ACC value = (h != 0) | (x_label - x_label == 0) ? h * (log + (m - x_label)) : 0;
+            ACC value = ((h != 0) | (x_label - x_label == 0)) ? h * (log + (m - x_label)) : 0;
 #ifdef SHARED_OUT
             value += p * log + apart;
 #endif

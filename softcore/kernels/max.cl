@@ -21,7 +21,7 @@ FUNCTION void max_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, 
         top[k] = LARGER(v, top[k]);
     }
 }
-#define HALVE_LARGER(w, h) const Lanes##h v##h = LARGER(v##w.hi, v##w.lo);
+#define HALVE_LARGER(w, h) const Lanes##h v##h = LARGER(HALF(h, v##w, 1), HALF(h, v##w, 0));
 FUNCTION ACC largest_or_nan(const V *top) {
     const V a = LARGER(top[1], top[0]), b = LARGER(top[3], top[2]), V_LANES = LARGER(b, a);
     HALVES(HALVE_LARGER)

@@ -101,7 +101,10 @@ FUNCTION V side_by_side(const __global IN0 *x, long apart) {
     return PASTE(VECTOR_, READ0)(x);
 #elif APART == 2
     const V a = PASTE(VECTOR_, READ0)(x), b = PASTE(VECTOR_, READ0)(x + VEC - 1);  // no further than the last of them
-    return (V)(a.even, b.odd);
+    V v;
+    v.lo = a.even;
+    v.hi = b.odd;
+    return v;
 #else
     V v;
     LANES(k, VEC) ((ACC *)&v)[k] = value0(x + k * apart);

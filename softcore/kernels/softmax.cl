@@ -64,8 +64,8 @@ FUNCTION Frame frame_of(const Task *t, R m) {
 #else
     const R z = m;
 #endif
-    const R zero = 0, k = (z < NEAR) & (z > -NEAR) ? (z * LOG2E + MAGIC) - MAGIC : zero;
-    const R origin = (z < NEAR) & (z > -NEAR) ? zero : m;
+    const R zero = 0, k = ((z < NEAR) & (z > -NEAR)) ? (z * LOG2E + MAGIC) - MAGIC : zero;
+    const R origin = ((z < NEAR) & (z > -NEAR)) ? zero : m;
     const Frame f = {SPLAT(origin), SPLAT(MAGIC + BIAS + HEADROOM - k), SPLAT(LOWEST + k * LN2_HIGH)};
     return f;
 }
@@ -376,7 +376,7 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
     const V share_low = (((SPLAT(s.high) - product) - error) + (SPLAT(s.low) - share * e_low)) / e;
     const R zero = 0, one = 1, high = of_row(share), low = of_row(share_low);
     const Sum part = {high, low}, ones = {count, zero}, whole = add_sums(ones, part);
-#define SPIKE(a, b) ((count == 1) & (high < (ACC)0.4) ? (a) : (b))
+#define SPIKE(a, b) (((count == 1) & (high < (ACC)0.4)) ? (a) : (b))
     return of_row(log_of(SPLAT(SPIKE(one, whole.high)), SPLAT(SPIKE(high, zero)), SPLAT(SPIKE(low, whole.low))));
 }
 #define FOLD_OF_ROW(m, log)                                                                                            \
@@ -387,15 +387,20 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
 #endif
 #ifdef OP_log_softmax
 
-FUNCTION void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V m, V log) {
+// What is left of x when the logarithm of the sum is taken from it, which comes as `lse` and a rest: rounded and what that lost, or where
+// there is a scale the maximum and what follows it.
+FUNCTION void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V lse, V rest) {
     FOUR(k) {
         const V v = X(j + k * STEP);
-        V low, z = scaled_difference(t, v, m, &low);
-#ifdef SCALED  // the difference of huge numbers may overflow, a part of it not
-        z = z - z == CONSTANT(0) ? z : v * CONSTANT(t->number[1]) - m * CONSTANT(t->number[1]);
+#ifdef SCALED
+        V lost, z = scaled_difference(t, v, lse, &lost);
+        // The difference of huge numbers may overflow, a part of it not.
+        z = z - z == CONSTANT(0) ? z : v * CONSTANT(t->number[1]) - lse * CONSTANT(t->number[1]);
+        const V share = (z - rest) + (lost != lost ? CONSTANT(0) : lost);
+#else
+        const V share = (v - lse) - rest;
 #endif
-        low = low != low ? CONSTANT(0) : low;
-        put0(t, y, j + k * STEP, n, HIDE((z - log) + low, j + k * STEP, -INFINITY));
+        put0(t, y, j + k * STEP, n, HIDE(share, j + k * STEP, -INFINITY));
     }
 }
 KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER STATES_PARAMETER) {
@@ -407,8 +412,13 @@ KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARA
         LEAVE_STATE
 #else
         FOLD_OF_ROW(m, log)
-        const V shift = SPLAT(log + (m - m));  // NaN for a row that has no softmax
-        OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, SPLAT(m), shift))
+        V rest = SPLAT(log + (m - m));  // NaN for a row that has no softmax
+#ifdef SCALED
+        const V lse = SPLAT(m);
+#else
+        const V lse = two_sum(SPLAT(m), rest, &rest);
+#endif
+        OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, lse, rest))
 #endif
     }
 }
@@ -427,7 +437,7 @@ FUNCTION void log_dx_tile(const Task *t, const __global IN0 *dy, const __global 
         const V z = take1(t, y, j + k * STEP, n, 0);
         V share = exp_of(z, CONSTANT(0));
         // A share is positive, however small: times an infinite sum it is infinite.
-        share = ((sum == CONSTANT(INFINITY)) | (sum == CONSTANT(-INFINITY))) & (z > CONSTANT(-INFINITY)) ? ONE : share;
+        share = (((sum == CONSTANT(INFINITY)) | (sum == CONSTANT(-INFINITY))) & (z > CONSTANT(-INFINITY))) ? ONE : share;
         V v = take0(t, dy, j + k * STEP, n, 0) - share * sum;
 #ifdef SCALED
         v = CONSTANT(t->number[3]) * v;
