@@ -117,9 +117,10 @@ def use(device: pyopencl.Device | str) -> pyopencl.Device:
         if not found:
             raise ValueError(f"opencl.use: no device is named {device!r}; there are {', '.join(repr(d.name) for d in every)}")
         device = found[0]
-    global _queue
+    global _queue, _context
     cl = _pyopencl()
-    _queue = cl.CommandQueue(cl.Context([device]), device)
+    _context = cl.Context([device])
+    _queue = cl.CommandQueue(_context, device)
     return device
 
 
@@ -182,6 +183,7 @@ def to_device(a: Any) -> pyopencl.array.Array:
 _EXTRA = "install it with `pip install softcore[opencl]`, which brings PoCL, a device for any CPU"
 _lock = threading.RLock()
 _queue = None
+_context = None  # of the queue, which under Intel's runtime does not keep it alive
 _touched = False  # devices were enumerated in this process
 _forked = False  # or in one that it was forked from
 
