@@ -519,7 +519,6 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         "COLUMNS": columns,
         "SCALED": scale != 1,
         "LOOSE": facts.cpu,
-        "SHORT": op == "softmax" and not columns and n <= 4 * tile.wg * tile.vec,
         "KEEP": op == "softmax" and not in_parts and facts.cpu and outputs[0].dtype == accumulator,
     }
     if _has_optional(op, inputs):
@@ -537,7 +536,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         int(option),
         *[number for a, s in zip(operands, strides) for number in (a.offset // a.dtype.itemsize, *_padded(s))],
         *(*numbers, *(0.0,) * (6 - len(numbers))),
-        0,
+        planner.opencl_batch(n, accumulator.itemsize),
     )
     groups = min(tile.groups, units)
     group = (tile.wg, options["ROWS"])

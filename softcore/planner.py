@@ -156,6 +156,14 @@ def choose_opencl(length: int, itemsize: int, device: Device, converted: bool = 
     return Tile(wg, max(1, 64 // wg), vec, 32 * device.units)
 
 
+def opencl_batch(length: int, itemsize: int) -> int:
+    """How many rows a work-item of a CPU takes one step further before it takes the next: as many as stay in the first cache.
+
+    The end of a step, one number out of many, is a chain of some hundred cycles, and those of several rows overlap.
+    """
+    return max(1, min(16, (1 << 14) // (length * itemsize)))
+
+
 def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="channels_first") -> Plan:
     """How a call of an op on arrays laid out like `x` would run; nothing is computed.
 

@@ -83,7 +83,7 @@ typedef struct {
     long option;  // of kernels that are not compiled for each value of it
     Operand arg[ARGS];
     REAL number[6];
-    long width;  // with COLUMNS, how many rows there are for a vector
+    long width;  // with COLUMNS, how many rows there are for a vector; elsewhere how many a work-item takes a step further at once
 } Task;
 
 // Where row r of operands 0 to ARGS - 1 starts.
@@ -142,6 +142,21 @@ FUNCTION long place(const Task *t, int i, long j) {
          base += ROWS, row += ROWS, n = row < last ? t->n : 0)                                                         \
         if (enter(t, row, at))
 #endif
+// For a work-item that takes whole rows: some of them at once, step by step, so that the end of one does not wait for that of another.
+// `count` rows, and for each row r of them FOR_EACH gives `at`.
+#define BATCH 16
+#define FOR_BATCHES                                                                                                    \
+    const long groups = get_num_groups(1), last = t->rows * (get_group_id(1) + 1) / groups, n = t->n;                  \
+    long places[BATCH][ARGS];                                                                                          \
+    for (long base = t->rows * get_group_id(1) / groups, count; base < last; base += count)                            \
+        if ((count = enter_all(t, base, min(t->width, last - base), places)))
+#define FOR_EACH(r)                                                                                                    \
+    for (int r = 0; r < count; r++)                                                                                    \
+        for (const long *at = places[r]; at; at = 0)
+FUNCTION long enter_all(const Task *t, long first, long count, long (*places)[ARGS]) {
+    for (int r = 0; r < count; r++) enter(t, first + r, places[r]);
+    return count;
+}
 #ifdef PART
 #define BEGIN begin  // where the elements of a row start that a work-group takes
 #else

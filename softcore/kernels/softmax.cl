@@ -44,15 +44,23 @@ FUNCTION void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long
         top[k] = v > top[k] ? v : top[k];
     }
 }
-#define MAX_OF_TOPS(m)                                                                                                 \
+#if WG == 1 && !defined(COLUMNS) && !defined(PART)
+// What is to be folded over the lanes.
+FUNCTION V top_of_row(const Task *t, const __global IN0 *x MASK_PARAMETER, long n) {
+    V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};
+    OVER_TILES(max_tile(t, x MASK_ARGUMENT, j, end, top))
+    top[0] = top[1] > top[0] ? top[1] : top[0];
+    top[2] = top[3] > top[2] ? top[3] : top[2];
+    return top[2] > top[0] ? top[2] : top[0];
+}
+#endif
+#define MAX_OF_ROW(m)                                                                                                  \
+    V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};                   \
+    OVER_TILES(max_tile(t, x + at[0] MASK_ROW, j, end, top))                                                           \
     top[0] = top[1] > top[0] ? top[1] : top[0];                                                                        \
     top[2] = top[3] > top[2] ? top[3] : top[2];                                                                        \
     R m = largest_lane(top[2] > top[0] ? top[2] : top[0]);                                                             \
     OVER_GROUP(highs, m, highs[other] > highs[own] ? highs[other] : highs[own])
-#define MAX_OF_ROW(m)                                                                                                  \
-    V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};                   \
-    OVER_TILES(max_tile(t, x + at[0] MASK_ROW, j, end, top))                                                           \
-    MAX_OF_TOPS(m)
 
 // In what unit exponentials are summed: exp(scale (x - origin)) 2^(HEADROOM - k). Where |scale m| is small the origin is 0 and k alone
 // follows m: x itself is reduced by multiples of ln 2, and no bit is lost in forming x - m. Elsewhere the origin is m, and x - m is
@@ -261,6 +269,31 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
         if (task.width) softmax_of_slab(t, x + at[0] + whole, y + at[1] + whole MASK_ROW_AT(whole), 1);
     }
 }
+#elif WG == 1 && !defined(PART)
+KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+    const Task *t = &task;
+    V top[BATCH], high[BATCH], low[BATCH];
+    Frame f[BATCH];
+    FOR_BATCHES {
+        FOR_EACH(r) top[r] = top_of_row(t, x + at[0] MASK_ROW, n);
+        for (int r = 0; r < count; r++) {
+            const ACC m = largest_lane(top[r]);
+            f[r] = frame_of(t, m);
+            top[r] = CONSTANT(m);
+        }
+        FOR_EACH(r) {
+            V h = ZERO, l = ZERO;
+            OVER_TILES(exp_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, f + r, &h, &l))
+            high[r] = h;
+            low[r] = l;
+        }
+        for (int r = 0; r < count; r++) {
+            invert(sum_lanes(high + r, low + r), high + r, low + r);
+            high[r] = top[r] == CONSTANT(-INFINITY) ? CONSTANT(NAN) : high[r];
+        }
+        FOR_EACH(r) OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, f + r, high[r], low[r]))
+    }
+}
 #else
 KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
@@ -278,31 +311,16 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
         inverse = m - m == 0 ? inverse : CONSTANT(NAN);
         OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, inverse, inverse_low))
 #else
-#ifdef SHORT  // a row is one tile, which stays in registers
-        V e[4], top[4];
-        FOUR(k) e[k] = elements_that_count(t, x + at[0] MASK_ROW, LANE * VEC + k * STEP, n);
-        FOUR(k) top[k] = e[k] > CONSTANT(-INFINITY) ? e[k] : CONSTANT(-INFINITY);
-        MAX_OF_TOPS(m)
-        const Frame f = frame_of(t, m);
-        ACCUMULATORS(high, low)
-        FOUR(k) e[k] = exp_in_frame(t, e[k], &f);
-        add_tile(high, low, e);
-#else
         MAX_OF_ROW(m)
         const Frame f = frame_of(t, m);
         ACCUMULATORS(high, low)
         OVER_TILES(exp_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, high + chain, low + chain))
-#endif
         Sum l = sum_lanes(high, low);
         OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))
         V inverse, inverse_low;
         invert(l, &inverse, &inverse_low);
         inverse = SPLAT(m) == CONSTANT(-INFINITY) ? CONSTANT(NAN) : inverse;
-#ifdef SHORT
-        FOUR(k) put_share(t, y + at[1] MASK_ROW, LANE * VEC + k * STEP, n, e[k], inverse, inverse_low);
-#else
         OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, inverse, inverse_low))
-#endif
 #endif
     }
 }
@@ -384,6 +402,34 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
     V e_low, e = exp_of_maximum(t, SPLAT(m), &f, &e_low);                                                              \
     const R log = total(l) != total(l) ? (R)NAN : log_of_sum(count, l, e, e_low);
 
+#if WG == 1 && !defined(COLUMNS) && !defined(PART)
+#define BATCHED
+// The maximum of each row of a batch, and the logarithm of what its elements make beside it.
+#define FOLDS_OF_ROWS(m, log)                                                                                          \
+    V top[BATCH], high[BATCH], low[BATCH];                                                                             \
+    I equal[BATCH];                                                                                                    \
+    Frame f[BATCH];                                                                                                    \
+    ACC m[BATCH], log[BATCH];                                                                                          \
+    FOR_EACH(r) top[r] = top_of_row(t, x + at[0] MASK_ROW, n);                                                         \
+    for (int r = 0; r < count; r++) {                                                                                  \
+        m[r] = largest_lane(top[r]);                                                                                   \
+        f[r] = frame_of(t, m[r]);                                                                                      \
+    }                                                                                                                  \
+    FOR_EACH(r) {                                                                                                      \
+        V h = ZERO, l = ZERO;                                                                                          \
+        I some = (I)(0);                                                                                               \
+        OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, CONSTANT(m[r]), f + r, &h, &l, &some))                     \
+        high[r] = h;                                                                                                   \
+        low[r] = l;                                                                                                    \
+        equal[r] = some;                                                                                               \
+    }                                                                                                                  \
+    for (int r = 0; r < count; r++) {                                                                                  \
+        const Sum l = sum_lanes(high + r, low + r);                                                                    \
+        V e_low, e = exp_of_maximum(t, CONSTANT(m[r]), f + r, &e_low);                                                 \
+        log[r] = total(l) != total(l) ? (ACC)NAN : log_of_sum(COUNT(equal[r]), l, e, e_low);                           \
+    }
+#endif
+
 #endif
 #ifdef OP_log_softmax
 
@@ -403,6 +449,26 @@ FUNCTION void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0
         put0(t, y, j + k * STEP, n, HIDE(share, j + k * STEP, -INFINITY));
     }
 }
+FUNCTION V parts_of_lse(R m, R log, V *rest) {
+    *rest = SPLAT(log + (m - m));  // NaN for a row that has no softmax
+#ifdef SCALED
+    return SPLAT(m);
+#else
+    return two_sum(SPLAT(m), *rest, rest);
+#endif
+}
+#ifdef BATCHED
+KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+    const Task *t = &task;
+    FOR_BATCHES {
+        FOLDS_OF_ROWS(m, log)
+        FOR_EACH(r) {
+            V rest, lse = parts_of_lse(m[r], log[r], &rest);
+            OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, lse, rest))
+        }
+    }
+}
+#else
 KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
@@ -412,16 +478,12 @@ KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARA
         LEAVE_STATE
 #else
         FOLD_OF_ROW(m, log)
-        V rest = SPLAT(log + (m - m));  // NaN for a row that has no softmax
-#ifdef SCALED
-        const V lse = SPLAT(m);
-#else
-        const V lse = two_sum(SPLAT(m), rest, &rest);
-#endif
+        V rest, lse = parts_of_lse(m, log, &rest);
         OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, lse, rest))
 #endif
     }
 }
+#endif
 
 #endif
 #ifdef OP_log_softmax_backward
@@ -464,6 +526,14 @@ KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global I
 #else
 #define SCALE(m) m
 #endif
+#if OUTPUTS > 1
+#define SET_SIGN(value) SET(1, sign + at[2], value)
+#else
+#define SET_SIGN(value)
+#endif
+#define SET_RESULTS                                                                                                    \
+    SET(0, y + at[1], log != log ? log : m - m == 0 ? SCALE(m) + log : m)                                              \
+    SET_SIGN(log != log ? log : m == -INFINITY ? (R)0 : (R)1)
 KERNEL(logsumexp)(Task task, const __global IN0 *x, __global OUT0 *y
 #if OUTPUTS > 1
                         , __global OUT1 *sign
@@ -472,6 +542,15 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, __global OUT0 *y
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
+#ifdef BATCHED
+    FOR_BATCHES {
+        FOLDS_OF_ROWS(ms, logs)
+        FOR_EACH(r) {
+            const ACC m = ms[r], log = logs[r];
+            SET_RESULTS
+        }
+    }
+#else
     FOR_ROWS {
 #ifdef LEAVE_STATE
         LEAVE_STATE
@@ -480,12 +559,10 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, __global OUT0 *y
         if (part) continue;
 #endif
         FOLD_OF_ROW(m, log)
-        SET(0, y + at[1], log != log ? log : m - m == 0 ? SCALE(m) + log : m)
-#if OUTPUTS > 1
-        SET(1, sign + at[2], log != log ? log : m == -INFINITY ? (R)0 : (R)1)
-#endif
+        SET_RESULTS
 #endif
     }
+#endif
 }
 
 #endif
