@@ -124,7 +124,7 @@ KERNEL(gate_backward)(Task task, const __global IN0 *df_, const __global IN1 *x_
 #ifdef OP_gate_backward_sum
 
 FUNCTION void sum_tile(const Task *t, const __global IN0 *df, const __global IN1 *x, const __global IN2 *y, const __global IN3 *r, long j,
-                     long n, V *high, V *low) {
+                       long n, V *high, V *low) {
     V e[4], d[3];
     FOUR(k) {
         GRADIENTS(j + k * STEP, n, d);

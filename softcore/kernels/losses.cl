@@ -91,8 +91,7 @@ FUNCTION void weigh_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAME
 #ifdef GRADIENT
 typedef struct { Frame frame; ACC inverse, amount, c, taken; long label; } GradientRow;
 FUNCTION void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAMETER WEIGHT_PARAMETER, __global GRADIENT_TYPE *dx,
-                          long j, long n,
-                          const GradientRow *g) {
+                            long j, long n, const GradientRow *g) {
     FOUR(k) {
         const long i = j + k * STEP;
         V d = exp_in_frame(t, take0(t, x, i, n, 0), &g->frame) * CONSTANT(g->inverse) * CONSTANT(g->amount);

@@ -102,7 +102,8 @@ KERNEL(maximum_backward)(Task task, const __global IN0 *dy, const __global IN1 *
 #endif
 #ifdef OP_maximum_backward_sum
 
-FUNCTION void sum_tile(const Task *t, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, long j, long n, V *high, V *low) {
+FUNCTION void sum_tile(const Task *t, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, long j, long n, V *high,
+                       V *low) {
     V e[4];
     FOUR(k) {
         const long i = j + k * STEP;

@@ -91,7 +91,8 @@ FUNCTION V exp_in_frame(const Task *t, V x, const Frame *f) {
 
 // ---------------------------------------------------------------- the state of a row
 
-#if defined(OP_log_softmax) || (defined(OP_logsumexp) && !defined(WEIGHTED)) || defined(OP_cross_entropy) || (defined(OP_softmax) && defined(PART))
+#if defined(OP_log_softmax) || (defined(OP_logsumexp) && !defined(WEIGHTED)) || defined(OP_cross_entropy) ||                              \
+    (defined(OP_softmax) && defined(PART))
 
 // m, the frame f of it, the count of the elements that equal it, and the sum l of the others, in that frame: what is small beside 1 is
 // kept. Fewer maxima than a float can count are counted exactly, and of others nothing small is kept.
@@ -198,7 +199,7 @@ FUNCTION V kept(const Task *t, const __global OUT0 *y, long j, long n) {
 #endif
 
 FUNCTION void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *high,
-                     V *low) {
+                       V *low) {
     V e[4];
     FOUR(k) {
         e[k] = exp_in_frame(t, X(j + k * STEP), f);
@@ -219,7 +220,7 @@ FUNCTION void put_share(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, 
     put0(t, y, j, n, HIDE(MAD(e, inverse, e * inverse_low), j, 0));
 }
 FUNCTION void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V inverse,
-                       V inverse_low) {
+                         V inverse_low) {
     FOUR(k) {
 #ifdef KEEP
         const V e = kept(t, y, j + k * STEP, n);
@@ -360,7 +361,8 @@ FUNCTION void dot_tile(const Task *t, const __global IN0 *dy, const __global IN1
     }
     add_tile(high, low, e);
 }
-FUNCTION void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n, V dot) {
+FUNCTION void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n,
+                      V dot) {
     FOUR(k) {
         const long i = j + k * STEP;
         V v = take1(t, y, i, n, 0) * (take0(t, dy, i, n, 0) - dot);
@@ -494,7 +496,7 @@ FUNCTION void sum_tile(const Task *t, const __global IN0 *dy MASK_PARAMETER, lon
     add_tile(high, low, e);
 }
 FUNCTION void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n,
-                        V sum) {
+                          V sum) {
     FOUR(k) {
         const V z = take1(t, y, j + k * STEP, n, 0);
         V share = exp_of(z, CONSTANT(0));
@@ -574,7 +576,8 @@ FUNCTION V weighted(const Task *t, const __global IN0 *x, const __global IN1 *b 
 }
 FUNCTION ACC shift(ACC m) { return m - m == 0 ? m : 0; }
 // b exp(x - shift(m)). An infinite weight makes any positive exponential infinite, however small, and of -inf the exponential is 0.
-FUNCTION void term_tile(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n, ACC m, V *high, V *low) {
+FUNCTION void term_tile(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n, ACC m, V *high,
+                        V *low) {
     V e[4];
     FOUR(k) {
         const V weight = take1(t, b, j + k * STEP, n, 0), v = weighted(t, x, b MASK_ARGUMENT, j + k * STEP, n);
@@ -631,7 +634,8 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, const __global IN1 *b, __glo
 #define B_PARAMETER
 #define B_ROW
 #endif
-FUNCTION void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC dy, ACC y) {
+FUNCTION void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC dy,
+                          ACC y) {
     FOUR(k) {
         V low, z = two_sum(take1(t, x, j + k * STEP, n, 0), CONSTANT(-y), &low);
         V v = CONSTANT(dy) * (y == -INFINITY ? CONSTANT(0) : exp_of(z, low));
