@@ -44,7 +44,7 @@ FUNCTION void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long
         top[k] = v > top[k] ? v : top[k];
     }
 }
-#if WG == 1 && !defined(COLUMNS) && !defined(PART)
+#if WG * ROWS == 1 && !defined(COLUMNS) && !defined(PART)
 // What is to be folded over the lanes.
 FUNCTION V top_of_row(const Task *t, const __global IN0 *x MASK_PARAMETER, long n) {
     V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};
@@ -270,7 +270,7 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
         if (task.width) softmax_of_slab(t, x + at[0] + whole, y + at[1] + whole MASK_ROW_AT(whole), 1);
     }
 }
-#elif WG == 1 && !defined(PART)
+#elif WG * ROWS == 1 && !defined(PART)
 KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     V top[BATCH], high[BATCH], low[BATCH];
@@ -404,7 +404,7 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
     V e_low, e = exp_of_maximum(t, SPLAT(m), &f, &e_low);                                                              \
     const R log = total(l) != total(l) ? (R)NAN : log_of_sum(count, l, e, e_low);
 
-#if WG == 1 && !defined(COLUMNS) && !defined(PART)
+#if WG * ROWS == 1 && !defined(COLUMNS) && !defined(PART)
 #define BATCHED
 // The maximum of each row of a batch, and the logarithm of what its elements make beside it.
 #define FOLDS_OF_ROWS(m, log)                                                                                          \
