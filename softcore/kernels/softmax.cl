@@ -97,25 +97,26 @@ FUNCTION V exp_in_frame(const Task *t, V x, const Frame *f) {
 // m, the frame f of it, the count of the elements that equal it, and the sum l of the others, in that frame: what is small beside 1 is
 // kept. Fewer maxima than a float can count are counted exactly, and of others nothing small is kept.
 FUNCTION void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V m, const Frame *f, V *high, V *low,
-                        I *equal) {
+                        V *equal) {
     V e[4];
     FOUR(k) {
         const V v = X(j + k * STEP);
         const I top = v == m;
-        *equal = *equal - top;
+        *equal = top ? *equal + ONE : *equal;
         e[k] = top ? CONSTANT(0) : exp_in_frame(t, v, f);
     }
     add_tile(high, low, e);
 }
+#define HALVE_COUNT(w, h) const Lanes##h v##h = HALF(h, v##w, 0) + HALF(h, v##w, 1);
+FUNCTION R count_of(V equal) {
 #ifdef COLUMNS
-#define COUNT(equal) PASTE(convert_, V_NAME)(equal)
+    return equal;
 #else
-FUNCTION ACC COUNT(I equal) {
-    long count = 0;
-    LANES(k, VEC) count += ((SIGNED *)&equal)[k];
-    return count;
-}
+    const V V_LANES = equal;
+    HALVES(HALVE_COUNT)
+    return v1;
 #endif
+}
 // The exponential of the maximum, in two parts.
 FUNCTION V exp_of_maximum(const Task *t, V m, const Frame *f, V *lost) {
     V low, z = scaled_difference(t, m, f->origin, &low);
@@ -127,11 +128,11 @@ FUNCTION V exp_of_maximum(const Task *t, V m, const Frame *f, V *lost) {
     MAX_OF_ROW(m)                                                                                                      \
     const Frame f = frame_of(t, m);                                                                                    \
     ACCUMULATORS(high, low)                                                                                            \
-    I equal = (I)(0);                                                                                                  \
+    V equal = ZERO;                                                                                                    \
     OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, SPLAT(m), &f, high + chain, low + chain, &equal))              \
     Sum l = sum_lanes(high, low);                                                                                      \
     OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))                                                              \
-    R count = COUNT(equal);                                                                                            \
+    R count = count_of(equal);                                                                                         \
     OVER_GROUP(highs, count, highs[own] + highs[other])
 #if defined(PART) && STAGE == 1
 #define LEAVE_STATE                                                                                                    \
@@ -408,8 +409,7 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
 #define BATCHED
 // The maximum of each row of a batch, and the logarithm of what its elements make beside it.
 #define FOLDS_OF_ROWS(m, log)                                                                                          \
-    V top[BATCH], high[BATCH], low[BATCH];                                                                             \
-    I equal[BATCH];                                                                                                    \
+    V top[BATCH], high[BATCH], low[BATCH], equal[BATCH];                                                               \
     Frame f[BATCH];                                                                                                    \
     ACC m[BATCH], log[BATCH];                                                                                          \
     FOR_EACH(r) top[r] = top_of_row(t, x + at[0] MASK_ROW, n);                                                         \
@@ -418,8 +418,7 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
         f[r] = frame_of(t, m[r]);                                                                                      \
     }                                                                                                                  \
     FOR_EACH(r) {                                                                                                      \
-        V h = ZERO, l = ZERO;                                                                                          \
-        I some = (I)(0);                                                                                               \
+        V h = ZERO, l = ZERO, some = ZERO;                                                                             \
         OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, CONSTANT(m[r]), f + r, &h, &l, &some))                     \
         high[r] = h;                                                                                                   \
         low[r] = l;                                                                                                    \
@@ -428,7 +427,7 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
     for (int r = 0; r < count; r++) {                                                                                  \
         const Sum l = sum_lanes(high + r, low + r);                                                                    \
         V e_low, e = exp_of_maximum(t, CONSTANT(m[r]), f + r, &e_low);                                                 \
-        log[r] = total(l) != total(l) ? (ACC)NAN : log_of_sum(COUNT(equal[r]), l, e, e_low);                           \
+        log[r] = total(l) != total(l) ? (ACC)NAN : log_of_sum(count_of(equal[r]), l, e, e_low);                        \
     }
 #endif
 
