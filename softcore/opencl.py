@@ -418,6 +418,11 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
     tile = planner.choose_opencl(1 << 10, accumulator.itemsize, facts, inputs[0].dtype != accumulator)
     options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "I_X": len(inputs) - 1}
     strides = [_steps(op, a) for a in operands]
+    if planes:
+        joined = [_joined([(n, [step]) for n, step in zip(a.shape[2:], s[2:])])[1] for a, s in zip(operands, strides)]
+        if all(len(steps) <= 1 for steps in joined):
+            options["JOINED"] = 1
+            strides = [[*s[:4], *steps[0]] if steps else s for s, steps in zip(strides, joined)]
     if op == "max_pool" and facts.cpu:
         options |= _side(shape, strides[0], axes[2], tile.vec, prod(inputs[0].shape[2:]) if len(outputs) == 2 else 0, accumulator)
     task = struct.pack(

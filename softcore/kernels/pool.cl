@@ -174,6 +174,19 @@ KERNEL(max_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y INDEX_
 #endif
 #if defined(OP_max_pool_backward) || defined(OP_max_unpool)
 
+// Where element k of a plane lies. JOINED says that the three axes of every operand are one, of equal steps.
+#ifdef JOINED
+#define SIZES(p) 0
+#define COUNTS(p) 0
+#define within_plane(a, sizes, k) ((k) * (a)->stride[4])
+#else
+#define SIZES(p) (long3)((p)->axis[0].size, (p)->axis[1].size, (p)->axis[2].size)
+#define COUNTS(p) (long3)((p)->axis[0].count, (p)->axis[1].count, (p)->axis[2].count)
+FUNCTION long within_plane(const Operand *a, long3 sizes, long k) {
+    const long row = k / sizes.z;
+    return row / sizes.y * a->stride[2] + row % sizes.y * a->stride[3] + k % sizes.z * a->stride[4];
+}
+#endif
 // A plane of zeros to which each y is added, or in which it is put, at its place among the plane's elements, in order.
 #ifdef OP_max_unpool
 KERNEL(max_unpool)
@@ -182,27 +195,24 @@ KERNEL(max_pool_backward)
 #endif
 (const Pool pool, const __global IN0 *y, const __global IN1 *index, __global OUT0 *x) {
     const Pool *p = &pool;
+    const Operand *from = &p->arg[0], *at = &p->arg[1], *to = &p->arg[2];
+    const long places = p->axis[0].size * p->axis[1].size * p->axis[2].size;
+    const long windows = p->axis[0].count * p->axis[1].count * p->axis[2].count;
     FOR_ELEMENTS {
-        const Operand *to = &p->arg[2];
-        long o[5] = {e / p->shape[1], e % p->shape[1], 0, 0, 0}, place[3];
-        for (place[0] = 0; place[0] < p->axis[0].size; place[0]++)
-            for (place[1] = 0; place[1] < p->axis[1].size; place[1]++)
-                for (place[2] = 0; place[2] < p->axis[2].size; place[2]++) set0(x + at_place(to, o, place), 0);
-        for (o[2] = 0; o[2] < p->axis[0].count; o[2]++)
-            for (o[3] = 0; o[3] < p->axis[1].count; o[3]++)
-                for (o[4] = 0; o[4] < p->axis[2].count; o[4]++) {
-                    long i = (long)index[at_element(&p->arg[1], o)];
-                    place[2] = i % p->axis[2].size;
-                    i /= p->axis[2].size;
-                    place[1] = i % p->axis[1].size;
-                    place[0] = i / p->axis[1].size;
-                    __global OUT0 *q = x + at_place(to, o, place);
+        const long o[5] = {e / p->shape[1], e % p->shape[1], 0, 0, 0};
+        const __global IN0 *ys = y + at_element(from, o);
+        const __global IN1 *indices = index + at_element(at, o);
+        __global OUT0 *xs = x + at_element(to, o);
+        for (long k = 0; k < places; k++) set0(xs + within_plane(to, SIZES(p), k), 0);
+        for (long k = 0; k < windows; k++) {
+            __global OUT0 *q = xs + within_plane(to, SIZES(p), (long)indices[within_plane(at, COUNTS(p), k)]);
+            const ACC v = value0(ys + within_plane(from, COUNTS(p), k));
 #ifdef OP_max_unpool
-                    set0(q, value0(y + at_element(&p->arg[0], o)));
+            set0(q, v);
 #else
-                    *q = *q + value0(y + at_element(&p->arg[0], o));
+            *q = *q + v;
 #endif
-                }
+        }
     }
 }
 
