@@ -266,26 +266,29 @@ FUNCTION PASTE(ushort, VEC) to_bfloat16s(V v) {
 // Elements j to j + VEC of input i, `fill` past the end; with COLUMNS element j of each row.
 #ifdef COLUMNS
 #define WHOLE(n, j) (t->width == VEC && (j) < (n))
-#define IN_ROW(n, j, k) ((k) < t->width && (j) < (n))
+#define COUNT_IN_ROW(n, j) ((j) < (n) ? t->width : 0)
 #define AT(t, i, j) ((j) * t->arg[i].stride[t->nouter])
 #define LANE_AT(t, i, j, k) (AT(t, i, j) + (k))
 #elif defined(STRIDED)
 #define WHOLE(n, j) 0
-#define IN_ROW(n, j, k) ((j) + (k) < (n))
+#define COUNT_IN_ROW(n, j) ((n) - (j))
 #define AT(t, i, j) place(t, i, j)
 #define LANE_AT(t, i, j, k) place(t, i, (j) + (k))
 #else
 #define WHOLE(n, j) ((j) + VEC <= (n))
-#define IN_ROW(n, j, k) ((j) + (k) < (n))
+#define COUNT_IN_ROW(n, j) ((n) - (j))
 #define AT(t, i, j) (j)
 #define LANE_AT(t, i, j, k) ((j) + (k))
 #endif
 #define DEFINE_INPUT(i, T, READ)                                                                                       \
     FUNCTION V take##i(const Task *t, const __global T *row, long j, long n, ACC fill) {                                 \
         if (WHOLE(n, j) && PASTE(BY_VECTOR_, READ)) return PASTE(VECTOR_, READ)(row + AT(t, i, j));                    \
+        const long count = COUNT_IN_ROW(n, j);                                                                         \
         V v = CONSTANT(fill);                                                                                          \
-        for (int k = 0; k < VEC; k++)                                                                                  \
-            if (IN_ROW(n, j, k)) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + LANE_AT(t, i, j, k));                     \
+        if (count <= 0) return v;                                                                                      \
+        /* What is past the end is read from the last element: without a branch for each. */                           \
+        LANES(k, VEC) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + LANE_AT(t, i, j, min((long)k, count - 1)));           \
+        LANES(k, VEC) ((ACC *)&v)[k] = k < count ? ((ACC *)&v)[k] : fill;                                              \
         return v;                                                                                                      \
     }                                                                                                                  \
     FUNCTION ACC value##i(const __global T *p) { return PASTE(SCALAR_, READ)(p); }
@@ -297,7 +300,7 @@ FUNCTION PASTE(ushort, VEC) to_bfloat16s(V v) {
             return;                                                                                                    \
         }                                                                                                              \
         for (int e = 0; e < VEC; e++)                                                                                  \
-            if (IN_ROW(n, j, e)) PASTE(PUT_SCALAR_, WRITE)(((ACC *)&v)[e], row + LANE_AT(t, INPUTS + k, j, e));        \
+            if (e < COUNT_IN_ROW(n, j)) PASTE(PUT_SCALAR_, WRITE)(((ACC *)&v)[e], row + LANE_AT(t, INPUTS + k, j, e));        \
     }                                                                                                                  \
     FUNCTION void set##k(__global T *p, ACC v) { PASTE(PUT_SCALAR_, WRITE)(v, p); }
 #if INPUTS > 0
@@ -351,7 +354,7 @@ FUNCTION I mask_of(const Task *t, const __global uchar *row, long j, long n) {
     I m = (I)(0);
 #ifdef COLUMNS
     for (int k = 0; k < VEC; k++)
-        if (IN_ROW(n, j, k)) ((SIGNED *)&m)[k] = row[place(t, MASK, j) + k * t->arg[MASK].stride[t->nouter - 1]] ? -1 : 0;
+        if (k < COUNT_IN_ROW(n, j)) ((SIGNED *)&m)[k] = row[place(t, MASK, j) + k * t->arg[MASK].stride[t->nouter - 1]] ? -1 : 0;
 #else
     for (int k = 0; k < VEC; k++)
         if (j + k < n) ((SIGNED *)&m)[k] = row[place(t, MASK, j + k)] ? -1 : 0;

@@ -188,25 +188,20 @@ FUNCTION Sum in_frame_of_row(const Task *t, const __global ACC *state, const Fra
 
 #ifdef OP_softmax
 
-// Exponentials wait in y for their sum where that holds them unrounded.
+// Exponentials wait in y for their sum where that holds them unrounded, in whole vectors: a part of one is slow to read again.
 #ifdef KEEP
-FUNCTION V kept(const Task *t, const __global OUT0 *y, long j, long n) {
-    if (WHOLE(n, j)) return VECTOR_same(y + AT(t, 1, j));
-    V v = ONE;
-    for (int k = 0; k < VEC; k++)
-        if (IN_ROW(n, j, k)) ((ACC *)&v)[k] = y[LANE_AT(t, 1, j, k)];
-    return v;
-}
+#define KEPT(n, j) WHOLE(n, j)
+#define READ_KEPT(p) VECTOR_same(p)
+#else
+#define KEPT(n, j) 0
+#define READ_KEPT(p) ZERO
 #endif
-
 FUNCTION void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *high,
                        V *low) {
     V e[4];
     FOUR(k) {
         e[k] = exp_in_frame(t, X(j + k * STEP), f);
-#ifdef KEEP
-        put0(t, y, j + k * STEP, n, e[k]);
-#endif
+        if (KEPT(n, j + k * STEP)) put0(t, y, j + k * STEP, n, e[k]);
     }
     add_tile(high, low, e);
 }
@@ -223,12 +218,9 @@ FUNCTION void put_share(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, 
 FUNCTION void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V inverse,
                          V inverse_low) {
     FOUR(k) {
-#ifdef KEEP
-        const V e = kept(t, y, j + k * STEP, n);
-#else
-        const V e = exp_in_frame(t, X(j + k * STEP), f);
-#endif
-        put_share(t, y MASK_ARGUMENT, j + k * STEP, n, e, inverse, inverse_low);
+        const long i = j + k * STEP;
+        const V e = KEPT(n, i) ? READ_KEPT(y + AT(t, 1, i)) : exp_in_frame(t, X(i), f);
+        put_share(t, y MASK_ARGUMENT, i, n, e, inverse, inverse_low);
     }
 }
 #ifdef COLUMNS
