@@ -263,6 +263,66 @@ FUNCTION PASTE(ushort, VEC) to_bfloat16s(V v) {
     return r;
 }
 
+typedef ACC Lanes1;
+typedef PASTE(ACC, 2) Lanes2;
+typedef PASTE(ACC, 4) Lanes4;
+typedef PASTE(ACC, 8) Lanes8;
+typedef PASTE(ACC, 16) Lanes16;
+
+// The first `count` elements of a vector, in pieces: a masked store covers what the next row begins with, whose loads would wait for it.
+#if defined(LOOSE) && !defined(STRIDED)
+#define DEFINE_PIECE(w) typedef Lanes##w __attribute__((aligned(sizeof(ACC)))) Piece##w;
+DEFINE_PIECE(1)
+DEFINE_PIECE(2)
+DEFINE_PIECE(4)
+DEFINE_PIECE(8)
+#define PUT_PIECE(w)                                                                                                   \
+    if (count & w) {                                                                                                   \
+        *(__global Piece##w *)(p + k) = *(const Piece##w *)(e + k);                                                    \
+        k += w;                                                                                                        \
+    }
+FUNCTION void put_pieces(V v, __global ACC *p, long count) {
+    const ACC *e = (const ACC *)&v;
+    int k = 0;
+    PUT_PIECE(8)
+    PUT_PIECE(4)
+    PUT_PIECE(2)
+    PUT_PIECE(1)
+}
+// They are read in pieces too, each into one half of what is left, so that they never leave the registers.
+FUNCTION Lanes2 pieces2(const __global ACC *p, long count, ACC fill) {
+    Lanes2 v = fill;
+    if (count & 1) v.x = *p;
+    return v;
+}
+#define DEFINE_PIECES(w, h)                                                                                            \
+    FUNCTION Lanes##w pieces##w(const __global ACC *p, long count, ACC fill) {                                         \
+        Lanes##w v = fill;                                                                                             \
+        if (count & h) {                                                                                               \
+            v.lo = *(const __global Piece##h *)p;                                                                      \
+            v.hi = pieces##h(p + h, count, fill);                                                                      \
+        } else {                                                                                                       \
+            v.lo = pieces##h(p, count, fill);                                                                          \
+        }                                                                                                              \
+        return v;                                                                                                      \
+    }
+DEFINE_PIECES(4, 2)
+DEFINE_PIECES(8, 4)
+DEFINE_PIECES(16, 8)
+FUNCTION V pieces(const __global ACC *p, long count, ACC fill) {
+    return count > 0 ? PASTE(pieces, VEC)(p, count, fill) : CONSTANT(fill);
+}
+#define BY_PIECES_same 1
+#else
+#define pieces(p, count, fill) CONSTANT(fill)
+#define put_pieces(v, p, count)
+#define BY_PIECES_same 0
+#endif
+#define BY_PIECES_convert 0
+#define BY_PIECES_each 0
+#define BY_PIECES_half 0
+#define BY_PIECES_bfloat16 0
+
 // Elements j to j + VEC of input i, `fill` past the end; with COLUMNS element j of each row.
 #ifdef COLUMNS
 #define WHOLE(n, j) (t->width == VEC && (j) < (n))
@@ -283,12 +343,10 @@ FUNCTION PASTE(ushort, VEC) to_bfloat16s(V v) {
 #define DEFINE_INPUT(i, T, READ)                                                                                       \
     FUNCTION V take##i(const Task *t, const __global T *row, long j, long n, ACC fill) {                                 \
         if (WHOLE(n, j) && PASTE(BY_VECTOR_, READ)) return PASTE(VECTOR_, READ)(row + AT(t, i, j));                    \
-        const long count = COUNT_IN_ROW(n, j);                                                                         \
+        if (PASTE(BY_PIECES_, READ)) return pieces((const __global ACC *)(row + AT(t, i, j)), COUNT_IN_ROW(n, j), fill); \
         V v = CONSTANT(fill);                                                                                          \
-        if (count <= 0) return v;                                                                                      \
-        /* What is past the end is read from the last element: without a branch for each. */                           \
-        LANES(k, VEC) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + LANE_AT(t, i, j, min((long)k, count - 1)));           \
-        LANES(k, VEC) ((ACC *)&v)[k] = k < count ? ((ACC *)&v)[k] : fill;                                              \
+        for (int k = 0; k < VEC; k++)                                                                                  \
+            if (k < COUNT_IN_ROW(n, j)) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + LANE_AT(t, i, j, k));              \
         return v;                                                                                                      \
     }                                                                                                                  \
     FUNCTION ACC value##i(const __global T *p) { return PASTE(SCALAR_, READ)(p); }
@@ -297,6 +355,10 @@ FUNCTION PASTE(ushort, VEC) to_bfloat16s(V v) {
     FUNCTION void put##k(const Task *t, __global T *row, long j, long n, V v) {                                          \
         if (WHOLE(n, j)) {                                                                                             \
             PASTE(PUT_VECTOR_, WRITE)(T, v, row + AT(t, INPUTS + k, j));                                               \
+            return;                                                                                                    \
+        }                                                                                                              \
+        if (PASTE(BY_PIECES_, WRITE)) {                                                                                \
+            if (COUNT_IN_ROW(n, j) > 0) put_pieces(v, (__global ACC *)(row + AT(t, INPUTS + k, j)), COUNT_IN_ROW(n, j)); \
             return;                                                                                                    \
         }                                                                                                              \
         for (int e = 0; e < VEC; e++)                                                                                  \
@@ -400,11 +462,6 @@ FUNCTION I mask_of(const Task *t, const __global uchar *row, long j, long n) {
 #define LARGER(a, b) ((((a) > (b)) | ((a) != (a))) ? (a) : (b))
 
 // Halves of vectors are put together until a number is left. Loops over lanes would leave the registers.
-typedef ACC Lanes1;
-typedef PASTE(ACC, 2) Lanes2;
-typedef PASTE(ACC, 4) Lanes4;
-typedef PASTE(ACC, 8) Lanes8;
-typedef PASTE(ACC, 16) Lanes16;
 #define HALVES_2(halve) halve(2, 1)
 #define HALVES_4(halve) halve(4, 2) HALVES_2(halve)
 #define HALVES_8(halve) halve(8, 4) HALVES_4(halve)
