@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXAMPLES := $(sort $(basename $(notdir $(wildcard examples/*.py))))
 KERNELS := $(wildcard softcore/kernels/*.h softcore/kernels/*.px? softcore/kernels/*.pyx)
 
-.PHONY: demo example test test-default test-base test-serial test-opencl build bench bench-quick bench-history bench-page docs clean
+.PHONY: demo example test test-default test-base test-serial test-opencl build bench bench-opencl bench-quick bench-history bench-page docs clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m softcore demo
@@ -29,12 +29,16 @@ test-base: $(VENV)/test.stamp
 
 # A build without OpenMP, beside the one in place.
 test-serial: $(VENV)/test.stamp $(VENV)/serial.stamp
-	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py --deselect tests/test_docs.py --deselect tests/test_opencl.py --deselect tests/test_opencl_attention.py
+	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py --deselect tests/test_docs.py --deselect tests/test_opencl
 
 # The OpenCL core on a device, of the runtime that RUNTIME names (a library or an .icd file) or that pip installed. `make test` runs its
 # kernels under Oclgrind alone.
 test-opencl: $(VENV)/test.stamp
-	SOFTCORE_TEST_OPENCL=1 $(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/pytest tests/test_opencl.py tests/test_opencl_attention.py tests/test_examples.py -k opencl
+	SOFTCORE_TEST_OPENCL=1 $(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/pytest tests/test_opencl*.py tests/test_examples.py -k opencl
+
+# How fast it is there, beside what the device allows.
+bench-opencl: $(VENV)/test.stamp
+	$(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/python benchmarks/opencl.py
 
 build: $(VENV)/build.stamp
 

@@ -65,15 +65,16 @@ def _of_numbers(op, name, a):
 
 
 def _view(op, name, a):
-    from softcore import opencl, views  # where there is such an array, there is pyopencl
+    from softcore.opencl import OPS
+    from softcore.views import View  # where there is such an array, there is pyopencl
 
-    if isinstance(a, views.View):
+    if isinstance(a, View):
         return a
-    if op not in opencl.OPS:
+    if op not in OPS:
         raise TypeError(f"{op}: {name} is a pyopencl array, it must be a NumPy array: the OpenCL core has no {op} yet")
     if a.queue is None:
         raise ValueError(f"{op}: {name} has no queue, it must have one to run on: see pyopencl.array.Array.with_queue")
-    return _of_numbers(op, name, views.View(a))
+    return _of_numbers(op, name, View(a))
 
 
 def _own(op, name, a, like):
@@ -330,6 +331,8 @@ def flag(op: str, name: str, value) -> bool:
     """True or False; 1 and 0 will do."""
     if not isinstance(value, (bool, np.bool_, int, np.integer)):
         raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be a bool")
+    if value not in (0, 1):
+        raise ValueError(f"{op}: {name} is {value}, it must be True or False")
     return bool(value)
 
 

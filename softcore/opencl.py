@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import struct
 import threading
 import warnings
@@ -117,9 +118,10 @@ def use(device: pyopencl.Device | str) -> pyopencl.Device:
         if not found:
             raise ValueError(f"opencl.use: no device is named {device!r}; there are {', '.join(repr(d.name) for d in every)}")
         device = found[0]
-    global _queue
+    global _queue, _context
     cl = _pyopencl()
-    _queue = cl.CommandQueue(cl.Context([device]), device)
+    _context = cl.Context([device])
+    _queue = cl.CommandQueue(_context, device)
     return device
 
 
@@ -215,6 +217,7 @@ _EXTRA = "install it with `pip install softcore[opencl]`, which brings PoCL, a d
 _lock = threading.RLock()
 _queue = None
 _pool = None  # (queue, pool)
+_context = None  # of the queue, which under Intel's runtime does not keep it alive
 _touched = False  # devices were enumerated in this process
 _forked = False  # or in one that it was forked from
 
@@ -267,6 +270,7 @@ _FILES = {
     "attention": ("attend", "query_gradients", "key_gradients", "bias_gradients", "sink_gradients", "merge_parts"),
 }
 _IN_COLUMNS = {*_FILES["softmax"], "sum", "dot"} - {"logsumexp_backward"}  # that can take rows side by side
+_IN_PARTS = {"softmax", "softmax_backward", "log_softmax", "log_softmax_backward", "logsumexp", "max", "argmax", "max_with_argmax"}
 _BEHIND = {"losses": ("softmax",)}  # files that others are compiled behind
 _FILE_OF = {op: file for file, ops in _FILES.items() for op in ops}
 _ELEMENTWISE = {*_FILES["map"], *_FILES["gates"], "product", "binary_cross_entropy"} - {"maximum_backward_sum", "gate_backward_sum"}
@@ -302,7 +306,7 @@ _TYPES = {
 _SIGNED = {1: "char", 2: "short", 4: "int", 8: "long"}
 
 _programs: dict[tuple, Any] = {}  # (context, file, options): pyopencl.Program
-_launches: dict[tuple, tuple] = {}  # how to launch a call, by all that it depends on
+_launches: dict[tuple, tuple] = {}  # the launches of a call and the states between them, by all that it depends on
 _thread = threading.local()  # .kernels: a kernel holds its arguments, so that no two threads may share one
 
 
@@ -388,13 +392,17 @@ def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0, sh
     queue = arrays[0].queue
     described = tuple([None if a is None else (a.dtype, a.offset, a.shape, a.strides) for a in operands])
     key = (op, storage, described, len(inputs), nouter, scale, option, shape, numbers, names, queue.int_ptr)
-    launch = _launches.get(key)
-    if launch is None:
-        launch = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names)
+    prepared = _launches.get(key)
+    if prepared is None:
+        prepared = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names)
         if len(_launches) >= 4096:
             _launches.clear()
-        _launches[key] = launch
-    _launch(queue, op, launch, arrays)
+        _launches[key] = prepared
+    launches, states = prepared
+    if states:
+        arrays.append(type(outputs[0]).empty(*states, outputs[0]).array)
+    for launch in launches:
+        _launch(queue, op, launch, arrays)
 
 
 def run_loss(op, storage, inputs, outputs, nouter, sums, keep, spread, z, weights, factor, ignored):
@@ -443,9 +451,17 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
     if planes:
         axes = [(size, count, 1, 1, 1, 0, 0) for size, count in zip(outputs[0].shape[2:], inputs[0].shape[2:])]
     accumulator, _, options = _options(queue.device, op, storage, inputs, outputs)
-    tile = planner.choose_opencl(1 << 10, accumulator.itemsize, _facts(queue.device))
+    facts = _facts(queue.device)
+    tile = planner.choose_opencl(1 << 10, accumulator.itemsize, facts, inputs[0].dtype != accumulator)
     options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "I_X": len(inputs) - 1}
     strides = [_steps(op, a) for a in operands]
+    if planes:
+        joined = [_joined([(n, [step]) for n, step in zip(a.shape[2:], s[2:])])[1] for a, s in zip(operands, strides)]
+        if all(len(steps) <= 1 for steps in joined):
+            options["JOINED"] = 1
+            strides = [[*s[:4], *steps[0]] if steps else s for s, steps in zip(strides, joined)]
+    if op == "max_pool" and facts.cpu:
+        options |= _side(shape, strides[0], axes[2], tile.vec, prod(inputs[0].shape[2:]) if len(outputs) == 2 else 0, accumulator)
     task = struct.pack(
         f"@6q{9 * len(operands)}q22q",
         *(prod(shape), *shape),
@@ -455,6 +471,17 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
     )
     groups = min(tile.groups, -(-prod(shape) // tile.wg))
     _launch(queue, op, (queue.context, _defined(options), task, (groups * tile.wg, 1), (tile.wg, 1)), arrays)
+
+
+def _side(shape, steps, axis, vec, places, accumulator):
+    """Along which dimension a work-item takes a vector of windows, and how far apart their elements lie.
+
+    ``places`` is how many there are for an index, which is kept in an integer of the accumulator's width.
+    """
+    if places and places > np.iinfo(f"i{accumulator.itemsize}").max:
+        return {}
+    side, apart = (1, 1) if steps[1] == 1 and shape[1] >= vec else (4, steps[4] * axis[3])
+    return {"SIDE": side, "APART": apart if apart in (1, 2) else 0} if shape[side] >= vec else {}
 
 
 def _launch(queue, op, launch, arrays):
@@ -490,7 +517,9 @@ def _finish():
 
 
 def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names):
-    """``(context, options, task, grid, group)``: all that a launch needs but the buffers."""
+    """All that a call needs but the buffers: its launches, each ``(context, options, task, grid, group)``, and the shape and dtype
+    of what the first leaves to the second, where rows are taken in parts.
+    """
     device = queue.device
     inputs = [a for a in inputs if a is not None]
     outputs = [a for a in outputs if a is not None]
@@ -505,13 +534,16 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     outer, length, strides = _collapsed(op, shape, nouter, operands, along)
     rows, n = prod(outer), prod(length)
     facts = _facts(device)
-    tile = planner.choose_opencl(n, accumulator.itemsize, facts)
     whole = [(a, s) for a, s in zip(operands, strides) if a.ndim == ndim and a is not mask]
+    tile = planner.choose_opencl(n, accumulator.itemsize, facts, any(_way(a.dtype, accumulator) != "same" for a, _ in whole))
     strided = any(s[len(outer) :] != [1] for _, s in whole)
     side_by_side = bool(outer) and outer[-1] >= tile.vec and len(length) == 1 and all(s[len(outer) - 1] == 1 for _, s in whole)
-    columns = strided and side_by_side and facts.cpu and op in _IN_COLUMNS and not _has_optional(op, inputs)
+    in_parts = n > planner.PART and op in _IN_PARTS and not _has_optional(op, inputs)
+    columns = strided and side_by_side and facts.cpu and op in _IN_COLUMNS and not _has_optional(op, inputs) and not in_parts
     if elementwise:
         units = rows * -(-n // planner.CHUNK)
+    elif in_parts:
+        units = rows * -(-n // planner.PART)
     elif columns:
         units = rows // outer[-1] * -(-outer[-1] // tile.vec)
     else:
@@ -519,7 +551,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     options |= {
         "VEC": tile.vec,
         "WG": tile.wg,
-        "ROWS": 1 if elementwise else tile.rows,
+        "ROWS": 1 if elementwise or in_parts else tile.rows,
         "CHUNK": planner.CHUNK,
         "OPTION": 0 if op in _BY_NUMBER or names else int(option),
     }
@@ -529,7 +561,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         "COLUMNS": columns,
         "SCALED": scale != 1,
         "LOOSE": facts.cpu,
-        "KEEP": op == "softmax" and facts.cpu and outputs[0].dtype == accumulator,
+        "KEEP": op == "softmax" and not in_parts and facts.cpu and outputs[0].dtype == accumulator,
     }
     if _has_optional(op, inputs):
         flags[_OPTIONAL[op][1]] = True
@@ -546,16 +578,19 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         int(option),
         *[number for a, s in zip(operands, strides) for number in (a.offset // a.dtype.itemsize, *_padded(s))],
         *(*numbers, *(0.0,) * (6 - len(numbers))),
-        0,
+        planner.opencl_batch(n, accumulator.itemsize),
     )
     groups = min(tile.groups, units)
     group = (tile.wg, options["ROWS"])
-    return queue.context, _defined(options), task, (tile.wg, groups * group[1]), group
+    stages = [{"PART": planner.PART, "STAGE": stage} for stage in (1, 2)] if in_parts else [{}]
+    launches = [(queue.context, _defined(options | stage), task, (tile.wg, groups * group[1]), group) for stage in stages]
+    return launches, ((4 * units,), accumulator) if in_parts else None
 
 
 def _options(device, op, storage, inputs, outputs):
     """The dtypes of arithmetic and of scalar arguments, and what every kernel is compiled with."""
-    if not _facts(device).double and "float64" in [storage.name, *(a.dtype.name for a in (*inputs, *outputs))]:
+    facts = _facts(device)
+    if not facts.double and "float64" in [storage.name, *(a.dtype.name for a in (*inputs, *outputs))]:
         raise TypeError(f"{op}: the device {device.name.strip()!r} has no float64, in which this call computes")
     accumulator = np.dtype(np.float32) if storage.name in ("float16", "bfloat16") else storage
     real = accumulator if accumulator.kind == "f" else np.dtype(np.float32)
@@ -569,6 +604,8 @@ def _options(device, op, storage, inputs, outputs):
         "LEAST": "-INFINITY" if accumulator.kind == "f" else _least(accumulator),
         {"f": "FLOAT", "d": "DOUBLE"}.get(accumulator.char, "INTEGER"): 1,
     }
+    if facts.fused:
+        options["FUSED"] = 1
     for name, way, arrays in (("IN", "READ", inputs), ("OUT", "WRITE", outputs)):
         for i, a in enumerate(arrays):
             options |= {f"{name}{i}": _TYPES[a.dtype.name], f"{way}{i}": _way(a.dtype, accumulator)}
@@ -636,6 +673,7 @@ def _joined(dims):
 
 
 _facts_of = {}
+_PAST = re.compile(r"PoCL.*LLVM (\d|1[0-4])\b")  # compilers that hang on functions of 512 bits, on processors that have them
 
 
 def _facts(device):
@@ -643,8 +681,15 @@ def _facts(device):
     facts = _facts_of.get(device.int_ptr)
     if facts is None:
         cl = _pyopencl()
-        is_cpu, double = bool(device.type & cl.device_type.CPU), "cl_khr_fp64" in device.extensions.split()
-        facts = planner.Device(is_cpu, device.max_compute_units, device.max_work_group_size, double, device.local_mem_size)
+        facts = planner.Device(
+            cpu=bool(device.type & cl.device_type.CPU),
+            units=device.max_compute_units,
+            largest=device.max_work_group_size,
+            double="cl_khr_fp64" in device.extensions.split(),
+            fused=bool(device.single_fp_config & cl.device_fp_config.FMA),
+            width=64 if device.native_vector_width_float == 16 and not _PAST.search(device.platform.version) else 32,
+            local=device.local_mem_size,
+        )
         _facts_of[device.int_ptr] = facts
     return facts
 
@@ -744,7 +789,9 @@ def _prepare_attention(queue, op, storage, inputs, rest, outputs, mask, how, num
     operands = [*read, *results, *([] if mask is None else [mask])]
     facts = _facts(queue.device)
     accumulator, real, options = _options(queue.device, op, storage, read, results)
-    tile = planner.choose_opencl_attention(op, d, dv, keys if op == "key_gradients" else group * queries, accumulator.itemsize, facts)
+    most = keys if op == "key_gradients" else group * queries
+    converted = any(_way(a.dtype, accumulator) != "same" for a in inputs)
+    tile = planner.choose_opencl_attention(op, d, dv, most, accumulator.itemsize, facts, converted)
     options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "ACROSS": tile.across, "PASSING": tile.passing}
     options |= {"QW": planner.whole_width(d, tile.vec), "VW": planner.whole_width(dv, tile.vec)}
     options |= {f"I_{name}": len(inputs) + i for i, name in enumerate(rest)}
@@ -758,7 +805,7 @@ def _prepare_attention(queue, op, storage, inputs, rest, outputs, mask, how, num
         "APART": any(layouts[i][-1] != 1 for i in range(4 if len(inputs) > 3 else 3)),
         "LOOSE": facts.cpu,
     }
-    blocks = -(-(keys if op == "key_gradients" else group * queries) // tile.across)
+    blocks = -(-most // tile.across)
     units = sequences * heads * blocks
     if op == "bias_gradients":
         gradient = outputs[0]

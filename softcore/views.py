@@ -45,7 +45,10 @@ class View:
     def empty(cls, shape: tuple[int, ...], dtype: np.dtype, like: View) -> View:
         """Of a new array on the queue of another, and from its allocator."""
         array = like.array
-        return cls(cl.array.Array(array.queue, shape, dtype, allocator=array.allocator))
+        strides = tuple([dtype.itemsize * max(1, prod(shape[i + 1 :])) for i in range(len(shape))])
+        # As pyopencl makes one like another: looking at the shape again takes as long as a small kernel.
+        known = {"_fast": True, "_size": prod(shape), "_context": array.context, "_queue": array.queue}
+        return cls(cl.array.Array(None, shape, dtype, allocator=array.allocator, strides=strides, **known))
 
     @classmethod
     def of(cls, a, like: View) -> View:
@@ -78,6 +81,14 @@ class View:
     def start(self):
         """What the addresses of ndarrays are: the same for two views that start at the same element."""
         return (self.array.base_data and self.array.base_data.int_ptr, self.offset)
+
+    def overlaps(self, other: View) -> bool:
+        """Whether bytes between the first and the last element of the two may be the same."""
+        p, q = self.array.base_data, other.array.base_data
+        if p is not q and (p is None or q is None or p.int_ptr != q.int_ptr):
+            return False
+        (first, last), (start, end) = _bounds(self), _bounds(other)
+        return first < end and start < last
 
     def transpose(self, order) -> View:
         return View(self.array, tuple([self.shape[i] for i in order]), tuple([self.strides[i] for i in order]), self.offset)
@@ -151,11 +162,7 @@ def _copyto(target, source, casting="unsafe"):
 
 
 def _may_share_memory(a, b, max_work=None):
-    p, q = a.array.base_data, b.array.base_data
-    if p is not q and (p is None or q is None or p.int_ptr != q.int_ptr):
-        return False
-    (first, last), (start, end) = _bounds(a), _bounds(b)
-    return first < end and start < last
+    return a.overlaps(b)
 
 
 def _bounds(a):

@@ -1,9 +1,10 @@
 """Every op of the OpenCL core once, at small shapes: what test_opencl.py runs on several runtimes, here or in a process of its own.
 
-``python opencl_calls.py FILE [gpu] [attention]`` runs them on the device that softcore chooses, with the tiles of a GPU if told so, and
-keeps the results in FILE.
+``python opencl_calls.py FILE FACTS [attention]`` runs them on the device that softcore chooses, as if it were the one of those facts (a
+planner.Device, in JSON), and keeps the results in FILE.
 """
 
+import json
 import sys
 
 import numpy as np
@@ -12,7 +13,9 @@ import softcore as sc
 from softcore import opencl, planner
 from softcore.reference import OPS
 
+PART = 128  # what a work-group takes of a long row, so that these rows are long
 GPU = planner.Device(cpu=False, units=4, largest=64)
+CPU = planner.Device(cpu=True, units=4, largest=64)
 
 
 def use_tiles_of(monkeypatch_or_none, device):
@@ -57,6 +60,8 @@ def calls():
             yield op.name, (dy, a[0], *others), {}
         if "b" in op.options:
             yield op.name, arguments, {"b": rng.standard_normal(x.shape).astype(np.float32)}
+        if op.name in opencl._IN_PARTS:
+            yield op.name, op.inputs((100 * rng.standard_normal((2, 2 * PART + 33))).astype(np.float32), rng), {}
 
 
 def run(name, arguments, options, opencl=True):
@@ -99,17 +104,20 @@ def attention_calls():
 
 
 def every_result(calls=calls, opencl=True):
-    return {
-        f"{i} {name} {sorted(options)} {k}": a
-        for i, (name, arguments, options) in enumerate(calls())
-        for k, a in enumerate(run(name, arguments, options, opencl))
-    }
+    part, planner.PART = planner.PART, PART
+    try:
+        return {
+            f"{i} {name} {sorted(options)} {k}": a
+            for i, (name, arguments, options) in enumerate(calls())
+            for k, a in enumerate(run(name, arguments, options, opencl))
+        }
+    finally:
+        planner.PART = part
 
 
 if __name__ == "__main__":
     # Oclgrind 21.10 takes a buffer for what it knew of a freed one that had its number, so nothing is freed here.
     kept = []
     opencl._keep = lambda event, arrays: kept.append((event, arrays))
-    if "gpu" in sys.argv[2:]:
-        use_tiles_of(None, GPU)
-    np.savez(sys.argv[1], **every_result(attention_calls if "attention" in sys.argv[2:] else calls))
+    use_tiles_of(None, planner.Device(*json.loads(sys.argv[2])))
+    np.savez(sys.argv[1], **every_result(attention_calls if sys.argv[3:] else calls))

@@ -14,6 +14,7 @@ import pytest
 import softcore as sc
 from softcore import kernels, reference
 from softcore.reference import OPS
+from softcore.reference._losses import _sides, _targets
 from softcore.testing import awkward, ulp_error
 
 OPS = {name: op for name, op in OPS.items() if op.kind not in ("windows", "mixture", "attention")}  # which have tests of their own
@@ -69,12 +70,12 @@ def loss_terms(name, dloss, x, target, axis=-1, reduction="none", **options):
     x = x.astype(float)
     with np.errstate(all="ignore"):
         if name.startswith("binary"):
-            up, down = reference._sides(x, target, options.get("weight"), options.get("pos_weight"))
+            up, down = _sides(x, target, options.get("weight"), options.get("pos_weight"))
             size = np.maximum(np.abs(down) * reference.sigmoid(x), np.abs(up) * reference.sigmoid(-x))
             total = x.size
         else:
             given = [options.get(key, default) for key, default in (("weight", None), ("ignore_index", -100), ("label_smoothing", 0.0))]
-            p, kept, total = reference._targets(x, target, (axis % x.ndim,), *given)
+            p, kept, total = _targets(x, target, (axis % x.ndim,), *given)
             factor = np.sum(np.abs(p), axis, keepdims=True)
             if options.get("z_loss"):
                 factor = factor + 2 * options["z_loss"] * np.abs(reference.logsumexp(x, axis, keepdims=True))

@@ -11,6 +11,7 @@ from test_kernels import ISAS, batch, compare
 import softcore as sc
 from softcore import kernels, planner, reference
 from softcore.reference import OPS
+from softcore.reference._common import _axes
 from softcore.testing import check_grad, ulp_error
 
 INF, NAN = np.inf, np.nan
@@ -118,7 +119,7 @@ def test_means_and_sums(shape, dtype, rng):
 @pytest.mark.parametrize("soft", [False, True], ids=["labels", "probabilities"])
 def test_any_axis(axis, soft, rng):
     x = rng.standard_normal((3, 4, 5))
-    axes = reference._axes(axis, 3)
+    axes = _axes(axis, 3)
     classes = int(np.prod([x.shape[i] for i in axes]))
     t = rng.random(x.shape) if soft else rng.integers(0, classes, [n for i, n in enumerate(x.shape) if i not in axes])
     for options in ({}, {"weight": rng.random(classes), "label_smoothing": 0.1, "reduction": "none"}):

@@ -14,6 +14,8 @@ import pytest
 import softcore as sc
 from softcore import kernels, planner
 from softcore import reference as ref
+from softcore.reference._common import _sum_to
+from softcore.reference._mixtures import _mixed
 from softcore.testing import awkward, check_grad, layouts
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -99,13 +101,13 @@ def compare(x, r, do, message="", **options):
     with np.errstate(all="ignore"):
         o, lse = ref.softmax_gate(*given, return_lse=True, **options)
         dx, dr = ref.softmax_gate_backward(wide(do), *given, **options)
-        hidden, z, taken = ref._mixed(*given, where, options.get("scale", 1.0))
+        hidden, z, taken = _mixed(*given, where, options.get("scale", 1.0))
         w = np.nan_to_num(ref.softmax(z, where=taken))
         o_terms = np.sum(w[..., None] * np.abs(np.nan_to_num(hidden)), axis=-2)
         s = np.sum(np.abs(np.nan_to_num(hidden * wide(do)[..., None, :])), axis=-1)
         dr_terms = abs(options.get("scale", 1.0)) * w * (s + np.sum(w * s, axis=-1, keepdims=True))
         dx_terms = w[..., None] * np.abs(np.nan_to_num(wide(do)))[..., None, :]
-        dx_terms, dr_terms = ref._sum_to(dx_terms, x.shape), ref._sum_to(dr_terms, r.shape)
+        dx_terms, dr_terms = _sum_to(dx_terms, x.shape), _sum_to(dr_terms, r.shape)
     products = 8 + x.shape[-2] + x.shape[-1]
     for isa in ISAS:
         with kernels.use(isa):

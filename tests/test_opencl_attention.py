@@ -4,6 +4,7 @@ See test_opencl.py for where these tests run.
 """
 
 import faulthandler
+import json
 import os
 
 import numpy as np
@@ -13,7 +14,7 @@ from test_attention import OPTIONS, close, operands
 
 cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed: pip install softcore[opencl]")
 
-from opencl_calls import GPU, use_tiles_of
+from opencl_calls import CPU, GPU, attention_calls, every_result, use_tiles_of
 from test_opencl import DEVICE, device, get, limited, on_device, simulated, to_device  # noqa: F401  # fixtures among them
 
 import softcore as sc
@@ -256,7 +257,7 @@ BITS = {
 }
 
 
-def every_result(q, k, v, do, **options):
+def all_results(q, k, v, do, **options):
     o, lse = sc.attention(q, k, v, return_lse=True, **options)
     asked = {f"{name}_grad": True for name in ("bias", "sinks") if name in options}
     return get((o, lse, *sc.attention_backward(do, q, k, v, o, lse, **options, **asked)))
@@ -282,7 +283,7 @@ def test_strides(rng):
     q, k, v = operands(rng, (2,), (4, 2), (40, 70), (16, 16))
     do = rng.standard_normal(q.shape).astype(np.float32)
     options = {"causal": True, "bias": to_device(rng.standard_normal((40, 70)).astype(np.float32))}
-    expected = every_result(*map(to_device, (q, k, v, do)), **options)
+    expected = all_results(*map(to_device, (q, k, v, do)), **options)
 
     def forms(a):
         yield to_device(np.ascontiguousarray(a[:, :, ::-1]))[:, :, ::-1]
@@ -291,8 +292,8 @@ def test_strides(rng):
         yield to_device(np.concatenate([a, a], axis=2))[:, :, a.shape[2] :]
 
     for given in zip(*map(forms, (q, k, v, do))):
-        assert all(map(same_bits, every_result(*given, **options), expected))
-    turned = every_result(*(to_device(np.ascontiguousarray(a.swapaxes(1, 2))) for a in (q, k, v, do)), layout="BLHD", **options)
+        assert all(map(same_bits, all_results(*given, **options), expected))
+    turned = all_results(*(to_device(np.ascontiguousarray(a.swapaxes(1, 2))) for a in (q, k, v, do)), layout="BLHD", **options)
     for a, b, lse in zip(turned, expected, (0, 1, 0, 0, 0)):
         assert same_bits(a if lse else np.ascontiguousarray(a.swapaxes(1, 2)), b)
 
@@ -368,7 +369,7 @@ def test_heads_too_large_for_the_device(rng, monkeypatch):
 def test_a_new_size_builds_nothing(rng, monkeypatch):
     for lengths in ((100, 100), (70, 33)):
         arrays = operands(rng, (1,), (2, 1), lengths, (16, 16))
-        every_result(*map(to_device, (*arrays, arrays[0])), causal=True)
+        all_results(*map(to_device, (*arrays, arrays[0])), causal=True)
         monkeypatch.setattr(sc.opencl, "_program", None)
 
 
@@ -503,11 +504,10 @@ def test_tiles_fit_and_follow_from_sizes(cpu):
 
 @pytest.mark.parametrize("tiles", ["cpu", "gpu"])
 def test_oclgrind_finds_nothing_in_attention(tiles, tmp_path):
-    from opencl_calls import attention_calls, every_result
-
     faulthandler.cancel_dump_traceback_later()  # a thousand times slower than a device; the process has a time limit of its own
+    facts = GPU if tiles == "gpu" else sc.opencl._facts(DEVICE)._replace(local=1 << 15) if DEVICE else CPU
     script = os.path.join(os.path.dirname(__file__), "opencl_calls.py")
-    assert simulated(tmp_path, script, str(tmp_path / "results.npz"), tiles, "attention") == ""
+    assert simulated(tmp_path, script, str(tmp_path / "results.npz"), json.dumps(facts), "attention") == ""
     with np.load(tmp_path / "results.npz") as results:
         for name, expected in every_result(attention_calls, opencl=DEVICE is not None).items():
             if DEVICE and tiles == "cpu":

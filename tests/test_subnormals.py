@@ -93,3 +93,16 @@ def test_subnormal_inputs_are_told_apart(isa, dtype):
             assert (sc.argmax(np.ascontiguousarray(x.T), axis=0) == 1).all()
             assert (sc.step(x)[:, 1] == 1).all()
             assert (sc.maximum(x, -x)[:, 1] == tiny).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_gradients_of_any_size(axis, dtype):
+    # The sum of small gradients has a product with each share, which must not vanish before it is subtracted.
+    y = np.log(np.full((40, 40), 1 / 40)).astype(dtype)
+    finfo = np.finfo(dtype)
+    for exponent in range(finfo.minexp + 10, finfo.maxexp - 20, 16):
+        dy = np.full((40, 40), 2.0**exponent).astype(dtype)
+        dy[::7] *= 2
+        expected = sc.reference.log_softmax_backward(dy, y, axis)
+        np.testing.assert_allclose(sc.log_softmax_backward(dy, y, axis), expected, rtol=0, atol=20 * finfo.eps * abs(dy).max())

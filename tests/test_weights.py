@@ -15,7 +15,7 @@ from softcore import kernels
 
 INF, NAN = np.inf, np.nan
 X = [-INF, -1.0, 2.0, INF, NAN]
-B = [0.0, 1.0, -1.0, 2.5, INF, -INF, NAN]
+B = [0.0, 1.0, -1.0, 2.5, -40.0, INF, -INF, NAN]
 
 
 def term(x, b):

@@ -42,9 +42,8 @@
 #define SYNC
 #define VECTORS (COLS % 2 ? 1 : 2)
 #endif
-// What takes an array in local memory is part of its kernel: PoCL moves those arrays, and loses the ones that a function of its own
-// was compiled for.
-#define LOCAL_FUNCTION static inline __attribute__((always_inline))
+// What takes an array in local memory must be inlined: PoCL moves those arrays, and loses the ones that a function of its own was
+// compiled for.
 #define ALONG(j) _Pragma("unroll") for (int j = 0; j < VECTORS; j++)
 
 #if defined(OP_attend) || defined(OP_query_gradients) || defined(OP_key_gradients) || defined(OP_bias_gradients)
@@ -75,7 +74,7 @@ typedef struct { long at[ARGS], queries, keys, offset; } Sequence;
 #define TABLE_PARAMETER
 #define TABLE
 #endif
-static Sequence sequence_of(const Attention *t, long i TABLE_PARAMETER) {
+FUNCTION Sequence sequence_of(const Attention *t, long i TABLE_PARAMETER) {
     Sequence s = {{0}, t->queries, t->keys, t->offset};
     for (int a = 0; a < ARGS; a++) s.at[a] = t->arg[a].offset;
 #ifdef RAGGED  // the first row of q and how many, the same of k, and the offset
@@ -92,14 +91,14 @@ static Sequence sequence_of(const Attention *t, long i TABLE_PARAMETER) {
     }
     return s;
 }
-static long address_of(const Attention *t, const Sequence *s, int which, long head, long row) {
+FUNCTION long address_of(const Attention *t, const Sequence *s, int which, long head, long row) {
     return s->at[which] + head * t->arg[which].head + row * t->arg[which].row;
 }
 
 // The queries of a tile.
 typedef struct {
-    SIGNED first[SIDE] __attribute__((aligned(32))), end[SIDE] __attribute__((aligned(32)));  // of the keys each may attend to
-    ACC lse[SIDE] __attribute__((aligned(32))), delta[SIDE] __attribute__((aligned(32)));
+    SIGNED first[SIDE] __attribute__((aligned(sizeof(V)))), end[SIDE] __attribute__((aligned(sizeof(V))));  // of the keys each may attend to
+    ACC lse[SIDE] __attribute__((aligned(sizeof(V)))), delta[SIDE] __attribute__((aligned(sizeof(V))));
     ACC slope[SIDE];
     long query[SIDE];
     int head[SIDE];
@@ -119,7 +118,7 @@ typedef struct {
 #define SAVED
 #endif
 // Rows first to first + n of those of a key head: its queries, one query head after the other. What is past them repeats the last.
-LOCAL_FUNCTION void describe(const Attention *t, const Sequence *s, __local Queries *b, long head, long first, int n SLOPES_PARAMETER SAVED_PARAMETER) {
+FUNCTION void describe(const Attention *t, const Sequence *s, __local Queries *b, long head, long first, int n SLOPES_PARAMETER SAVED_PARAMETER) {
     for (int i = LANE; i < SIDE; i += WG) {
         const long row = first + min(i, n - 1), query = row % s->queries;
         b->head[i] = head * t->group + row / s->queries;
@@ -142,7 +141,7 @@ LOCAL_FUNCTION void describe(const Attention *t, const Sequence *s, __local Quer
 }
 // From where to where some of n queries attend to keys, and all.
 typedef struct { long first, end, all_first, all_end; } Hull;
-LOCAL_FUNCTION void set_hull(Hull *h, const Sequence *s, const __local Queries *b, int n) {
+FUNCTION void set_hull(Hull *h, const Sequence *s, const __local Queries *b, int n) {
     h->first = h->all_first = 0;
     h->end = h->all_end = s->keys;
 #ifdef RANGED
@@ -159,7 +158,7 @@ LOCAL_FUNCTION void set_hull(Hull *h, const Sequence *s, const __local Queries *
 #endif
 }
 // Whether a tile of n keys from `start` has pairs that do not count.
-static bool has_hidden(const Hull *h, long start, int n) {
+FUNCTION bool has_hidden(const Hull *h, long start, int n) {
 #ifdef MASKED
     return true;
 #else
@@ -177,20 +176,20 @@ static bool has_hidden(const Hull *h, long start, int n) {
 // Rows of operand i in local memory, zeros around them: across, times a factor; or as they are, PASSING of them. The latter says
 // whether some element is not finite, which a group of work-items does not look for.
 #define DEFINE_ROWS(i, T, READ)                                                                                        \
-    static V elements##i(const Attention *t, const __global T *p, long j, long n) {                                    \
+    FUNCTION V elements##i(const Attention *t, const __global T *p, long j, long n) {                                    \
         if (NEXT_TO_EACH_OTHER && PASTE(BY_VECTOR_, READ) && j + VEC <= n) return PASTE(VECTOR_, READ)(p + j);         \
         V v = ZERO;                                                                                                    \
         for (int k = 0; k < VEC; k++)                                                                                  \
             if (j + k < n) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(p + (j + k) * t->arg[i].column);                      \
         return v;                                                                                                      \
     }                                                                                                                  \
-    LOCAL_FUNCTION V part##i(const Attention *t, const Sequence *s, const __local Queries *b, long head, long first, int row, \
+    FUNCTION V part##i(const Attention *t, const Sequence *s, const __local Queries *b, long head, long first, int row, \
                      long j, const __global T *p) {                                                                    \
         const bool of_keys = i == OF_K || i == OF_V;                                                                   \
         const long at = of_keys ? address_of(t, s, i, head, first + row) : address_of(t, s, i, b->head[row], b->query[row]); \
         return elements##i(t, p + at, j, i == OF_Q || i == OF_K ? t->d : t->dv);                                       \
     }                                                                                                                  \
-    LOCAL_FUNCTION void turn##i(__local V *to, const Attention *t, const Sequence *s, const __local Queries *b, long head, \
+    FUNCTION void turn##i(__local V *to, const Attention *t, const Sequence *s, const __local Queries *b, long head, \
                         long first, int n, ACC factor, const __global T *p) {                                          \
         const int vectors = (i == OF_Q || i == OF_K ? QW : VW) / VEC;                                                  \
         for (int e = LANE; e < ACROSS * vectors; e += WG) {                                                            \
@@ -199,7 +198,7 @@ static bool has_hidden(const Hull *h, long start, int n) {
             for (int k = 0; k < VEC; k++) ((__local ACC *)to)[(j + k) * ACROSS + row] = ((ACC *)&v)[k];                \
         }                                                                                                              \
     }                                                                                                                  \
-    LOCAL_FUNCTION bool pass##i(__local V *to, const Attention *t, const Sequence *s, const __local Queries *b, long head, \
+    FUNCTION bool pass##i(__local V *to, const Attention *t, const Sequence *s, const __local Queries *b, long head, \
                         long first, int n, ACC factor, const __global T *p) {                                          \
         const int vectors = (i == OF_Q || i == OF_K ? QW : VW) / VEC;                                                  \
         V odd = ZERO;                                                                                                  \
@@ -219,7 +218,7 @@ DEFINE_ROWS(3, IN3, READ3)
 #endif
 // Results of n rows from where they lie across, elements of one row after the other.
 #define DEFINE_RESULT(k, T)                                                                                            \
-    LOCAL_FUNCTION void write##k(const __local V *from, const Attention *t, const Sequence *s, const __local Queries *b, long head, \
+    FUNCTION void write##k(const __local V *from, const Attention *t, const Sequence *s, const __local Queries *b, long head, \
                          long first, int n, long d, __global T *p) {                                                   \
         const int which = INPUTS + k;                                                                                  \
         for (long e = LANE; e < n * d; e += WG) {                                                                      \
@@ -242,25 +241,25 @@ DEFINE_RESULT(1, OUT1)
         if ((row = patch % ((rows) / 4) * 4) >= 0 && (c = patch / ((rows) / 4) * VECTORS) >= 0)
 typedef struct { V v[4][VECTORS]; } Patch;
 // The sum over k of a[i row + k step] b[k][j].
-LOCAL_FUNCTION void multiply(Patch *x, const __local ACC *a, int row, int step, const __local V *b, int count) {
+FUNCTION void multiply(Patch *x, const __local ACC *a, int row, int step, const __local V *b, int count) {
     FOUR(i) ALONG(j) x->v[i][j] = ZERO;
     for (int k = 0; k < count; k++, a += step, b += COLS) {
         V y[VECTORS];
         ALONG(j) y[j] = b[j];
-        FOUR(i) ALONG(j) x->v[i][j] = x->v[i][j] + CONSTANT(a[i * row]) * y[j];
+        FOUR(i) ALONG(j) x->v[i][j] = MAD(CONSTANT(a[i * row]), y[j], x->v[i][j]);
     }
 }
 #ifdef HIDES
 #define MARK CONSTANT(-0.0)
-static I is_mark(V p) { return PASTE(as_, PASTE(SIGNED, VEC))(p) == PASTE(as_, PASTE(SIGNED, VEC))(MARK); }
+FUNCTION I is_mark(V p) { return PASTE(as_, PASTE(SIGNED, VEC))(p) == PASTE(as_, PASTE(SIGNED, VEC))(MARK); }
 // The same where marks[k][j] is no mark.
-LOCAL_FUNCTION void multiply_marked(Patch *x, const __local ACC *a, int row, int step, const __local V *b, const __local V *marks, int count) {
+FUNCTION void multiply_marked(Patch *x, const __local ACC *a, int row, int step, const __local V *b, const __local V *marks, int count) {
     FOUR(i) ALONG(j) x->v[i][j] = ZERO;
     for (int k = 0; k < count; k++, a += step, b += COLS, marks += COLS)
         ALONG(j) {
             const V y = b[j];
             const I hidden = is_mark(marks[j]);
-            FOUR(i) x->v[i][j] = hidden ? x->v[i][j] : x->v[i][j] + CONSTANT(a[i * row]) * y;
+            FOUR(i) x->v[i][j] = hidden ? x->v[i][j] : MAD(CONSTANT(a[i * row]), y, x->v[i][j]);
         }
 }
 #define MULTIPLY(careful, x, a, row, step, b, marks, count)                                                            \
@@ -272,7 +271,7 @@ LOCAL_FUNCTION void multiply_marked(Patch *x, const __local ACC *a, int row, int
 #define MULTIPLY(careful, x, a, row, step, b, marks, count) multiply(x, a, row, step, b, count);
 #endif
 // sums += the transpose of the passing rows times a tile of `count` rows.
-LOCAL_FUNCTION void add_products(__local V *sums, int width, const __local V *rows, const __local V *tile, const __local V *marks, int count,
+FUNCTION void add_products(__local V *sums, int width, const __local V *rows, const __local V *tile, const __local V *marks, int count,
                          bool careful) {
     FOR_PATCHES(width) {
         Patch x;
@@ -280,7 +279,7 @@ LOCAL_FUNCTION void add_products(__local V *sums, int width, const __local V *ro
         FOUR(i) ALONG(j) sums[(row + i) * COLS + c + j] = sums[(row + i) * COLS + c + j] + x.v[i][j];
     }
 }
-LOCAL_FUNCTION void clear(__local V *p, int n) {
+FUNCTION void clear(__local V *p, int n) {
     for (int e = LANE; e < n; e += WG) p[e] = ZERO;
 }
 
@@ -294,7 +293,7 @@ LOCAL_FUNCTION void clear(__local V *p, int n) {
 #define LAST_TERM 9
 #define WEIGHTLESS -87.0f
 #endif
-static V tanh_of(V x) {
+FUNCTION V tanh_of(V x) {
     const V u = x < ZERO ? -x : x, w = x * x;
     V g = CONSTANT(LAST_TERM);
     for (int i = LAST_TERM - 2; i > 0; i -= 2) g = CONSTANT(i) + w / g;
@@ -302,7 +301,7 @@ static V tanh_of(V x) {
     return u < CONSTANT((ACC)0.6) ? x / g : x < ZERO ? -far : x == x ? far : x;
 }
 // exp(t) for t <= 0 or little more, and 0 where that is hardly a normal number.
-static V weight_of(V t) {
+FUNCTION V weight_of(V t) {
     const I far = t < CONSTANT(WEIGHTLESS);
     const V e = exp_offset(far ? ZERO : t, CONSTANT(MAGIC + BIAS));
     return far ? ZERO : e;
@@ -327,7 +326,7 @@ static V weight_of(V t) {
 #define BIAS_ARGUMENT
 #endif
 #ifdef HIDES
-LOCAL_FUNCTION I shown(const Attention *t, const Sequence *s, const __local Queries *b, int row, int c, long origin MASK_PARAMETER) {
+FUNCTION I shown(const Attention *t, const Sequence *s, const __local Queries *b, int row, int c, long origin MASK_PARAMETER) {
     I is = (I)(-1);
 #ifdef RANGED
 #if KEYS_STAY
@@ -350,7 +349,7 @@ LOCAL_FUNCTION I shown(const Attention *t, const Sequence *s, const __local Quer
 }
 #endif
 // Scores from the products with the scaled query: softcap, bias and ALiBi. The slope of the softcap is 1 - *bend.
-LOCAL_FUNCTION V adjusted(const Attention *t, const Sequence *s, const __local Queries *b, V x, int row, int c, long origin, V *bend BIAS_PARAMETER) {
+FUNCTION V adjusted(const Attention *t, const Sequence *s, const __local Queries *b, V x, int row, int c, long origin, V *bend BIAS_PARAMETER) {
 #ifdef SOFTCAP
     const V y = tanh_of(x * CONSTANT(t->number[2]));
     *bend = y * y;
@@ -387,9 +386,9 @@ LOCAL_FUNCTION V adjusted(const Attention *t, const Sequence *s, const __local Q
 #define PARTS 1
 #define FOR_COLUMNS for (int c = LANE, part = 0; c < COLS; c += WG)
 #endif
-static V finite_or_zero(V m) { return m - m == ZERO ? m : ZERO; }
+FUNCTION V finite_or_zero(V m) { return m - m == ZERO ? m : ZERO; }
 // The largest score so far, of which NaN is left to the sum.
-LOCAL_FUNCTION V top_of(V m, const __local V *tops, int c) {
+FUNCTION V top_of(V m, const __local V *tops, int c) {
     for (int p = 0; p < PARTS; p++) m = tops[p * COLS + c] > m ? tops[p * COLS + c] : m;
     return m;
 }
@@ -481,14 +480,14 @@ KERNEL(attend)(Attention task, const __global IN0 *q, const __global IN1 *k, con
             V mass = masses[c];
             for (int p = 1; p < PARTS; p++) mass = mass + masses[p * COLS + c];
             kept[c] = x > ZERO ? CONSTANT(INFINITY) : weight_of(x);
-            l[c] = l[c] * kept[c] + mass;
+            l[c] = MAD(l[c], kept[c], mass);
             m[c] = top;
         }
         SYNC
         FOR_PATCHES(VW) {
             Patch x;
             MULTIPLY(hidden && odd, &x, (const __local ACC *)rows + row, 1, VW, tile + c, tile + c, n)
-            FOUR(i) ALONG(j) sums[(row + i) * COLS + c + j] = sums[(row + i) * COLS + c + j] * kept[c + j] + x.v[i][j];
+            FOUR(i) ALONG(j) sums[(row + i) * COLS + c + j] = MAD(sums[(row + i) * COLS + c + j], kept[c + j], x.v[i][j]);
         }
         SYNC
     }
@@ -534,7 +533,7 @@ KERNEL(attend)(Attention task, const __global IN0 *q, const __global IN1 *k, con
 
 // The weights p of a tile, and over do v^T the slopes p (do v^T - delta) of n rows: bent by the softcap, or as they are for a bias.
 // `scores` and `products` are rows of what passes, `by_scores` and `by_products` what they are multiplied with.
-LOCAL_FUNCTION void slopes_of_tile(const Attention *t, const Sequence *s, const __local Queries *b, long origin, int n, bool hidden, bool bent,
+FUNCTION void slopes_of_tile(const Attention *t, const Sequence *s, const __local Queries *b, long origin, int n, bool hidden, bool bent,
                            const __local V *scores, const __local V *by_scores, const __local V *products, const __local V *by_products,
                            __local V *weights, __local V *tile BIAS_PARAMETER MASK_PARAMETER) {
     FOR_PATCHES(PASSING) {
@@ -721,7 +720,7 @@ KERNEL(bias_gradients)(GRADIENT_PARAMETERS, __global OUT0 *dbias MASK_PARAMETER 
 #ifdef OP_sink_gradients
 
 // The gradient of a sink, -sum of exp(sink - lse) delta over the rows of its query head.
-static void sink_tile(const Task *t, const __global IN0 *lse, const __global IN1 *delta, long j, long n, V sink, V *high, V *low) {
+FUNCTION void sink_tile(const Task *t, const __global IN0 *lse, const __global IN1 *delta, long j, long n, V sink, V *high, V *low) {
     V e[4];
     FOUR(k) {
         const V log = take0(t, lse, j + k * STEP, n, -INFINITY);
@@ -762,7 +761,7 @@ KERNEL(sink_gradients)(Task task, const __global IN0 *lse, const __global IN1 *d
 #else
 #define STATE_RESULT , __global OUT2 *l_out
 #endif
-static ACC exp_of_one(ACC x) { return of_row(exp_of(CONSTANT(x), ZERO)); }
+FUNCTION ACC exp_of_one(ACC x) { return of_row(exp_of(CONSTANT(x), ZERO)); }
 KERNEL(merge_parts)(Task task, const __global IN0 *o, const __global IN1 *lse STATE_PARAMETER, __global OUT0 *o_out,
                     __global OUT1 *m_out STATE_RESULT) {
     const Task *t = &task;

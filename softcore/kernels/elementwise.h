@@ -138,9 +138,13 @@ template <class S> __attribute__((noinline)) void log_softmax_row(S *y, const S 
 }
 
 // The gradients of softmax and of log_softmax, LOG: scale y (dy - sum(y dy)) and scale (dy - exp(y) sum(dy)).
-template <class S> struct Gradient { Lanes<S> total, total_below, scale; };
+// part * unit is -total 2^-headroom, for the exponential with its headroom: a power of two that a small total would not survive.
+template <class S> struct Gradient { Lanes<S> total, part, unit, scale; };
 template <class S> INLINE Gradient<S> gradient_of(Lanes<S> total, double scale) {
-    return {total, total * splat<S>((acc<S>)std::ldexp(1.0, -Exp<acc<S>>::headroom)), splat<S>((acc<S>)scale)};
+    typedef Lanes<S> P;
+    const P below = constant<P>(std::ldexp(1.0, -Exp<acc<S>>::headroom)), one = constant<P>(1), zero = constant<P>(0);
+    const Mask<S> large = (total > one) | (total < zero - one);
+    return {total, select(large, total * below, total), zero - select(large, one, below), splat<S>((acc<S>)scale)};
 }
 template <class S, bool LOG> INLINE Lanes<S> gradient(Lanes<S> dy, Lanes<S> y, const Gradient<S> &g) {
     typedef Exp<acc<S>> E;
@@ -148,10 +152,11 @@ template <class S, bool LOG> INLINE Lanes<S> gradient(Lanes<S> dy, Lanes<S> y, c
     if (!LOG) return (y * (dy - g.total)) * g.scale;
     // A logarithm of a share is not above 0: its exponential keeps its bits in the headroom.  Whatever else y may be:
     P zero = constant<P>(0), t = greater(constant<P>(E::lowest * LN2), y);
-    P product = value(exp_term<false, false>(t, t, constant<P>(E::magic + E::steps * (E::bias + E::headroom)))) * g.total_below;
+    const P e = value(exp_term<false, false>(t, t, constant<P>(E::magic + E::steps * (E::bias + E::headroom))));
+    P dx = mad(e * g.part, g.unit, dy);
     Mask<S> high = y > constant<P>(E::headroom / 2);
-    if (__builtin_expect(any(high), 0)) product = select(high, exp(y, zero) * g.total, product);
-    return (dy - product) * g.scale;
+    if (__builtin_expect(any(high), 0)) dx = select(high, dy - exp(y, zero) * g.total, dx);
+    return dx * g.scale;
 }
 // log_softmax's where the total is infinite: then so is its product with any share but 0, with which it is NaN.
 template <class S> INLINE Lanes<S> gradient_of_infinite(Lanes<S> dy, Lanes<S> y, const Gradient<S> &g) {

@@ -292,6 +292,13 @@ cdef bint row_contiguous(const Task* t, const Kernel* k) noexcept nogil:
             return False
     return not t.masked
 
+cdef bint written_in_place(const Task* t) noexcept nogil:
+    cdef int i
+    for i in range(t.ninputs, t.nargs):
+        if not t.arg[i].direct and not (t.loss != NULL and i == t.loss.value):
+            return False
+    return not t.masked
+
 cdef bint column_contiguous(const Task* t, const Kernel* k, int code) noexcept nogil:
     cdef int i
     if t.masked or t.factor != 1 or t.nouter == 0 or t.nlength != 1 or k.columns == NULL:
@@ -379,12 +386,13 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
     plan = choose(name, t.rows, t.n, t.outer[t.nouter - 1] if t.nouter else 1, t.arg[0].itemsize, t.nargs,
                   rows, columns, k.columns != NULL and code <= DOUBLE and rows and t.nouter <= 1 and t.n <= SHORT and t.nargs <= 4,
                   k.fold == NULL and not k.whole, not k.reduces or (t.loss != NULL and t.loss.gradient >= 0), k.whole)
-    if dry:
-        return plan
     executor = plan[0]
     threads = plan[1]
-    t.streaming = plan[2]
+    # What goes to its place by way of a tile, or in part, is written by a copy.
+    t.streaming = plan[2] and (executor == 3 or written_in_place(t))
     t.ahead = plan[3]
+    if dry:
+        return executor, threads, bool(t.streaming), plan[3]
     open_totals(t, threads)
     if executor == 1:
         rooms = <Room*> malloc(((t.n + k.chunk - 1) // k.chunk) * sizeof(Room))

@@ -567,7 +567,7 @@ cdef void weighted_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t e
         value = s.infinite
         result = fabs(value)
     elif s.m > -INFINITY:
-        result = s.m + (log1p(l) if s.c == 1 else log(fabs(value)))
+        result = s.m + (log1p(l) if s.c == 1 and l > -1 else log(fabs(value)))
     if t.nargs == 3 and value < 0:
         result = NAN
     put_double(_, row.at[2], result)
