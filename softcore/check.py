@@ -65,15 +65,16 @@ def _of_numbers(op, name, a):
 
 
 def _view(op, name, a):
-    from softcore import opencl, views  # where there is such an array, there is pyopencl
+    from softcore.opencl import OPS
+    from softcore.views import View  # where there is such an array, there is pyopencl
 
-    if isinstance(a, views.View):
+    if isinstance(a, View):
         return a
-    if op not in opencl.OPS:
+    if op not in OPS:
         raise TypeError(f"{op}: {name} is a pyopencl array, it must be a NumPy array: the OpenCL core has no {op} yet")
     if a.queue is None:
         raise ValueError(f"{op}: {name} has no queue, it must have one to run on: see pyopencl.array.Array.with_queue")
-    return _of_numbers(op, name, views.View(a))
+    return _of_numbers(op, name, View(a))
 
 
 def _own(op, name, a, like):
@@ -637,7 +638,7 @@ def sequences(op: str, name: str, value, total: int) -> np.ndarray | None:
 def _integers(op, name, value):
     if value is None:
         return None
-    value = _array(op, name, value)
+    value = on_host(_view(op, name, value)) if _is_opencl(value) else _array(op, name, value)
     if value.dtype.kind not in "iu":
         raise TypeError(f"{op}: {name} has dtype {value.dtype}, it must be an integer dtype")
     return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import struct
 import threading
 import warnings
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
     import pyopencl
     import pyopencl.array
+    import pyopencl.tools
 
-__all__ = ["available", "devices", "queue", "to_device", "use"]
+__all__ = ["available", "devices", "memory_pool", "queue", "to_device", "use"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- devices
@@ -116,9 +118,10 @@ def use(device: pyopencl.Device | str) -> pyopencl.Device:
         if not found:
             raise ValueError(f"opencl.use: no device is named {device!r}; there are {', '.join(repr(d.name) for d in every)}")
         device = found[0]
-    global _queue
+    global _queue, _context
     cl = _pyopencl()
-    _queue = cl.CommandQueue(cl.Context([device]), device)
+    _context = cl.Context([device])
+    _queue = cl.CommandQueue(_context, device)
     return device
 
 
@@ -146,13 +149,45 @@ def queue() -> pyopencl.CommandQueue:
     return _queue
 
 
-def to_device(a: Any) -> pyopencl.array.Array:
+def memory_pool() -> pyopencl.tools.MemoryPool:
+    """An allocator for arrays on `queue`, always the same until `use` chooses another device: it keeps the memory of arrays that are gone.
+
+    Results come from the allocator of the first pyopencl array of a call. So where the first arrays are of the pool, no step of a loop
+    asks the device for memory that the step before it had. ``memory_pool().free_held()`` gives back what no array has.
+
+    Raises
+    ------
+    ImportError, RuntimeError
+        As `queue`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import softcore as sc
+    >>> x = sc.opencl.to_device(np.zeros((2, 4)), allocator=sc.opencl.memory_pool())  # doctest: +SKIP
+    >>> y = sc.softmax(x)  # doctest: +SKIP
+    >>> sc.opencl.memory_pool().active_blocks  # doctest: +SKIP
+    2
+    """
+    global _pool
+    own = queue()
+    with _lock:
+        if _pool is None or _pool[0] is not own:
+            import pyopencl.tools
+
+            _pool = own, pyopencl.tools.MemoryPool(pyopencl.tools.ImmediateAllocator(own))
+    return _pool[1]
+
+
+def to_device(a: Any, *, allocator: Any = None) -> pyopencl.array.Array:
     """A copy of an array on the device in use.
 
     Parameters
     ----------
     a : array_like
         Of any shape, layout and supported dtype.
+    allocator : callable, optional
+        Where its memory comes from, such as `memory_pool()`; the default asks the device for it.
 
     Returns
     -------
@@ -175,12 +210,14 @@ def to_device(a: Any) -> pyopencl.array.Array:
     _pyopencl()
     import pyopencl.array
 
-    return pyopencl.array.to_device(queue(), a)
+    return pyopencl.array.to_device(queue(), a, allocator=allocator)
 
 
 _EXTRA = "install it with `pip install softcore[opencl]`, which brings PoCL, a device for any CPU"
 _lock = threading.RLock()
 _queue = None
+_pool = None  # (queue, pool)
+_context = None  # of the queue, which under Intel's runtime does not keep it alive
 _touched = False  # devices were enumerated in this process
 _forked = False  # or in one that it was forked from
 
@@ -230,16 +267,20 @@ _FILES = {
     "mixtures": ("sum", "dot", "product", "largest", "take", "spread"),
     "losses": ("cross_entropy", "binary_cross_entropy"),
     "pool": ("max_pool", "max_pool_backward", "max_unpool", "avg_pool", "avg_pool_backward", "softmax_pool", "softmax_pool_backward"),
+    "attention": ("attend", "query_gradients", "key_gradients", "bias_gradients", "sink_gradients", "merge_parts"),
 }
 _IN_COLUMNS = {*_FILES["softmax"], "sum", "dot"} - {"logsumexp_backward"}  # that can take rows side by side
+_IN_PARTS = {"softmax", "softmax_backward", "log_softmax", "log_softmax_backward", "logsumexp", "max", "argmax", "max_with_argmax"}
 _BEHIND = {"losses": ("softmax",)}  # files that others are compiled behind
 _FILE_OF = {op: file for file, ops in _FILES.items() for op in ops}
 _ELEMENTWISE = {*_FILES["map"], *_FILES["gates"], "product", "binary_cross_entropy"} - {"maximum_backward_sum", "gate_backward_sum"}
-_PARTS = {"copy", "is_max", "maximum_backward_sum", "gate_backward_sum", *_FILES["mixtures"]}  # kernels that are no public function
+# Kernels that are no public function.
+_PARTS = {"copy", "is_max", "maximum_backward_sum", "gate_backward_sum", *_FILES["mixtures"], *_FILES["attention"]}
 _BY_NUMBER = {"largest", "take", "spread"}  # kernels whose option is a number of elements, which they are not compiled for
 #: Public functions that take pyopencl arrays.
 OPS = frozenset(_FILE_OF) - _PARTS | {
     *("softmax_gate", "softmax_gate_backward", "topk_gate", "topk_gate_backward"),
+    *("attention", "attention_backward", "merge_attention", "KVCache.append"),
     *(f"{op}{end}" for op in _FILES["losses"] for end in ("_with_grad", "_backward")),
 }
 # Ops with an optional operand: how many inputs they have with it, and what kernels call that.
@@ -265,7 +306,7 @@ _TYPES = {
 _SIGNED = {1: "char", 2: "short", 4: "int", 8: "long"}
 
 _programs: dict[tuple, Any] = {}  # (context, file, options): pyopencl.Program
-_launches: dict[tuple, tuple] = {}  # how to launch a call, by all that it depends on
+_launches: dict[tuple, tuple] = {}  # the launches of a call and the states between them, by all that it depends on
 _thread = threading.local()  # .kernels: a kernel holds its arguments, so that no two threads may share one
 
 
@@ -351,13 +392,17 @@ def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0, sh
     queue = arrays[0].queue
     described = tuple([None if a is None else (a.dtype, a.offset, a.shape, a.strides) for a in operands])
     key = (op, storage, described, len(inputs), nouter, scale, option, shape, numbers, names, queue.int_ptr)
-    launch = _launches.get(key)
-    if launch is None:
-        launch = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names)
+    prepared = _launches.get(key)
+    if prepared is None:
+        prepared = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names)
         if len(_launches) >= 4096:
             _launches.clear()
-        _launches[key] = launch
-    _launch(queue, op, launch, arrays)
+        _launches[key] = prepared
+    launches, states = prepared
+    if states:
+        arrays.append(type(outputs[0]).empty(*states, outputs[0]).array)
+    for launch in launches:
+        _launch(queue, op, launch, arrays)
 
 
 def run_loss(op, storage, inputs, outputs, nouter, sums, keep, spread, z, weights, factor, ignored):
@@ -406,9 +451,17 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
     if planes:
         axes = [(size, count, 1, 1, 1, 0, 0) for size, count in zip(outputs[0].shape[2:], inputs[0].shape[2:])]
     accumulator, _, options = _options(queue.device, op, storage, inputs, outputs)
-    tile = planner.choose_opencl(1 << 10, accumulator.itemsize, _facts(queue.device))
+    facts = _facts(queue.device)
+    tile = planner.choose_opencl(1 << 10, accumulator.itemsize, facts, inputs[0].dtype != accumulator)
     options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "I_X": len(inputs) - 1}
     strides = [_steps(op, a) for a in operands]
+    if planes:
+        joined = [_joined([(n, [step]) for n, step in zip(a.shape[2:], s[2:])])[1] for a, s in zip(operands, strides)]
+        if all(len(steps) <= 1 for steps in joined):
+            options["JOINED"] = 1
+            strides = [[*s[:4], *steps[0]] if steps else s for s, steps in zip(strides, joined)]
+    if op == "max_pool" and facts.cpu:
+        options |= _side(shape, strides[0], axes[2], tile.vec, prod(inputs[0].shape[2:]) if len(outputs) == 2 else 0, accumulator)
     task = struct.pack(
         f"@6q{9 * len(operands)}q22q",
         *(prod(shape), *shape),
@@ -418,6 +471,17 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
     )
     groups = min(tile.groups, -(-prod(shape) // tile.wg))
     _launch(queue, op, (queue.context, _defined(options), task, (groups * tile.wg, 1), (tile.wg, 1)), arrays)
+
+
+def _side(shape, steps, axis, vec, places, accumulator):
+    """Along which dimension a work-item takes a vector of windows, and how far apart their elements lie.
+
+    ``places`` is how many there are for an index, which is kept in an integer of the accumulator's width.
+    """
+    if places and places > np.iinfo(f"i{accumulator.itemsize}").max:
+        return {}
+    side, apart = (1, 1) if steps[1] == 1 and shape[1] >= vec else (4, steps[4] * axis[3])
+    return {"SIDE": side, "APART": apart if apart in (1, 2) else 0} if shape[side] >= vec else {}
 
 
 def _launch(queue, op, launch, arrays):
@@ -453,7 +517,9 @@ def _finish():
 
 
 def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names):
-    """``(context, options, task, grid, group)``: all that a launch needs but the buffers."""
+    """All that a call needs but the buffers: its launches, each ``(context, options, task, grid, group)``, and the shape and dtype
+    of what the first leaves to the second, where rows are taken in parts.
+    """
     device = queue.device
     inputs = [a for a in inputs if a is not None]
     outputs = [a for a in outputs if a is not None]
@@ -468,13 +534,16 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     outer, length, strides = _collapsed(op, shape, nouter, operands, along)
     rows, n = prod(outer), prod(length)
     facts = _facts(device)
-    tile = planner.choose_opencl(n, accumulator.itemsize, facts)
     whole = [(a, s) for a, s in zip(operands, strides) if a.ndim == ndim and a is not mask]
+    tile = planner.choose_opencl(n, accumulator.itemsize, facts, any(_way(a.dtype, accumulator) != "same" for a, _ in whole))
     strided = any(s[len(outer) :] != [1] for _, s in whole)
     side_by_side = bool(outer) and outer[-1] >= tile.vec and len(length) == 1 and all(s[len(outer) - 1] == 1 for _, s in whole)
-    columns = strided and side_by_side and facts.cpu and op in _IN_COLUMNS and not _has_optional(op, inputs)
+    in_parts = n > planner.PART and op in _IN_PARTS and not _has_optional(op, inputs)
+    columns = strided and side_by_side and facts.cpu and op in _IN_COLUMNS and not _has_optional(op, inputs) and not in_parts
     if elementwise:
         units = rows * -(-n // planner.CHUNK)
+    elif in_parts:
+        units = rows * -(-n // planner.PART)
     elif columns:
         units = rows // outer[-1] * -(-outer[-1] // tile.vec)
     else:
@@ -482,7 +551,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     options |= {
         "VEC": tile.vec,
         "WG": tile.wg,
-        "ROWS": 1 if elementwise else tile.rows,
+        "ROWS": 1 if elementwise or in_parts else tile.rows,
         "CHUNK": planner.CHUNK,
         "OPTION": 0 if op in _BY_NUMBER or names else int(option),
     }
@@ -492,7 +561,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         "COLUMNS": columns,
         "SCALED": scale != 1,
         "LOOSE": facts.cpu,
-        "KEEP": op == "softmax" and facts.cpu and outputs[0].dtype == accumulator,
+        "KEEP": op == "softmax" and not in_parts and facts.cpu and outputs[0].dtype == accumulator,
     }
     if _has_optional(op, inputs):
         flags[_OPTIONAL[op][1]] = True
@@ -509,16 +578,19 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         int(option),
         *[number for a, s in zip(operands, strides) for number in (a.offset // a.dtype.itemsize, *_padded(s))],
         *(*numbers, *(0.0,) * (6 - len(numbers))),
-        0,
+        planner.opencl_batch(n, accumulator.itemsize),
     )
     groups = min(tile.groups, units)
     group = (tile.wg, options["ROWS"])
-    return queue.context, _defined(options), task, (tile.wg, groups * group[1]), group
+    stages = [{"PART": planner.PART, "STAGE": stage} for stage in (1, 2)] if in_parts else [{}]
+    launches = [(queue.context, _defined(options | stage), task, (tile.wg, groups * group[1]), group) for stage in stages]
+    return launches, ((4 * units,), accumulator) if in_parts else None
 
 
 def _options(device, op, storage, inputs, outputs):
     """The dtypes of arithmetic and of scalar arguments, and what every kernel is compiled with."""
-    if not _facts(device).double and "float64" in [storage.name, *(a.dtype.name for a in (*inputs, *outputs))]:
+    facts = _facts(device)
+    if not facts.double and "float64" in [storage.name, *(a.dtype.name for a in (*inputs, *outputs))]:
         raise TypeError(f"{op}: the device {device.name.strip()!r} has no float64, in which this call computes")
     accumulator = np.dtype(np.float32) if storage.name in ("float16", "bfloat16") else storage
     real = accumulator if accumulator.kind == "f" else np.dtype(np.float32)
@@ -532,6 +604,8 @@ def _options(device, op, storage, inputs, outputs):
         "LEAST": "-INFINITY" if accumulator.kind == "f" else _least(accumulator),
         {"f": "FLOAT", "d": "DOUBLE"}.get(accumulator.char, "INTEGER"): 1,
     }
+    if facts.fused:
+        options["FUSED"] = 1
     for name, way, arrays in (("IN", "READ", inputs), ("OUT", "WRITE", outputs)):
         for i, a in enumerate(arrays):
             options |= {f"{name}{i}": _TYPES[a.dtype.name], f"{way}{i}": _way(a.dtype, accumulator)}
@@ -599,6 +673,7 @@ def _joined(dims):
 
 
 _facts_of = {}
+_PAST = re.compile(r"PoCL.*LLVM (\d|1[0-4])\b")  # compilers that hang on functions of 512 bits, on processors that have them
 
 
 def _facts(device):
@@ -606,7 +681,190 @@ def _facts(device):
     facts = _facts_of.get(device.int_ptr)
     if facts is None:
         cl = _pyopencl()
-        is_cpu, double = bool(device.type & cl.device_type.CPU), "cl_khr_fp64" in device.extensions.split()
-        facts = planner.Device(is_cpu, device.max_compute_units, device.max_work_group_size, double)
+        facts = planner.Device(
+            cpu=bool(device.type & cl.device_type.CPU),
+            units=device.max_compute_units,
+            largest=device.max_work_group_size,
+            double="cl_khr_fp64" in device.extensions.split(),
+            fused=bool(device.single_fp_config & cl.device_fp_config.FMA),
+            width=64 if device.native_vector_width_float == 16 and not _PAST.search(device.platform.version) else 32,
+            local=device.local_mem_size,
+        )
         _facts_of[device.int_ptr] = facts
     return facts
+
+
+# --------------------------------------------------------------------------------------------------------------- attention
+
+_BATCH = 4  # axes of a batch: LAYOUT_AXES in attention.cl
+
+
+def attend(storage, arrays, how, gradients=False):
+    """Run attention, or its gradients, as ``kernels.core.attend`` does: `arrays` by `Operands` of ``attention.h``, each a View."""
+    q, k, v, o, lse, mask, bias, do, dq, dk, dv, _ = arrays
+    if not gradients:
+        _attention("attend", storage, (q, k, v), (o, lse), how, mask, bias)
+        return
+    saved = (q, k, v, do, lse, _delta(storage, o, do))
+    _attention("query_gradients", storage, saved, (dq,), how, mask, bias)
+    _attention("key_gradients", storage, saved, (dk, dv), how, mask, bias)
+
+
+def bias_gradients(storage, arrays, how, queries, keys, threads=None):
+    """The gradient of the bias, into the last of the arrays, as ``kernels.core.bias_gradients`` makes it."""
+    q, k, v, o, lse, mask, bias, do, *_, dbias = arrays
+    _attention("bias_gradients", storage, (q, k, v, do, lse, _delta(storage, o, do)), (dbias,), how, mask, bias)
+
+
+def sink_gradients(storage, arrays, how):
+    """The gradients of the sinks, as a View."""
+    q, _, _, o, lse, _, _, do, *_ = arrays
+    sinks, heads = how["sinks"], lse.ndim - 2
+    delta = _delta(storage, o, do)
+    dsinks = type(q).empty(sinks.shape, delta.dtype, q)
+    if 0 in lse.shape:
+        dsinks[...] = 0
+    else:
+        by_head = [np.moveaxis(a, heads, 0) for a in (lse, delta)]
+        run("sink_gradients", delta.dtype, (*by_head, sinks), (dsinks,), 1)
+    return dsinks
+
+
+def merge_parts(arrays, threads=None):
+    """Fold o and lse of each part into the last two of the arrays, which are of the result."""
+    *parts, o, lse = arrays
+    storage = lse.dtype
+    state = ()
+    for i in range(0, len(parts), 2):
+        last = i == len(parts) - 2
+        shapes = () if last else (o.shape, lse.shape, lse.shape)
+        results = (o, lse) if last else tuple([type(o).empty(shape, storage, o) for shape in shapes])
+        names = (*(["FIRST=1"] if i == 0 else []), *(["LAST=1"] if last else []))
+        run("merge_parts", storage, (*parts[i : i + 2], *state), results, lse.ndim, names=names)
+        state = results
+
+
+def _delta(storage, o, do):
+    """The sum of do * o over each row."""
+    delta = type(o).empty(o.shape[:-1], storage, o)
+    if o.shape[-1] == 0:
+        delta[...] = 0
+    elif delta.size:
+        run("dot", storage, (do, o), (delta,), delta.ndim)
+    return delta
+
+
+def _attention(op, storage, inputs, outputs, how, mask, bias):
+    """Run one kernel of attention.cl; the first inputs are q, k and v, as (batch..., heads, rows, elements)."""
+    q = inputs[0]
+    rest = {"BIAS": bias, "SINKS": how["sinks"] if op == "attend" else None}
+    rest = {name: a for name, a in rest.items() if a is not None}
+    operands = [a for a in (*inputs, *rest.values(), *outputs, mask) if a is not None]
+    queries, keys, offset, table = _sequences(how, q)
+    more = [a for a in (_slopes(how, storage, q), table, _sharers(how, outputs[0], q) if op == "bias_gradients" else None) if a is not None]
+    arrays = [a.array for a in (*operands, *more)]
+    queue = arrays[0].queue
+    described = tuple([(a.dtype, a.offset, a.shape, a.strides) for a in operands])
+    numbers = (how["sequences"], queries, keys, offset, how["scale"], how["softcap"], how["causal"], how["window"])
+    given = (*rest, *(name for name, a in (("MASKED", mask), ("SLOPES", how["slopes"]), ("RAGGED", table)) if a is not None))
+    pairs = more[-1].size if op == "bias_gradients" else 0  # says how many biases there are, beside the shapes
+    key = (op, storage, described, numbers, given, pairs, outputs[-1] is None, queue.int_ptr)
+    launch = _launches.get(key)
+    if launch is None:
+        if len(_launches) >= 4096:
+            _launches.clear()
+        launch = _launches[key] = _prepare_attention(queue, op, storage, inputs, rest, outputs, mask, how, numbers, given, pairs)
+    if launch:
+        _launch(queue, op, launch, arrays)
+
+
+def _prepare_attention(queue, op, storage, inputs, rest, outputs, mask, how, numbers, given, pairs):
+    """What `_launch` takes; None where there is nothing to do."""
+    q, k, v = inputs[:3]
+    sequences, queries, keys, offset, scale, softcap, causal, (left, right) = numbers
+    heads, d, dv = k.shape[-3], q.shape[-1], v.shape[-1]
+    group = q.shape[-3] // max(heads, 1)
+    results = [a for a in outputs if a is not None]
+    read = [*inputs, *rest.values()]
+    operands = [*read, *results, *([] if mask is None else [mask])]
+    facts = _facts(queue.device)
+    accumulator, real, options = _options(queue.device, op, storage, read, results)
+    most = keys if op == "key_gradients" else group * queries
+    converted = any(_way(a.dtype, accumulator) != "same" for a in inputs)
+    tile = planner.choose_opencl_attention(op, d, dv, most, accumulator.itemsize, facts, converted)
+    options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "ACROSS": tile.across, "PASSING": tile.passing}
+    options |= {"QW": planner.whole_width(d, tile.vec), "VW": planner.whole_width(dv, tile.vec)}
+    options |= {f"I_{name}": len(inputs) + i for i, name in enumerate(rest)}
+    right = 0 if causal else right
+    layouts, batch = _layouts(op, operands, options.get("I_SINKS"), q.ndim - 3)
+    flags = {
+        **{name: True for name in ("MASKED", "SLOPES", "RAGGED") if name in given},
+        "RANGED": left >= 0 or right >= 0,
+        "SOFTCAP": softcap != 0,
+        "HAS_LSE": op == "attend" and len(results) > 1,
+        "APART": any(layouts[i][-1] != 1 for i in range(4 if len(inputs) > 3 else 3)),
+        "LOOSE": facts.cpu,
+    }
+    blocks = -(-most // tile.across)
+    units = sequences * heads * blocks
+    if op == "bias_gradients":
+        gradient = outputs[0]
+        flags |= {"ONE_ROW": gradient.strides[-2] == 0, "ONE_COLUMN": gradient.strides[-1] == 0}
+        blocks = 1 if flags["ONE_ROW"] else -(-queries // tile.across)
+        biases = pairs - 1 - 2 * sequences * heads * group
+        units = biases * blocks * (1 if flags["ONE_COLUMN"] else -(-keys // tile.passing))
+    options |= {name: 1 for name, is_set in flags.items() if is_set}
+    task = struct.pack(
+        f"@{_BATCH + 10}q{(_BATCH + 4) * len(operands)}q4{real.char}",
+        *(*batch, heads, group, d, dv, queries, keys, offset, left, right, blocks),
+        *[number for layout in layouts for number in layout],
+        *(scale, softcap, 1 / softcap if softcap else 0.0, 0.0),
+    )
+    return (queue.context, _defined(options), task, (units * tile.wg, 1), (tile.wg, 1)) if units else ()
+
+
+def _layouts(op, operands, sinks, nbatch):
+    """Of each operand the offset and the strides of the batch, the head, the row and the element; and the shape of the batch."""
+    strides = [_steps(op, a) for a in operands]
+    if sinks is not None:
+        strides[sinks] = [0] * nbatch + strides[sinks] + [0, 0]
+    shape = operands[0].shape
+    batch, at_batch = _joined([(shape[i], [s[i] for s in strides]) for i in range(nbatch)])
+    if len(batch) > _BATCH:
+        raise ValueError(f"{op}: the batch has {len(batch)} axes no two of which can be joined, the OpenCL core takes {_BATCH}")
+    missing = _BATCH - len(batch)
+    layouts = [
+        (a.offset // a.dtype.itemsize, *[at[i] for at in at_batch], *(0,) * missing, *(*s[nbatch:], 0)[:3])
+        for i, (a, s) in enumerate(zip(operands, strides))
+    ]
+    return layouts, [*batch, *(1,) * missing]
+
+
+def _sequences(how, q):
+    """The longest sequences of queries and keys and the offset of positions, and where these differ a table of them on the device."""
+    queries, keys, offset, starts_q, starts_k = (how[name] for name in ("queries", "keys", "offset", "first_q", "first_k"))
+    if type(queries) is int and type(keys) is int:
+        return queries, keys, keys - queries if offset is None else offset, None
+    table = np.zeros((how["sequences"], 5), np.int64)
+    if starts_q is not None:
+        table[:, 0], table[:, 2] = starts_q[:-1], starts_k[:-1]
+    table[:, 1], table[:, 3] = queries, keys
+    table[:, 4] = table[:, 3] - table[:, 1] if offset is None else offset
+    return *(int(table[:, i].max(initial=0)) for i in (1, 3)), 0, type(q).of(table, q) if table.size else None
+
+
+def _slopes(how, storage, q):
+    return None if how["slopes"] is None or not how["slopes"].size else type(q).of(how["slopes"].astype(storage), q)
+
+
+def _sharers(how, dbias, q):
+    """For each bias, the pairs (sequence, query head) that share it: where those of each begin and where the last end, and then they."""
+    batch = q.shape[:-2]
+    at = np.zeros(batch, np.int64)
+    for axis, (n, stride) in enumerate(zip(batch, dbias.strides)):
+        at += stride * np.arange(n).reshape((-1,) + (1,) * (len(batch) - 1 - axis))
+    _, which, counts = np.unique(at, return_inverse=True, return_counts=True)
+    order = np.argsort(which.reshape(-1), kind="stable")
+    firsts = len(counts) + 1 + 2 * np.concatenate([[0], np.cumsum(counts)])
+    pairs = np.stack([order // batch[-1], order % batch[-1]], axis=1)
+    return type(q).of(np.concatenate([firsts, pairs.reshape(-1)]).astype(np.int32), q)

@@ -113,6 +113,9 @@ def choose_attention(work, strips, chunks, gradients, limit=None):
 #: Elements of a row that an OpenCL work-group takes at once where an op is element-wise.
 CHUNK = 1 << 12
 
+#: Elements of a row that an OpenCL work-group takes where rows are longer.
+PART = 1 << 16
+
 
 class Device(NamedTuple):
     """What the choice of a tile depends on."""
@@ -121,6 +124,9 @@ class Device(NamedTuple):
     units: int  #: compute units
     largest: int  #: work-items in a work-group
     double: bool = True  #: whether it has float64
+    fused: bool = False  #: whether it has fused multiply-add
+    width: int = 32  #: bytes of a vector, of a CPU
+    local: int = 1 << 15  #: bytes of local memory; no device has less
 
 
 class Tile(NamedTuple):
@@ -132,20 +138,91 @@ class Tile(NamedTuple):
     groups: int  #: work-groups to start, if there are rows for so many
 
 
-def choose_opencl(length: int, itemsize: int, device: Device) -> Tile:
+def choose_opencl(length: int, itemsize: int, device: Device, converted: bool = False) -> Tile:
     """The tile for rows of ``length`` elements, of an accumulator of ``itemsize`` bytes.
 
-    A CPU runs work-groups on threads: a single work-item takes whole rows, in vectors of 256 bits, and needs no barrier. A GPU runs
+    ``converted`` says that some operand has another type in memory: the functions of OpenCL C that convert are asked for no more than
+    256 bits, beyond which compilers were seen to crash.
+
+    A CPU runs work-groups on threads: a single work-item takes whole rows, as wide as its registers, and needs no barrier. A GPU runs
     them on lanes: as many work-items as a row feeds, in vectors of 128 bits, and at least 64 in a work-group. The order of a sum
     depends on this choice, and so on the device and the length, but on nothing else.
     """
     if device.cpu:
-        return Tile(1, 1, min(16, 32 // itemsize), 16 * device.units)
+        return Tile(1, 1, min(16, (32 if converted else device.width) // itemsize), 16 * device.units)
     vec = max(2, 16 // max(itemsize, 4))
     wg = 1
     while wg < min(256, device.largest) and 4 * wg * vec < length:
         wg *= 2
     return Tile(wg, max(1, 64 // wg), vec, 32 * device.units)
+
+
+def opencl_batch(length: int, itemsize: int) -> int:
+    """How many rows a work-item of a CPU takes one step further before it takes the next: as many as stay in the first cache.
+
+    The end of a step, one number out of many, is a chain of some hundred cycles, and those of several rows overlap.
+    """
+    return max(1, min(16, (1 << 14) // (length * itemsize)))
+class AttentionTile(NamedTuple):
+    """How attention is cut into pieces on an OpenCL device: `Tile` for tiles of scores."""
+
+    wg: int  #: work-items of a group
+    vec: int  #: elements that a work-item takes at once
+    across: int  #: queries or keys of a tile that stay and lie across lanes
+    passing: int  #: keys or queries that pass by together
+
+
+def whole_width(n: int, vec: int) -> int:
+    """Elements of a head as attention keeps it in local memory: in whole vectors, and in whole patches of four."""
+    step = max(vec, 4)
+    return max(1, -(-n // step)) * step
+
+
+# What a kernel of attention keeps in local memory: how often an element of a query or key and one of a value, that stay; whether rows
+# that pass by share their place; and how many tiles of scores.
+_KEPT = {"attend": (1, 1, True, 1), "query_gradients": (2, 1, False, 2), "key_gradients": (2, 2, False, 2), "bias_gradients": (1, 1, False, 4)}
+
+
+def choose_opencl_attention(
+    op: str, d: int, dv: int, most: int, itemsize: int, device: Device, converted: bool = False
+) -> AttentionTile:
+    """The tile of a kernel of attention for heads of `d` and `dv` elements, of an accumulator of ``itemsize`` bytes.
+
+    ``most`` is how many queries or keys of a head there are to lie across lanes. How many rows pass by together decides the order of sums:
+    it follows from the sizes of heads and the device alone. As much is chosen as local memory holds, on a CPU rather in rows that pass by,
+    since those are copied for each block.
+    """
+    stay_q, stay_v, shared, tiles = _KEPT[op]
+
+    def fits(wg, vec, across, passing):
+        qw, vw = whole_width(d, vec), whole_width(dv, vec)
+        rows = max(qw, vw) if shared else qw + vw
+        elements = (stay_q * qw + stay_v * vw) * across + rows * passing + tiles * across * passing
+        if op == "attend":  # the state, and what each work-item finds
+            elements += 3 * across + 3 * max(across, wg * vec)
+        return elements * itemsize + (4 * itemsize + 20) * max(across, passing) + 128 <= device.local
+
+    largest = min(256, device.largest)
+    wg = 1 if device.cpu else 1 << min(64, largest).bit_length() - 1
+    vec = (32 if converted else device.width) // itemsize if device.cpu else max(2, 16 // itemsize)
+    across, passing = vec if device.cpu else 32, 32
+    while not fits(wg, vec, across, passing):
+        if across > max(vec, passing // 2):
+            across //= 2
+        elif passing > 4:
+            passing //= 2
+        elif vec > 2:
+            vec = across = vec // 2
+        else:
+            raise ValueError(f"attention: heads of {d} and {dv} elements are too large for the {device.local} bytes of local memory of the device")
+    if device.cpu:
+        while across < min(64, most) and fits(wg, vec, 2 * across, passing):
+            across *= 2
+    else:
+        patches = across // vec * max(passing, whole_width(max(d, dv), vec)) // 4
+        while 2 * wg <= min(patches, largest) and fits(2 * wg, vec, across, passing):
+            wg *= 2
+    return AttentionTile(wg, vec, across, passing)
 
 
 def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="channels_first") -> Plan:

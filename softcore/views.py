@@ -45,7 +45,10 @@ class View:
     def empty(cls, shape: tuple[int, ...], dtype: np.dtype, like: View) -> View:
         """Of a new array on the queue of another, and from its allocator."""
         array = like.array
-        return cls(cl.array.Array(array.queue, shape, dtype, allocator=array.allocator))
+        strides = tuple([dtype.itemsize * max(1, prod(shape[i + 1 :])) for i in range(len(shape))])
+        # As pyopencl makes one like another: looking at the shape again takes as long as a small kernel.
+        known = {"_fast": True, "_size": prod(shape), "_context": array.context, "_queue": array.queue}
+        return cls(cl.array.Array(None, shape, dtype, allocator=array.allocator, strides=strides, **known))
 
     @classmethod
     def of(cls, a, like: View) -> View:
@@ -57,6 +60,14 @@ class View:
         target = View.empty(self.shape, self.dtype, self)
         np.copyto(target, self)
         return target.array.get()
+
+    def given(self) -> pyopencl.array.Array:
+        """The elements as a pyopencl array, without a copy: what a user gets."""
+        array = self.array
+        if (self.shape, self.strides, self.offset) == (array.shape, array.strides, array.offset):
+            return array
+        place = {"data": array.base_data, "offset": self.offset, "strides": self.strides, "events": array.events}
+        return cl.array.Array(array.queue, self.shape, self.dtype, allocator=array.allocator, **place)
 
     @property
     def ndim(self):
@@ -71,8 +82,21 @@ class View:
         """What the addresses of ndarrays are: the same for two views that start at the same element."""
         return (self.array.base_data and self.array.base_data.int_ptr, self.offset)
 
+    def overlaps(self, other: View) -> bool:
+        """Whether bytes between the first and the last element of the two may be the same."""
+        p, q = self.array.base_data, other.array.base_data
+        if p is not q and (p is None or q is None or p.int_ptr != q.int_ptr):
+            return False
+        (first, last), (start, end) = _bounds(self), _bounds(other)
+        return first < end and start < last
+
     def transpose(self, order) -> View:
         return View(self.array, tuple([self.shape[i] for i in order]), tuple([self.strides[i] for i in order]), self.offset)
+
+    def swapaxes(self, i, j) -> View:
+        order = list(range(self.ndim))
+        order[i], order[j] = order[j], order[i]
+        return self.transpose(order)
 
     def reshape(self, shape) -> View:
         """One axis as several, in their order."""
@@ -138,11 +162,7 @@ def _copyto(target, source, casting="unsafe"):
 
 
 def _may_share_memory(a, b, max_work=None):
-    p, q = a.array.base_data, b.array.base_data
-    if p is not q and (p is None or q is None or p.int_ptr != q.int_ptr):
-        return False
-    (first, last), (start, end) = _bounds(a), _bounds(b)
-    return first < end and start < last
+    return a.overlaps(b)
 
 
 def _bounds(a):

@@ -2,6 +2,7 @@
 
 import abc
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import softcore as sc
+from softcore import demo
 from softcore.testing import check_grad
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -293,3 +295,54 @@ def test_translate_reads_nothing_past_the_end(rng):
     assert weights.shape == (20, example.HEADS, 10, example.LONGEST)
     alone, _ = example.translate(parameters, source[:1, : lengths[0]], lengths[:1])
     np.testing.assert_array_equal(alone[0], written[0])
+
+
+OPENCL = "opencl_digits", "pyopencl", "sklearn", "matplotlib", "tqdm"
+
+
+@pytest.fixture
+def device():
+    from test_opencl import DEVICE
+
+    if DEVICE is None:
+        pytest.skip("no OpenCL runtime here compiles for this machine" if "SOFTCORE_TEST_OPENCL" in os.environ else "run by make test-opencl")
+    return sc.opencl.use(DEVICE)
+
+
+def test_opencl_digits(run, device):
+    trained, printed = run(load(*OPENCL))
+    assert trained.accuracy > 0.95 and f"of 360 right, {trained.accuracy:.1%}, on {device.name.strip()}" in printed
+    np.testing.assert_allclose(trained.probabilities.sum(-1), 1, rtol=1e-5)
+    assert len(trained.losses) == 440 and trained.losses[0] > 2 and trained.losses[-40:].mean() < 0.1
+
+
+def test_opencl_digits_goes_up_once_and_comes_down_once(device, monkeypatch):
+    import pyopencl as cl
+
+    copied, copy = [], cl.enqueue_copy
+    monkeypatch.setattr(cl, "enqueue_copy", lambda queue, to, *rest, **more: copied.append(type(to)) or copy(queue, to, *rest, **more))
+    load(*OPENCL).train(1)
+    assert len(copied) == 2 and copied[1] is np.ndarray
+
+
+def test_the_gradients_of_opencl_digits(device, rng):
+    example = load(*OPENCL)
+    host = [p + 0.1 * rng.standard_normal(p.shape).astype(np.float32) for p in example.start(rng)]
+    x, labels = rng.random((37, 64), np.float32), rng.integers(0, 10, 37)
+    loss = sc.opencl.to_device(np.float32(0))
+    one_hot = np.eye(10, dtype=np.float32)[labels]
+    slopes = example.gradients(example.Device(), *[list(map(sc.opencl.to_device, host)), *map(sc.opencl.to_device, (x, one_hot))], loss)
+    expected, mean = demo.gradients([p if len(p) > 1 else p[0] for p in host], x, labels)
+    np.testing.assert_allclose(loss.get(), mean, rtol=1e-5)
+    for slope, e in zip(slopes, expected):
+        np.testing.assert_allclose(slope.get().reshape(e.shape), e, rtol=1e-4, atol=1e-6)
+
+
+def test_opencl_digits_without_a_device(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SOFTCORE_OPENCL", "no such device")
+    monkeypatch.setattr(sc.opencl, "_queue", None)
+    assert load(*OPENCL).main([]) is None
+    printed = capsys.readouterr().out
+    assert printed.startswith("skipped: softcore.opencl found no OpenCL device named 'no such device'") and printed.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@
 //   OP_name           the kernel that is wanted: each is compiled alone, for the dtypes and the layout of a call
 //   INPUTS, OUTPUTS   how many operands it has, then the mask
 //   WG, ROWS          work-items that share a row, and rows that a work-group works on side by side
-//   VEC               elements worked on together: no more than 256 bits of ACC
+//   VEC               elements worked on together
 //   ACC, SIGNED       the type of arithmetic, and signed integers of its width; REAL is the floating type of scalar arguments
 //   IN0, READ0, ...   the type in memory of each input, and how it is read: same (as ACC), convert, each (one by one), half,
 //                     bfloat16
@@ -13,7 +13,10 @@
 //   STRIDED           rows are not all contiguous: elements are gathered one by one, into the same vectors
 //   COLUMNS           rows lie side by side, and a work-item takes VEC of them: element j of each in one vector
 //   MASKED            some elements take no part
+//   PART, STAGE       rows are so long that work-groups share one, PART elements each: in stage 1 each leaves a state, or a sum, of its
+//                     part, and in stage 2 each joins those of the row in their order
 //   LOOSE             vectors may be loaded by a cast, which CPU runtimes inline and vload they do not
+//   FUSED             the device has fused multiply-add: MAD(a, b, c) is rounded once
 //
 // What adds elements adds them in an order that WG, VEC and the length of the row alone decide.
 #pragma OPENCL FP_CONTRACT OFF
@@ -34,6 +37,13 @@
 #define PASTE(a, b) PASTE_(a, b)
 typedef PASTE(ACC, VEC) V;     // elements
 typedef PASTE(SIGNED, VEC) I;  // as integers, and the truth about each
+// Compilers for CPUs leave a function that is called twice out of line, and its vectors go through memory. Oclgrind, which is told not
+// to optimize, knows nothing of what inlining leaves behind.
+#ifdef __OPTIMIZE__
+#define FUNCTION static inline __attribute__((always_inline))
+#else
+#define FUNCTION static inline
+#endif
 #define KERNEL(name) __kernel void softcore_##name  // max and step are functions of OpenCL C
 #define CONSTANT(c) ((V)((ACC)(c)))
 // A number for each row that a work-item takes, and as a vector.
@@ -48,6 +58,13 @@ typedef ACC R;
 #endif
 #define ZERO CONSTANT(0)
 #define ONE CONSTANT(1)
+// a b + c. An x86 without fused multiply-add would call a function for each element.
+#if defined(FUSED) && (defined(__FMA__) || !defined(__x86_64__))
+#define HAS_FMA
+#define MAD(a, b, c) fma(a, b, c)
+#else
+#define MAD(a, b, c) ((a) * (b) + (c))
+#endif
 
 // ---------------------------------------------------------------- operands
 
@@ -66,11 +83,11 @@ typedef struct {
     long option;  // of kernels that are not compiled for each value of it
     Operand arg[ARGS];
     REAL number[6];
-    long width;  // with COLUMNS, how many rows there are for a vector
+    long width;  // with COLUMNS, how many rows there are for a vector; elsewhere how many a work-item takes a step further at once
 } Task;
 
 // Where row r of operands 0 to ARGS - 1 starts.
-static bool enter(const Task *t, long r, long *at) {
+FUNCTION bool enter(const Task *t, long r, long *at) {
     for (int i = 0; i < ARGS; i++) at[i] = t->arg[i].offset;
     for (int d = t->nouter - 1; d >= 0; d--) {
         const long k = d ? r % t->shape[d] : r;
@@ -80,7 +97,7 @@ static bool enter(const Task *t, long r, long *at) {
     return true;
 }
 // Where element j of a row lies.
-static long place(const Task *t, int i, long j) {
+FUNCTION long place(const Task *t, int i, long j) {
     const int first = t->nouter, last = first + t->nlength - 1;
     long p = 0;
     if (t->nlength == 0) return 0;
@@ -100,6 +117,22 @@ static long place(const Task *t, int i, long j) {
     long at[ARGS];                                                                                                     \
     for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
         if (enter(t, u / slabs * inner + u % slabs * VEC, at) && (task.width = min((long)VEC, inner - u % slabs * VEC)))
+// SLAB vectors of them at a time; `columns` are how many rows there are.
+#define SLAB 8
+#define FOR_SLABS(columns)                                                                                             \
+    const long wide = SLAB * VEC, inner = t->shape[t->nouter - 1], slabs = (inner + wide - 1) / wide;                  \
+    const long units = t->rows / inner * slabs, groups = get_num_groups(1);                                            \
+    long at[ARGS], columns;                                                                                            \
+    for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
+        if (enter(t, u / slabs * inner + u % slabs * wide, at) && (columns = min(wide, inner - u % slabs * wide)))
+#elif defined(PART)
+#define FOR_ROWS                                                                                                       \
+    const long parts = (t->n + PART - 1) / PART, units = t->rows * parts, groups = get_num_groups(1);                  \
+    long at[ARGS], row, part, begin, n;                                                                                \
+    for (long unit = units * get_group_id(1) / groups; unit < units * (get_group_id(1) + 1) / groups; unit++)          \
+        if (row = unit / parts, part = unit % parts, begin = part * PART, n = min(t->n, begin + PART), enter(t, row, at))
+#define STATES_PARAMETER , __global ACC *states
+#define STATE_OF(part) (states + 4 * (row * parts + (part)))
 #else
 #define FOR_ROWS                                                                                                       \
     const long groups = get_num_groups(1), first = t->rows * get_group_id(1) / groups;                                 \
@@ -108,6 +141,27 @@ static long place(const Task *t, int i, long j) {
     for (long base = first, row = base + get_local_id(1), n = row < last ? t->n : 0; base < last;                      \
          base += ROWS, row += ROWS, n = row < last ? t->n : 0)                                                         \
         if (enter(t, row, at))
+#endif
+// For a work-item that takes whole rows: some of them at once, step by step, so that the end of one does not wait for that of another.
+// `count` rows, and for each row r of them FOR_EACH gives `at`.
+#define BATCH 16
+#define FOR_BATCHES                                                                                                    \
+    const long groups = get_num_groups(1), last = t->rows * (get_group_id(1) + 1) / groups, n = t->n;                  \
+    long places[BATCH][ARGS];                                                                                          \
+    for (long base = t->rows * get_group_id(1) / groups, count; base < last; base += count)                            \
+        if ((count = enter_all(t, base, min(t->width, last - base), places)))
+#define FOR_EACH(r)                                                                                                    \
+    for (int r = 0; r < count; r++)                                                                                    \
+        for (const long *at = places[r]; at; at = 0)
+FUNCTION long enter_all(const Task *t, long first, long count, long (*places)[ARGS]) {
+    for (int r = 0; r < count; r++) enter(t, first + r, places[r]);
+    return count;
+}
+#ifdef PART
+#define BEGIN begin  // where the elements of a row start that a work-group takes
+#else
+#define BEGIN 0
+#define STATES_PARAMETER
 #endif
 // For element-wise functions: hands a work-group CHUNK elements of a row at a time; `j` is where a vector starts, `n` where the chunk
 // or the row ends.
@@ -138,7 +192,7 @@ static long place(const Task *t, int i, long j) {
 #define OVER_TILES(call)                                                                                               \
     {                                                                                                                  \
         const int chain = 0;                                                                                           \
-        long j = LANE * VEC;                                                                                           \
+        long j = BEGIN + LANE * VEC;                                                                                   \
         for (; j + TILE - STEP + VEC <= n; j += TILE) {                                                                \
             const long end = LONG_MAX;                                                                                 \
             call;                                                                                                      \
@@ -147,19 +201,34 @@ static long place(const Task *t, int i, long j) {
     }
 #endif
 
+#define LANES(k, count) _Pragma("unroll") for (int k = 0; k < count; k++)
+
 #define LOOSE_V(T) PASTE(loose_, T)
 #ifdef LOOSE
 #define DEFINE_LOOSE(T) typedef PASTE(T, VEC) __attribute__((aligned(sizeof(T)))) LOOSE_V(T);
 #define VLOAD(T, p) (*(const __global LOOSE_V(T) *)(p))
 #define VSTORE(T, v, p) (*(__global LOOSE_V(T) *)(p) = (v))
 DEFINE_LOOSE(ACC)
+// PoCL takes the pointers of vload_half and vstore_half for aligned ones, which those of variables are.
+typedef PASTE(ushort, VEC) __attribute__((aligned(2))) LooseHalves;
+FUNCTION PASTE(float, VEC) load_halves(const __global half *p) {
+    const PASTE(ushort, VEC) bits = *(const __global LooseHalves *)p;
+    return PASTE(vload_half, VEC)(0, (const half *)&bits);
+}
+FUNCTION void store_halves(PASTE(float, VEC) v, __global half *p) {
+    PASTE(ushort, VEC) bits;
+    PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, (half *)&bits);
+    *(__global LooseHalves *)p = bits;
+}
 #else
+#define load_halves(p) PASTE(vload_half, VEC)(0, p)
+#define store_halves(v, p) PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, p)
 #define VLOAD(T, p) PASTE(vload, VEC)(0, p)
 #define VSTORE(T, v, p) PASTE(vstore, VEC)(v, 0, p)
 #endif
 #define VECTOR_same(p) VLOAD(ACC, p)
 #define VECTOR_convert(p) PASTE(convert_, V_NAME)(PASTE(vload, VEC)(0, p))
-#define VECTOR_half(p) PASTE(convert_, V_NAME)(PASTE(vload_half, VEC)(0, p))
+#define VECTOR_half(p) PASTE(convert_, V_NAME)(load_halves(p))
 #define VECTOR_bfloat16(p) PASTE(convert_, V_NAME)(PASTE(as_float, VEC)(PASTE(convert_uint, VEC)(PASTE(vload, VEC)(0, p)) << 16))
 #define V_NAME PASTE(ACC, VEC)
 #define VECTOR_each(p) ZERO  // never
@@ -174,7 +243,7 @@ DEFINE_LOOSE(ACC)
 #define SCALAR_half(p) ((ACC)vload_half(0, p))
 #define SCALAR_bfloat16(p) ((ACC)as_float((uint)*(p) << 16))
 #define PUT_VECTOR_same(T, v, p) VSTORE(ACC, v, p)
-#define PUT_VECTOR_half(T, v, p) PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, p)
+#define PUT_VECTOR_half(T, v, p) store_halves(v, p)
 #define PUT_VECTOR_convert(T, v, p) PASTE(vstore, VEC)(PASTE(convert_, PASTE(T, VEC))(v), 0, p)
 #define PUT_VECTOR_bfloat16(T, v, p) PASTE(vstore, VEC)(to_bfloat16s(v), 0, p)
 #define PUT_VECTOR_each(T, v, p) PUT_VECTOR_convert(T, v, p)
@@ -184,53 +253,118 @@ DEFINE_LOOSE(ACC)
 #define PUT_SCALAR_half(v, p) vstore_half_rte(v, 0, p)
 #define PUT_SCALAR_bfloat16(v, p) (*(p) = to_bfloat16(v))
 
-static ushort to_bfloat16(float v) {
+FUNCTION ushort to_bfloat16(float v) {
     const uint u = as_uint(v);
     return v != v ? (ushort)0x7fc0 : (ushort)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
-static PASTE(ushort, VEC) to_bfloat16s(V v) {
+FUNCTION PASTE(ushort, VEC) to_bfloat16s(V v) {
     PASTE(ushort, VEC) r;
     for (int i = 0; i < VEC; i++) ((ushort *)&r)[i] = to_bfloat16((float)((ACC *)&v)[i]);
     return r;
 }
 
+typedef ACC Lanes1;
+typedef PASTE(ACC, 2) Lanes2;
+typedef PASTE(ACC, 4) Lanes4;
+typedef PASTE(ACC, 8) Lanes8;
+typedef PASTE(ACC, 16) Lanes16;
+
+// The first `count` elements of a vector, in pieces: a masked store covers what the next row begins with, whose loads would wait for it.
+#if defined(LOOSE) && !defined(STRIDED)
+#define DEFINE_PIECE(w) typedef Lanes##w __attribute__((aligned(sizeof(ACC)))) Piece##w;
+DEFINE_PIECE(1)
+DEFINE_PIECE(2)
+DEFINE_PIECE(4)
+DEFINE_PIECE(8)
+#define PUT_PIECE(w)                                                                                                   \
+    if (count & w) {                                                                                                   \
+        *(__global Piece##w *)(p + k) = *(const Piece##w *)(e + k);                                                    \
+        k += w;                                                                                                        \
+    }
+FUNCTION void put_pieces(V v, __global ACC *p, long count) {
+    const ACC *e = (const ACC *)&v;
+    int k = 0;
+    PUT_PIECE(8)
+    PUT_PIECE(4)
+    PUT_PIECE(2)
+    PUT_PIECE(1)
+}
+// They are read in pieces too, each into one half of what is left, so that they never leave the registers.
+FUNCTION Lanes2 pieces2(const __global ACC *p, long count, ACC fill) {
+    Lanes2 v = fill;
+    if (count & 1) v.x = *p;
+    return v;
+}
+#define DEFINE_PIECES(w, h)                                                                                            \
+    FUNCTION Lanes##w pieces##w(const __global ACC *p, long count, ACC fill) {                                         \
+        Lanes##w v = fill;                                                                                             \
+        if (count & h) {                                                                                               \
+            v.lo = *(const __global Piece##h *)p;                                                                      \
+            v.hi = pieces##h(p + h, count, fill);                                                                      \
+        } else {                                                                                                       \
+            v.lo = pieces##h(p, count, fill);                                                                          \
+        }                                                                                                              \
+        return v;                                                                                                      \
+    }
+DEFINE_PIECES(4, 2)
+DEFINE_PIECES(8, 4)
+DEFINE_PIECES(16, 8)
+FUNCTION V pieces(const __global ACC *p, long count, ACC fill) {
+    return count > 0 ? PASTE(pieces, VEC)(p, count, fill) : CONSTANT(fill);
+}
+#define BY_PIECES_same 1
+#else
+#define pieces(p, count, fill) CONSTANT(fill)
+#define put_pieces(v, p, count)
+#define BY_PIECES_same 0
+#endif
+#define BY_PIECES_convert 0
+#define BY_PIECES_each 0
+#define BY_PIECES_half 0
+#define BY_PIECES_bfloat16 0
+
 // Elements j to j + VEC of input i, `fill` past the end; with COLUMNS element j of each row.
 #ifdef COLUMNS
 #define WHOLE(n, j) (t->width == VEC && (j) < (n))
-#define IN_ROW(n, j, k) ((k) < t->width && (j) < (n))
-#define AT(t, i, j) place(t, i, j)
-#define LANE_AT(t, i, j, k) (place(t, i, j) + (k))
+#define COUNT_IN_ROW(n, j) ((j) < (n) ? t->width : 0)
+#define AT(t, i, j) ((j) * t->arg[i].stride[t->nouter])
+#define LANE_AT(t, i, j, k) (AT(t, i, j) + (k))
 #elif defined(STRIDED)
 #define WHOLE(n, j) 0
-#define IN_ROW(n, j, k) ((j) + (k) < (n))
+#define COUNT_IN_ROW(n, j) ((n) - (j))
 #define AT(t, i, j) place(t, i, j)
 #define LANE_AT(t, i, j, k) place(t, i, (j) + (k))
 #else
 #define WHOLE(n, j) ((j) + VEC <= (n))
-#define IN_ROW(n, j, k) ((j) + (k) < (n))
+#define COUNT_IN_ROW(n, j) ((n) - (j))
 #define AT(t, i, j) (j)
 #define LANE_AT(t, i, j, k) ((j) + (k))
 #endif
 #define DEFINE_INPUT(i, T, READ)                                                                                       \
-    static V take##i(const Task *t, const __global T *row, long j, long n, ACC fill) {                                 \
+    FUNCTION V take##i(const Task *t, const __global T *row, long j, long n, ACC fill) {                                 \
         if (WHOLE(n, j) && PASTE(BY_VECTOR_, READ)) return PASTE(VECTOR_, READ)(row + AT(t, i, j));                    \
+        if (PASTE(BY_PIECES_, READ)) return pieces((const __global ACC *)(row + AT(t, i, j)), COUNT_IN_ROW(n, j), fill); \
         V v = CONSTANT(fill);                                                                                          \
         for (int k = 0; k < VEC; k++)                                                                                  \
-            if (IN_ROW(n, j, k)) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + LANE_AT(t, i, j, k));                     \
+            if (k < COUNT_IN_ROW(n, j)) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + LANE_AT(t, i, j, k));              \
         return v;                                                                                                      \
     }                                                                                                                  \
-    static ACC value##i(const __global T *p) { return PASTE(SCALAR_, READ)(p); }
+    FUNCTION ACC value##i(const __global T *p) { return PASTE(SCALAR_, READ)(p); }
 // The same of output k, which is operand i.
 #define DEFINE_OUTPUT(k, T, WRITE)                                                                                     \
-    static void put##k(const Task *t, __global T *row, long j, long n, V v) {                                          \
+    FUNCTION void put##k(const Task *t, __global T *row, long j, long n, V v) {                                          \
         if (WHOLE(n, j)) {                                                                                             \
             PASTE(PUT_VECTOR_, WRITE)(T, v, row + AT(t, INPUTS + k, j));                                               \
             return;                                                                                                    \
         }                                                                                                              \
+        if (PASTE(BY_PIECES_, WRITE)) {                                                                                \
+            if (COUNT_IN_ROW(n, j) > 0) put_pieces(v, (__global ACC *)(row + AT(t, INPUTS + k, j)), COUNT_IN_ROW(n, j)); \
+            return;                                                                                                    \
+        }                                                                                                              \
         for (int e = 0; e < VEC; e++)                                                                                  \
-            if (IN_ROW(n, j, e)) PASTE(PUT_SCALAR_, WRITE)(((ACC *)&v)[e], row + LANE_AT(t, INPUTS + k, j, e));        \
+            if (e < COUNT_IN_ROW(n, j)) PASTE(PUT_SCALAR_, WRITE)(((ACC *)&v)[e], row + LANE_AT(t, INPUTS + k, j, e));        \
     }                                                                                                                  \
-    static void set##k(__global T *p, ACC v) { PASTE(PUT_SCALAR_, WRITE)(v, p); }
+    FUNCTION void set##k(__global T *p, ACC v) { PASTE(PUT_SCALAR_, WRITE)(v, p); }
 #if INPUTS > 0
 DEFINE_INPUT(0, IN0, READ0)
 #endif
@@ -245,6 +379,12 @@ DEFINE_INPUT(3, IN3, READ3)
 #endif
 #if INPUTS > 4
 DEFINE_INPUT(4, IN4, READ4)
+#endif
+#if INPUTS > 5
+DEFINE_INPUT(5, IN5, READ5)
+#endif
+#if INPUTS > 6
+DEFINE_INPUT(6, IN6, READ6)
 #endif
 #if OUTPUTS > 0
 DEFINE_OUTPUT(0, OUT0, WRITE0)
@@ -275,11 +415,14 @@ DEFINE_OUTPUT(2, OUT2, WRITE2)
 #define MASK_PARAMETER , const __global uchar *mask
 #define MASK_ARGUMENT , mask
 #define MASK_ROW , mask + at[MASK]
-static I mask_of(const Task *t, const __global uchar *row, long j, long n) {
+// The mask of rows that follow in COLUMNS.
+#define MASK_VECTOR(w) , mask + (w) * VEC * t->arg[MASK].stride[t->nouter - 1]
+#define MASK_ROW_AT(column) , mask + at[MASK] + (column) * t->arg[MASK].stride[t->nouter - 1]
+FUNCTION I mask_of(const Task *t, const __global uchar *row, long j, long n) {
     I m = (I)(0);
 #ifdef COLUMNS
     for (int k = 0; k < VEC; k++)
-        if (IN_ROW(n, j, k)) ((SIGNED *)&m)[k] = row[place(t, MASK, j) + k * t->arg[MASK].stride[t->nouter - 1]] ? -1 : 0;
+        if (k < COUNT_IN_ROW(n, j)) ((SIGNED *)&m)[k] = row[place(t, MASK, j) + k * t->arg[MASK].stride[t->nouter - 1]] ? -1 : 0;
 #else
     for (int k = 0; k < VEC; k++)
         if (j + k < n) ((SIGNED *)&m)[k] = row[place(t, MASK, j + k)] ? -1 : 0;
@@ -291,6 +434,8 @@ static I mask_of(const Task *t, const __global uchar *row, long j, long n) {
 #define MASK_PARAMETER
 #define MASK_ARGUMENT
 #define MASK_ROW
+#define MASK_VECTOR(w)
+#define MASK_ROW_AT(column)
 #define HIDE(v, j, fill) (v)
 #endif
 
@@ -322,14 +467,24 @@ static I mask_of(const Task *t, const __global uchar *row, long j, long n) {
 // a where it is larger or NaN, else b: a NaN in either stays.
 #define LARGER(a, b) ((((a) > (b)) | ((a) != (a))) ? (a) : (b))
 
-static R largest_lane(V v) {
+// Halves of vectors are put together until a number is left. Loops over lanes would leave the registers.
+#define HALVES_2(halve) halve(2, 1)
+#define HALVES_4(halve) halve(4, 2) HALVES_2(halve)
+#define HALVES_8(halve) halve(8, 4) HALVES_4(halve)
+#define HALVES_16(halve) halve(16, 8) HALVES_8(halve)
+#define HALVES PASTE(HALVES_, VEC)
+#define V_LANES PASTE(v, VEC)  // what the first of them is called
+
+// By casts: Oclgrind takes what .hi and .lo give for uninitialised.
+#define HALF(h, v, i) (((const Lanes##h *)&(v))[i])
+#define HALVE_LARGEST(w, h) const Lanes##h v##h = HALF(h, v##w, 1) > HALF(h, v##w, 0) ? HALF(h, v##w, 1) : HALF(h, v##w, 0);
+FUNCTION R largest_lane(V v) {
 #ifdef COLUMNS
     return v;
 #else
-    ACC *e = (ACC *)&v;
-    for (int w = VEC / 2; w; w /= 2)
-        for (int k = 0; k < w; k++) e[k] = e[k + w] > e[k] ? e[k + w] : e[k];
-    return e[0];
+    const V V_LANES = v;
+    HALVES(HALVE_LARGEST)
+    return v1;
 #endif
 }
 
@@ -369,46 +524,75 @@ static R largest_lane(V v) {
 
 // A sum as high + low.
 typedef struct { R high, low; } Sum;
-static V two_sum(V a, V b, V *error) {
+FUNCTION V two_sum(V a, V b, V *error) {
     const V s = a + b, v = s - a;
     *error = (a - (s - v)) + (b - v);
     return s;
 }
-static V two_product(V a, V b, V *error) {
-    const V split = CONSTANT(SPLITTER), p = a * b;
+FUNCTION V two_product(V a, V b, V *error) {
+    const V p = a * b;
+#ifdef HAS_FMA
+    const V e = fma(a, b, -p);
+#else
+    const V split = CONSTANT(SPLITTER);
     const V s = split * a, ah = s - (s - a), al = a - ah, u = split * b, bh = u - (u - b), bl = b - bh;
     const V e = ((ah * bh - p) + ah * bl + al * bh) + al * bl;
-    *error = e == e ? e : CONSTANT(0);  // the halves of a huge number overflow
+#endif
+    *error = e - e == CONSTANT(0) ? e : CONSTANT(0);  // of a huge number the halves or the product overflow
     return p;
 }
-static Sum add_sums(Sum a, Sum b) {
+FUNCTION Sum add_sums(Sum a, Sum b) {
     const R s = a.high + b.high, v = s - a.high;
     Sum r = {s, ((a.high - (s - v)) + (b.high - v)) + (a.low + b.low)};
     return r;
 }
 // The sums of the chains, and over lanes where those are elements of one row.
-static Sum sum_lanes(const V *high, const V *low) {
-    Sum s[VEC];
-    for (int k = 0; k < VEC; k++) {
 #ifdef COLUMNS
+FUNCTION Sum sum_lanes(const V *high, const V *low) {
+    Sum s[VEC];
+    LANES(k, VEC) {
         s[k].high = high[k];
         s[k].low = low[k];
-#else
-        s[k].high = ((const ACC *)high)[k];
-        s[k].low = ((const ACC *)low)[k];
-#endif
     }
     for (int w = VEC / 2; w; w /= 2)
         for (int k = 0; k < w; k++) s[k] = add_sums(s[k], s[k + w]);
     return s[0];
 }
+#else
+#define HALVE_SUM(w, h)                                                                                                \
+    const Lanes##h lower##h = HALF(h, v##w, 0), upper##h = HALF(h, v##w, 1);                                           \
+    const Lanes##h v##h = lower##h + upper##h, part##h = v##h - lower##h;                                              \
+    const Lanes##h low##h =                                                                                            \
+        ((lower##h - (v##h - part##h)) + (upper##h - part##h)) + (HALF(h, low##w, 0) + HALF(h, low##w, 1));
+FUNCTION Sum sum_lanes(const V *high, const V *low) {
+    const V V_LANES = *high, PASTE(low, VEC) = *low;
+    HALVES(HALVE_SUM)
+    const Sum s = {v1, low1};
+    return s;
+}
+#endif
 #define ACCUMULATORS(high, low)                                                                                        \
     V high[CHAINS], low[CHAINS];                                                                                       \
     for (int k = 0; k < CHAINS; k++) high[k] = low[k] = ZERO;
+// The sum of a row, of which each part left its own.
+#ifdef PART
+FUNCTION void leave_sum(__global ACC *state, Sum s) {
+    state[0] = s.high;
+    state[1] = s.low;
+}
+FUNCTION Sum joined_sum(const __global ACC *states, long parts) {
+    Sum s = {states[0], states[1]};
+    for (long p = 1; p < parts; p++) {
+        const Sum other = {states[4 * p], states[4 * p + 1]};
+        s = add_sums(s, other);
+    }
+    return s;
+}
+#endif
 // An infinite or NaN sum leaves nothing but NaN in the low part.
-static R total(Sum s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
+FUNCTION R total(Sum s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
 // The four vectors of a tile are added first, then exactly to the sum so far.
-static void add_tile(V *high, V *low, const V *e) {
+FUNCTION void add_tile(V *high, V *low, const V *e) {
     V error;
     *high = two_sum(*high, (e[0] + e[1]) + (e[2] + e[3]), &error);
     *low = *low + error;
@@ -416,50 +600,50 @@ static void add_tile(V *high, V *low, const V *e) {
 
 // ---------------------------------------------------------------- exp
 
-// exp(t + low) 2^offset for magic = MAGIC + BIAS + offset: the low bits of q = t log2 e + magic are the biased exponent, and what is
-// left, r = t - n ln 2, in two parts, is so small that exp(r) = 1 + r + r^2 g(r) by a polynomial, where 1 is added exactly to the
-// larger part. The power of two must be a normal number. NaN stays NaN. What the result lost is about *lost.
-static V exp_of_parts(V q, V high, V rest, V *lost) {
-    const V power = PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(q) << MANTISSA), r = high + rest;
+// exp(t) 2^offset for magic = MAGIC + BIAS + offset: the low bits of q = t log2 e + magic are the biased exponent of a power of two,
+// which must be a normal number, and r = t - n ln 2 is what is left. NaN stays NaN.
+// exp(r) = 1 + r + r^2 g(r).
+FUNCTION V exp_tail(V r) {
 #ifdef DOUBLE
     V g = CONSTANT(2.5000062078258757146e-8);
-    g = g * r + CONSTANT(2.7630387964068450876e-7);
-    g = g * r + CONSTANT(2.7557587085889520721e-6);
-    g = g * r + CONSTANT(0.000024801492734724736451);
-    g = g * r + CONSTANT(0.00019841269504974927246);
-    g = g * r + CONSTANT(0.00138888889439518383);
-    g = g * r + CONSTANT(0.0083333333334955798717);
-    g = g * r + CONSTANT(0.041666666666529068492);
-    g = g * r + CONSTANT(0.16666666666666410171);
-    g = g * r + CONSTANT(0.50000000000000107362);
+    g = MAD(g, r, CONSTANT(2.7630387964068450876e-7));
+    g = MAD(g, r, CONSTANT(2.7557587085889520721e-6));
+    g = MAD(g, r, CONSTANT(0.000024801492734724736451));
+    g = MAD(g, r, CONSTANT(0.00019841269504969927246));
+    g = MAD(g, r, CONSTANT(0.00138888889439518383));
+    g = MAD(g, r, CONSTANT(0.0083333333334955798717));
+    g = MAD(g, r, CONSTANT(0.041666666666529068492));
+    g = MAD(g, r, CONSTANT(0.16666666666666410171));
+    return MAD(g, r, CONSTANT(0.50000000000000107362));
 #else
     V g = CONSTANT(0.0013814173871651292f);
-    g = g * r + CONSTANT(0.008368921466171741f);
-    g = g * r + CONSTANT(0.04166840761899948f);
-    g = g * r + CONSTANT(0.1666651964187622f);
-    g = g * r + CONSTANT(0.4999999403953552f);
+    g = MAD(g, r, CONSTANT(0.008368921466171741f));
+    g = MAD(g, r, CONSTANT(0.04166840761899948f));
+    g = MAD(g, r, CONSTANT(0.1666651964187622f));
+    return MAD(g, r, CONSTANT(0.4999999403953552f));
 #endif
-    const V one = CONSTANT(1), h = one + high;
-    const V small = (high - (h - one)) + (r * r * g + rest), e = h + small;
+}
+FUNCTION V power_of_two(V q) { return PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(q) << MANTISSA); }
+FUNCTION V exp_offset(V t, V magic) {
+    const V q = MAD(t, CONSTANT(LOG2E), magic), n = q - magic;
+    const V r = MAD(n, CONSTANT(-LN2_LOW), MAD(n, CONSTANT(-LN2_HIGH), t));
+    return (MAD(r * r, exp_tail(r), r) + ONE) * power_of_two(q);
+}
+// The same of t + low. What is left comes in two parts, 1 is added exactly to the larger, and what the result lost is about *lost.
+FUNCTION V exp_in_two(V t, V low, V magic, V *lost) {
+    const V q = MAD(t, CONSTANT(LOG2E), magic), n = q - magic, power = power_of_two(q);
+    const V high = MAD(n, CONSTANT(-LN2_HIGH), t), rest = MAD(n, CONSTANT(-LN2_LOW), low), r = high + rest;
+    const V h = ONE + high, small = (high - (h - ONE)) + MAD(r * r, exp_tail(r), rest), e = h + small;
     *lost = (small - (e - h)) * power;
     return e * power;
 }
-static V exp_offset(V t, V magic) {
-    V lost;
-    const V q = t * CONSTANT(LOG2E) + magic, n = q - magic;
-    return exp_of_parts(q, t - n * CONSTANT(LN2_HIGH), n * CONSTANT(-LN2_LOW), &lost);
-}
-static V exp_in_two(V t, V low, V magic, V *lost) {
-    const V q = t * CONSTANT(LOG2E) + magic, n = q - magic;
-    return exp_of_parts(q, t - n * CONSTANT(LN2_HIGH), low - n * CONSTANT(LN2_LOW), lost);
-}
-static V exp_offset_low(V t, V low, V magic) {
+FUNCTION V exp_offset_low(V t, V low, V magic) {
     V lost;
     return exp_in_two(t, low, magic, &lost);
 }
 // exp(t + low) over its whole range, to subnormals and infinity: the power of two is kept in the middle of the exponents and moved
 // by one exact step at the end.
-static V exp_of(V t, V low) {
+FUNCTION V exp_of(V t, V low) {
     const V top = CONSTANT(-LOWEST);
     const I far = t < CONSTANT(LOWEST), up = t > CONSTANT(0);
     t = far ? CONSTANT(LOWEST) : t > top ? top : t;
@@ -468,7 +652,7 @@ static V exp_of(V t, V low) {
     return exp_offset_low(t, low, magic) * (up ? CONSTANT(UNIT) : CONSTANT(1 / UNIT));
 }
 // exp(t + low) 2^HEADROOM for t <= 0, and for t so small that the exponential is nothing, nearly nothing.
-static V decay(V t, V low) {
+FUNCTION V decay(V t, V low) {
     const I far = t < CONSTANT(LOWEST);
     return exp_offset_low(far ? CONSTANT(LOWEST) : t, far ? CONSTANT(0) : low, CONSTANT(MAGIC + BIAS + HEADROOM));
 }
@@ -476,34 +660,34 @@ static V decay(V t, V low) {
 // ---------------------------------------------------------------- log
 
 // (atanh(s) / s - 1) / s^2 as a polynomial in z = s^2 <= 1/9.
-static V atanh_tail(V z) {
+FUNCTION V atanh_tail(V z) {
 #ifdef DOUBLE
     V g = CONSTANT(0.080279249766415460349);
-    g = g * z + CONSTANT(0.028988373350345936795);
-    g = g * z + CONSTANT(0.050471100088152583596);
-    g = g * z + CONSTANT(0.052278451336423140534);
-    g = g * z + CONSTANT(0.058852647034892638326);
-    g = g * z + CONSTANT(0.066665033401744442764);
-    g = g * z + CONSTANT(0.076923139155854067904);
-    g = g * z + CONSTANT(0.090909089332440238883);
-    g = g * z + CONSTANT(0.11111111113649264167);
-    g = g * z + CONSTANT(0.14285714285690371437);
-    g = g * z + CONSTANT(0.20000000000000112913);
-    return g * z + CONSTANT(0.33333333333333333147);
+    g = MAD(g, z, CONSTANT(0.028988373350345936795));
+    g = MAD(g, z, CONSTANT(0.050471100088152583596));
+    g = MAD(g, z, CONSTANT(0.052278451336423140534));
+    g = MAD(g, z, CONSTANT(0.058852647034892638326));
+    g = MAD(g, z, CONSTANT(0.066665033401744442764));
+    g = MAD(g, z, CONSTANT(0.076923139155854067904));
+    g = MAD(g, z, CONSTANT(0.090909089332440238883));
+    g = MAD(g, z, CONSTANT(0.11111111113649264167));
+    g = MAD(g, z, CONSTANT(0.14285714285690371437));
+    g = MAD(g, z, CONSTANT(0.20000000000000112913));
+    return MAD(g, z, CONSTANT(0.33333333333333333147));
 #else
     V g = CONSTANT(0.140122962339f);
-    g = g * z + CONSTANT(0.139995540035f);
-    g = g * z + CONSTANT(0.200108508258f);
-    return g * z + CONSTANT(0.333332065349f);
+    g = MAD(g, z, CONSTANT(0.139995540035f));
+    g = MAD(g, z, CONSTANT(0.200108508258f));
+    return MAD(g, z, CONSTANT(0.333332065349f));
 #endif
 }
 // log(1 + z) for 0 <= z <= 1: what is taken from z, which is exact, is small beside it.
-static V log1p_unit(V z) {
+FUNCTION V log1p_unit(V z) {
     const V s = z / (CONSTANT(2) + z), w = s * s, half_square = CONSTANT(0.5) * z * z;
     return z - (half_square - s * (CONSTANT(2) * w * atanh_tail(w) + half_square));
 }
 // log(c + u + low), a positive number; where it is near 1, c is 1 and u what is left.
-static V log_of(V c, V u, V low) {
+FUNCTION V log_of(V c, V u, V low) {
     const V v = c + u, one = CONSTANT(1);
     const I bits = PASTE(as_, PASTE(SIGNED, VEC))(v), e = (bits - (I)(ROOT_HALF)) >> MANTISSA;
     const V n = PASTE(as_, V_NAME)(e + PASTE(as_, PASTE(SIGNED, VEC))(CONSTANT(MAGIC))) - CONSTANT(MAGIC);
@@ -513,7 +697,7 @@ static V log_of(V c, V u, V low) {
     const V small = s * (half_square + CONSTANT(2) * z * atanh_tail(z)) + (n * CONSTANT(LOG_LN2_LOW) + low / v);
     return n * CONSTANT(LOG_LN2_HIGH) + (w - (half_square - small));
 }
-static R of_row(V v) {
+FUNCTION R of_row(V v) {
 #ifdef COLUMNS
     return v;
 #else

@@ -1,30 +1,32 @@
 // gates.cl: gates and gated linear units with their gradients, element by element. The formulas and their reasons are those of gates.h.
 
-#define MAD(a, b, c) ((a) * (b) + (c))
-
 // ---------------------------------------------------------------- products that neither overflow nor vanish on the way
 
 // What decays with exp(-u) is kept 2^HEADROOM larger where it is far out, so that it has all its bits until the last
 // multiplication, by `tail`: 2^-HEADROOM there and 1 elsewhere.
-static V magnitude(V a) { return a < ZERO ? -a : a; }
-static V times_tail(V a, V b, V tail) { return magnitude(a) > ONE ? (a * tail) * b : (a * b) * tail; }
+FUNCTION V magnitude(V a) { return a < ZERO ? -a : a; }
+FUNCTION V times_tail(V a, V b, V tail) { return magnitude(a) > ONE ? (a * tail) * b : (a * b) * tail; }
 // 2 a b c * tail, for c of at most 1: the larger of a and b meets c, which cannot overflow; if that vanishes, so does the rest.
-static V twice_product(V a, V b, V c, V tail) {
+FUNCTION V twice_product(V a, V b, V c, V tail) {
     const I first = magnitude(a) > magnitude(b);
     const V m = times_tail(first ? b : a, (first ? a : b) * c, tail);
     return m + m;
 }
 // c + a * b where the two nearly cancel.
-static V near_cancel(V a, V b, V c) {
+#ifdef HAS_FMA
+#define near_cancel(a, b, c) fma(a, b, c)
+#else
+FUNCTION V near_cancel(V a, V b, V c) {
     V error, p = two_product(a, b, &error);
     return (c + p) + error;
 }
+#endif
 
 // ---------------------------------------------------------------- the two shares of a sigmoid
 
 // exp(t + low) / tail in two parts, for t <= 0; 0 below the reach of the headroom.
 typedef struct { V high, low, tail; } Decay;
-static Decay decay_in_two(V t, V low) {
+FUNCTION Decay decay_in_two(V t, V low) {
     const I far = t < CONSTANT(-HEADROOM * LN2_HIGH), gone = t < CONSTANT(LOWEST);
     V lost;
     const V magic = far ? CONSTANT(MAGIC + BIAS + HEADROOM) : CONSTANT(MAGIC + BIAS);
@@ -34,14 +36,14 @@ static Decay decay_in_two(V t, V low) {
 }
 // sigmoid(|r|) and sigmoid(-|r|) / tail.
 typedef struct { V major, minor, tail; } Shares;
-static Shares shares_of(Decay d) {
+FUNCTION Shares shares_of(Decay d) {
     const V z = d.high * d.tail, sum = ONE + z, w = ONE / sum;
     const V sum_low = MAD(d.low, d.tail, (ONE - sum) + z);
     const V major = MAD(w, MAD(-sum_low, w, near_cancel(-sum, w, ONE)), w);
     const Shares s = {major, d.high * major, d.tail};
     return s;
 }
-static Shares shares(V u) { return shares_of(decay_in_two(-u, ZERO)); }
+FUNCTION Shares shares(V u) { return shares_of(decay_in_two(-u, ZERO)); }
 
 // ---------------------------------------------------------------- gate
 
@@ -55,12 +57,12 @@ static Shares shares(V u) { return shares_of(decay_in_two(-u, ZERO)); }
 #define ROUNDS_TO_0 -0x1.9fe36ap+6f
 #define LARGEST 0x1.fffffep+127f
 #endif
-static I is_settled(V r) { return (r >= CONSTANT(ROUNDS_TO_1)) | (r <= CONSTANT(ROUNDS_TO_0)); }
+FUNCTION I is_settled(V r) { return (r >= CONSTANT(ROUNDS_TO_1)) | (r <= CONSTANT(ROUNDS_TO_0)); }
 
 #ifdef OP_gate
 
 // The result lies between the branches, and a rounding must not carry it beyond the largest number.
-static V gate_of(V x, V y, V r) {
+FUNCTION V gate_of(V x, V y, V r) {
     const I low = r < ZERO;
     const Shares s = shares(magnitude(r));
     const V chosen = low ? y : x, other = low ? x : y, f = MAD(chosen, s.major, (other * s.minor) * s.tail);
@@ -75,7 +77,7 @@ KERNEL(gate)(Task task, const __global IN0 *x, const __global IN1 *y, const __gl
 #if defined(OP_gate_backward) || defined(OP_gate_backward_sum)
 
 // The gradients of x, y and r. A difference of huge numbers is halved, and the product is not doubled then.
-static void gate_gradients(V df, V x, V y, V r, V *d) {
+FUNCTION void gate_gradients(V df, V x, V y, V r, V *d) {
     const I low = r < ZERO, settled = is_settled(r);
     const I huge = (magnitude(x) > CONSTANT(LARGEST / 4)) | (magnitude(y) > CONSTANT(LARGEST / 4));
     const Shares s = shares(magnitude(r));
@@ -121,8 +123,8 @@ KERNEL(gate_backward)(Task task, const __global IN0 *df_, const __global IN1 *x_
 #endif
 #ifdef OP_gate_backward_sum
 
-static void sum_tile(const Task *t, const __global IN0 *df, const __global IN1 *x, const __global IN2 *y, const __global IN3 *r, long j,
-                     long n, V *high, V *low) {
+FUNCTION void sum_tile(const Task *t, const __global IN0 *df, const __global IN1 *x, const __global IN2 *y, const __global IN3 *r, long j,
+                       long n, V *high, V *low) {
     V e[4], d[3];
     FOUR(k) {
         GRADIENTS(j + k * STEP, n, d);
@@ -180,7 +182,7 @@ __constant float TAIL[TERMS] = {
 #endif
 typedef struct { V high, low; } Two;
 // R(u) in two parts: the roundings after that of the polynomial are carried along.
-static Two scaled_tail(V u) {
+FUNCTION Two scaled_tail(V u) {
     V sum_low, low, sum = two_sum(u, CONSTANT(CENTRE), &sum_low), w = ONE / sum;
     const V rest = MAD(-sum_low, w, near_cancel(-sum, w, ONE)), twice = CONSTANT(-2 * CENTRE);
     const V v = MAD(w * rest, twice, MAD(w, twice, ONE));
@@ -192,7 +194,7 @@ static Two scaled_tail(V u) {
     return r;
 }
 // exp(-u^2 / 2) / tail, in two parts.
-static Decay bell(V u) {
+FUNCTION Decay bell(V u) {
     V error, square = two_product(u, u, &error);
     return decay_in_two(square * CONSTANT(-0.5), error * CONSTANT(-0.5));
 }
@@ -213,7 +215,7 @@ static Decay bell(V u) {
 #define CUBIC 0x1.2444f2p-4f
 #define CUBIC_LOW 0x1.49b16ap-29f
 #endif
-static Shares shares_by_tanh(V u) {
+FUNCTION Shares shares_by_tanh(V u) {
     V square_low, cube_low, sum_low, low, square = two_product(u, u, &square_low), cube = two_product(square, CONSTANT(CUBIC), &cube_low);
     cube_low = MAD(square_low, CONSTANT(CUBIC), MAD(square, CONSTANT(CUBIC_LOW), cube_low));
     const V sum = two_sum(cube, CONSTANT(BEND), &sum_low), high = two_product(u, sum, &low);
@@ -227,16 +229,16 @@ static Shares shares_by_tanh(V u) {
 // value * tail.
 typedef struct { V value, tail; } Tailed;
 // A decaying share for b < 0, a growing one elsewhere.
-static Tailed at_side(V b, V low, V high, V tail) {
+FUNCTION Tailed at_side(V b, V low, V high, V tail) {
     const Tailed a = {b < ZERO ? low : high, b < ZERO ? tail : ONE};
     return a;
 }
-static V magnitude_within(V b) {
+FUNCTION V magnitude_within(V b) {
     const V u = magnitude(b);
     return u > CONSTANT(FAR_OUT) ? CONSTANT(FAR_OUT) : u;
 }
 // The activation of b, at -inf its limit.
-static Tailed activation_of(V b) {
+FUNCTION Tailed activation_of(V b) {
     const V u = magnitude_within(b);
 #if OPTION == BY_NOTHING
     const Tailed a = {b, ONE};
@@ -257,7 +259,7 @@ static Tailed activation_of(V b) {
 #endif
     return a;
 }
-static V glu_of(V a, V b) {
+FUNCTION V glu_of(V a, V b) {
     const Tailed f = activation_of(b);
 #if OPTION == BY_RELU || OPTION == BY_NOTHING
     return a * f.value;
@@ -277,7 +279,7 @@ KERNEL(glu)(Task task, const __global IN0 *a, const __global IN1 *b, __global OU
 #ifdef OP_glu_backward
 
 // Half the derivative of the activation, at infinities its limit.
-static Tailed half_slope_of(V b) {
+FUNCTION Tailed half_slope_of(V b) {
     const V one_half = CONSTANT(0.5), u = magnitude_within(b);
 #if OPTION == BY_NOTHING
     const Tailed a = {one_half, ONE};

@@ -65,7 +65,7 @@
 #endif
 
 // p, but for what a label adds to its x_label.
-static V shares_of(const Task *t TARGET_TILE_PARAMETER WEIGHT_PARAMETER, long j, long n) {
+FUNCTION V shares_of(const Task *t TARGET_TILE_PARAMETER WEIGHT_PARAMETER, long j, long n) {
     V p = CONSTANT(SPREAD);
 #ifdef SOFT
     p = take1(t, target, j, n, 0) * CONSTANT(KEEP_SHARE) + p;
@@ -79,7 +79,7 @@ static V shares_of(const Task *t TARGET_TILE_PARAMETER WEIGHT_PARAMETER, long j,
     return p;
 }
 // sum p (m - x) and sum p. An x is not looked at where p is 0: it may be -inf.
-static void weigh_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAMETER WEIGHT_PARAMETER, long j, long n, ACC m, V *sums) {
+FUNCTION void weigh_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAMETER WEIGHT_PARAMETER, long j, long n, ACC m, V *sums) {
     V p[4], e[4];
     FOUR(k) {
         p[k] = shares_of(t TARGET_ARGUMENT WEIGHT_ARGUMENT, j + k * STEP, n);
@@ -89,14 +89,12 @@ static void weigh_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAMETE
     add_tile(sums + 2, sums + 3, p);
 }
 #ifdef GRADIENT
-typedef struct { ACC m, mass, amount, c, taken; long label; } GradientRow;
-static void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAMETER WEIGHT_PARAMETER, __global GRADIENT_TYPE *dx,
-                          long j, long n,
-                          const GradientRow *g) {
+typedef struct { Frame frame; ACC inverse, amount, c, taken; long label; } GradientRow;
+FUNCTION void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAMETER WEIGHT_PARAMETER, __global GRADIENT_TYPE *dx,
+                            long j, long n, const GradientRow *g) {
     FOUR(k) {
         const long i = j + k * STEP;
-        V low, z = scaled_difference(t, take0(t, x, i, n, 0), CONSTANT(g->m), &low);
-        V d = decay(z, low) / CONSTANT(g->mass) * CONSTANT(g->amount);
+        V d = exp_in_frame(t, take0(t, x, i, n, 0), &g->frame) * CONSTANT(g->inverse) * CONSTANT(g->amount);
 #ifdef SHARED_OUT
         d = d - CONSTANT(g->c) * shares_of(t TARGET_ARGUMENT WEIGHT_ARGUMENT, i, n);
 #endif
@@ -142,7 +140,7 @@ KERNEL(cross_entropy)(Task task, const __global IN0 *x,
 #endif
 #ifdef VALUE
         if (LANE == 0 && n) {
-            ACC value = (h != 0) | (x_label - x_label == 0) ? h * (log + (m - x_label)) : 0;
+            ACC value = ((h != 0) | (x_label - x_label == 0)) ? h * (log + (m - x_label)) : 0;
 #ifdef SHARED_OUT
             value += p * log + apart;
 #endif
@@ -157,8 +155,8 @@ KERNEL(cross_entropy)(Task task, const __global IN0 *x,
 #endif
         p += h;
         if (Z_LOSS != 0) p += 2 * Z_LOSS * lse;
-        const ACC whole = count + total(l) * (ACC)(1 / UNIT);
-        const GradientRow g = {m, whole * (ACC)UNIT, kept ? c * p + (m - m) : 0, kept ? c : 0, kept ? c * h : 0, label};
+        const ACC inverse = 1 / (count * of_row(e) + total(l));
+        const GradientRow g = {f, inverse, kept ? c * p + (m - m) : 0, kept ? c : 0, kept ? c * h : 0, label};
         OVER_TILES(gradient_tile(t, x + at[0] TARGET_ROW WEIGHT_ROW, dx + at[GRADIENT_AT], j, end, &g))
 #endif
     }
@@ -170,9 +168,9 @@ KERNEL(cross_entropy)(Task task, const __global IN0 *x,
 
 #ifdef OP_binary_cross_entropy
 
-static V decay_of(V x) { return decay(x < ZERO ? x : -x, ZERO); }
+FUNCTION V decay_of(V x) { return decay(x < ZERO ? x : -x, ZERO); }
 // factor x, and 0 where the factor is 0 and x infinite.
-static V annihilating(V factor, V x) { return ((factor == ZERO) & (x == CONSTANT(INFINITY))) ? ZERO : factor * x; }
+FUNCTION V annihilating(V factor, V x) { return ((factor == ZERO) & (x == CONSTANT(INFINITY))) ? ZERO : factor * x; }
 
 #ifdef HAS_WEIGHT
 #define WEIGHT(v) (v * PASTE(take, I_WEIGHT)(t, weight + at[I_WEIGHT], j, n, 0))

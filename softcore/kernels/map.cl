@@ -43,12 +43,12 @@ DEFINE_UNARY(step, x > ZERO ? ONE : (x <= ZERO ? ZERO : x))
 // ---------------------------------------------------------------- sigmoid, log_sigmoid, softplus
 
 // exp(-|x|) 2^HEADROOM. Only the last product is rounded where sigmoid is subnormal.
-static V decay_of(V x) { return decay(x < ZERO ? x : -x, ZERO); }
-static V sigmoid_of(V x) {
+FUNCTION V decay_of(V x) { return decay(x < ZERO ? x : -x, ZERO); }
+FUNCTION V sigmoid_of(V x) {
     const V z = decay_of(x), top = x < ZERO ? z : CONSTANT(UNIT);
     return top / (ONE + z * CONSTANT(1 / UNIT)) * CONSTANT(1 / UNIT);
 }
-static V log1p_decay(V x) { return log1p_unit(decay_of(x) * CONSTANT(1 / UNIT)); }
+FUNCTION V log1p_decay(V x) { return log1p_unit(decay_of(x) * CONSTANT(1 / UNIT)); }
 
 #ifdef OP_sigmoid
 DEFINE_UNARY(sigmoid, sigmoid_of(x))
@@ -74,11 +74,11 @@ DEFINE_BINARY(softplus_backward, u * sigmoid_of(v))
 #if defined(OP_maximum_backward) || defined(OP_maximum_backward_sum)
 
 // The share of dy that goes to a: all, none, or half where the two are equal or both NaN.
-static V share_of_a(V dy, V a, V b) {
+FUNCTION V share_of_a(V dy, V a, V b) {
     const I equal = (a == b) | ((a != a) & (b != b)), larger = (a > b) | (a != a);
     return equal ? dy * CONSTANT(0.5) : (larger ? dy : ZERO);
 }
-static V gradient(int i, V dy, V a, V b) { return i == 0 ? share_of_a(dy, a, b) : share_of_a(dy, b, a); }
+FUNCTION V gradient(int i, V dy, V a, V b) { return i == 0 ? share_of_a(dy, a, b) : share_of_a(dy, b, a); }
 
 #endif
 #ifdef OP_maximum_backward
@@ -102,7 +102,8 @@ KERNEL(maximum_backward)(Task task, const __global IN0 *dy, const __global IN1 *
 #endif
 #ifdef OP_maximum_backward_sum
 
-static void sum_tile(const Task *t, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, long j, long n, V *high, V *low) {
+FUNCTION void sum_tile(const Task *t, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, long j, long n, V *high,
+                       V *low) {
     V e[4];
     FOUR(k) {
         const long i = j + k * STEP;

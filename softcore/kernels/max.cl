@@ -15,31 +15,52 @@ typedef const __global IN1 *Pointer;
 typedef const __global IN0 *Pointer;
 #endif
 
-static void max_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, V *top) {
+FUNCTION void max_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, V *top) {
     FOUR(k) {
         const V v = X(j + k * STEP);
         top[k] = LARGER(v, top[k]);
     }
 }
-static ACC largest_or_nan(const V *top) {
-    ACC m = ((ACC *)top)[0];
-    for (int k = 1; k < 4 * VEC; k++) {
-        const ACC v = ((ACC *)top)[k];
-        m = LARGER(v, m);
-    }
-    return m;
+#define HALVE_LARGER(w, h) const Lanes##h v##h = LARGER(HALF(h, v##w, 1), HALF(h, v##w, 0));
+FUNCTION ACC largest_or_nan(const V *top) {
+    const V a = LARGER(top[1], top[0]), b = LARGER(top[3], top[2]), V_LANES = LARGER(b, a);
+    HALVES(HALVE_LARGER)
+    return v1;
 }
-#define MAX_OF_ROW(m)                                                                                                  \
+#define MAX_OF_PART(m)                                                                                                 \
     V top[4] = {CONSTANT(LEAST), CONSTANT(LEAST), CONSTANT(LEAST), CONSTANT(LEAST)};                                   \
     OVER_TILES(max_tile(t, x + at[I_X] MASK_ROW, j, end, top))                                                         \
     ACC m = largest_or_nan(top);                                                                                       \
     OVER_GROUP(highs, m, LARGER(highs[other], highs[own]))
+#if defined(PART) && STAGE == 1
+#define LEAVE_MAXIMUM                                                                                                  \
+    MAX_OF_PART(m)                                                                                                     \
+    if (LANE == 0) STATE_OF(part)[0] = m;
+#elif defined(PART)
+// Of a row, when its first part comes; the elements to look at are then those of the first part, or the last, that has it.
+#define MAX_OF_ROW(m)                                                                                                  \
+    if (part) continue;                                                                                                \
+    ACC m = LEAST;                                                                                                     \
+    for (long p = 0; p < parts; p++) m = LARGER(STATE_OF(p)[0], m);
+#define ENTER_PART_WITH(m, last)                                                                                       \
+    for (long p = 0; p < parts; p++) {                                                                                 \
+        const long q = (last) && m == m ? p : parts - 1 - p;                                                           \
+        if (STATE_OF(q)[0] == m || (m != m && STATE_OF(q)[0] != STATE_OF(q)[0])) part = q;                             \
+    }                                                                                                                  \
+    begin = part * PART;                                                                                               \
+    n = min(t->n, begin + PART);
+#else
+#define MAX_OF_ROW(m) MAX_OF_PART(m)
+#endif
+#ifndef ENTER_PART_WITH
+#define ENTER_PART_WITH(m, last)
+#endif
 
 // Which elements are the maximum, or NaN where that is.
-static I alike(V v, ACC m) { return m == m ? v == CONSTANT(m) : v != v; }
+FUNCTION I alike(V v, ACC m) { return m == m ? v == CONSTANT(m) : v != v; }
 #define HITS(j) (alike(X(j), m) & part(t MASK_ARGUMENT, j, n))
 // What lies within the row and takes part.
-static I part(const Task *t MASK_PARAMETER, long j, long n) {
+FUNCTION I part(const Task *t MASK_PARAMETER, long j, long n) {
 #ifdef MASKED
     return mask_of(t, mask, j, n);
 #else
@@ -49,16 +70,16 @@ static I part(const Task *t MASK_PARAMETER, long j, long n) {
     return in;
 #endif
 }
-static bool any_lane(I v) {
+FUNCTION bool any_lane(I v) {
     SIGNED some = 0;
     for (int k = 0; k < VEC; k++) some |= ((SIGNED *)&v)[k];
     return some != 0;
 }
 // The index of the first maximum that this work-item met, or of the last; NONE if it met none. Of NaNs it is always the first.
 #define NONE LONG_MAX
-static long find(const Task *t, Pointer x MASK_PARAMETER, long n, ACC m, bool last) {
+FUNCTION long find(const Task *t, Pointer x MASK_PARAMETER, long begin, long n, ACC m, bool last) {
     long found = NONE;
-    for (long j = LANE * VEC; j < n; j += STEP) {
+    for (long j = begin + LANE * VEC; j < n; j += STEP) {
         const I hits = HITS(j);
         if (!any_lane(hits)) continue;
         for (int k = 0; k < VEC; k++)
@@ -70,7 +91,8 @@ static long find(const Task *t, Pointer x MASK_PARAMETER, long n, ACC m, bool la
 // Places of the last are compared as negative numbers, so that the smaller one always wins.
 #define FIND_IN_ROW(index, last)                                                                                       \
     const bool backwards = (last) && m == m;                                                                           \
-    long index = find(t, x + at[I_X] MASK_ROW, n, m, backwards);                                                       \
+    ENTER_PART_WITH(m, last)                                                                                           \
+    long index = find(t, x + at[I_X] MASK_ROW, BEGIN, n, m, backwards);                                                       \
     index = backwards && index != NONE ? -index : index;                                                               \
     OVER_GROUP(places, index, min(places[other], places[own]))                                                         \
     index = index < 0 ? -index : index;
@@ -79,43 +101,55 @@ static long find(const Task *t, Pointer x MASK_PARAMETER, long n, ACC m, bool la
 
 #ifdef OP_max
 
-KERNEL(max)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+KERNEL(max)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     FOR_ROWS {
+#ifdef LEAVE_MAXIMUM
+        LEAVE_MAXIMUM
+#else
         MAX_OF_ROW(m)
         if (LANE == 0 && n) set0(y + at[1], m);
+#endif
     }
 }
 
 #endif
 #ifdef OP_argmax
 
-KERNEL(argmax)(Task task, const __global IN0 *x, __global OUT0 *index MASK_PARAMETER) {
+KERNEL(argmax)(Task task, const __global IN0 *x, __global OUT0 *index MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(long, places)
     FOR_ROWS {
+#ifdef LEAVE_MAXIMUM
+        LEAVE_MAXIMUM
+#else
         MAX_OF_ROW(m)
         FIND_IN_ROW(i, OPTION)
         if (LANE == 0 && n) index[at[1]] = i;
+#endif
     }
 }
 
 #endif
 #ifdef OP_max_with_argmax
 
-KERNEL(max_with_argmax)(Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index MASK_PARAMETER) {
+KERNEL(max_with_argmax)(Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(long, places)
     FOR_ROWS {
+#ifdef LEAVE_MAXIMUM
+        LEAVE_MAXIMUM
+#else
         MAX_OF_ROW(m)
         FIND_IN_ROW(i, OPTION)
         if (LANE == 0 && n) {
             set0(y + at[1], m);
             index[at[2]] = i;
         }
+#endif
     }
 }
 
@@ -124,7 +158,7 @@ KERNEL(max_with_argmax)(Task task, const __global IN0 *x, __global OUT0 *y, __gl
 // ---------------------------------------------------------------- hardmax, max_backward
 
 // A vector of a row of zeros, but for one element.
-static V one_at(long j, long index, ACC value) {
+FUNCTION V one_at(long j, long index, ACC value) {
     V v = CONSTANT(0);
     for (int k = 0; k < VEC; k++)
         if (j + k == index) ((ACC *)&v)[k] = value;
@@ -168,10 +202,10 @@ KERNEL(is_max)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER
 #define SPLIT 2
 #define ALL 3
 
-static void share_tile(const Task *t, Pointer x, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC m, ACC dy) {
+FUNCTION void share_tile(const Task *t, Pointer x, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC m, ACC dy) {
     FOUR(k) put0(t, dx, j + k * STEP, n, HITS(j + k * STEP) ? CONSTANT(dy) : CONSTANT(0));
 }
-static void count_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, ACC m, I *count) {
+FUNCTION void count_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, ACC m, I *count) {
     FOUR(k) *count = *count - HITS(j + k * STEP);
 }
 // dy holds one value a row, and so does index, which takes the place of the search.

@@ -13,7 +13,7 @@
 #define B_ROW
 #define B_TIMES(j)
 #endif
-static void sum_tile(const Task *t, const __global IN0 *a B_PARAMETER MASK_PARAMETER, long j, long n, V *high, V *low) {
+FUNCTION void sum_tile(const Task *t, const __global IN0 *a B_PARAMETER MASK_PARAMETER, long j, long n, V *high, V *low) {
     V e[4];
     FOUR(k) e[k] = HIDE(B_TIMES(j + k * STEP) take0(t, a, j + k * STEP, n, 0), j + k * STEP, 0);
     add_tile(high, low, e);
@@ -65,13 +65,13 @@ KERNEL(product)(Task task, const __global IN0 *a, const __global IN1 *b, __globa
 
 typedef struct { ACC value; long index; } Place;
 // Whether a comes before b in descending order: NaN before numbers, and of equals the one with the smaller index.
-static bool precedes(Place a, Place b) {
+FUNCTION bool precedes(Place a, Place b) {
     const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
     if (a_nan != b_nan) return a_nan;
     return (a_nan || a.value == b.value) ? a.index < b.index : a.value > b.value;
 }
 // The one that comes first, of which either may be missing.
-static Place first_of(Place a, Place b) {
+FUNCTION Place first_of(Place a, Place b) {
     if (a.index == LONG_MAX) return b;
     return b.index != LONG_MAX && precedes(b, a) ? b : a;
 }

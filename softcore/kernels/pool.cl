@@ -19,18 +19,18 @@ typedef struct {
 #define FOR_ELEMENTS                                                                                                   \
     for (long e = p->elements * get_global_id(0) / get_global_size(0); e < p->elements * (get_global_id(0) + 1) / get_global_size(0); e++)
 #endif
-static void locate(const Pool *p, long e, long *o) {
+FUNCTION void locate(const Pool *p, long e, long *o) {
     for (int d = 4; d >= 0; d--) {
         o[d] = e % p->shape[d];
         e /= p->shape[d];
     }
 }
-static long at_element(const Operand *a, const long *o) {
+FUNCTION long at_element(const Operand *a, const long *o) {
     long q = a->offset;
     for (int d = 0; d < 5; d++) q += o[d] * a->stride[d];
     return q;
 }
-static long at_place(const Operand *a, const long *others, const long *place) {
+FUNCTION long at_place(const Operand *a, const long *others, const long *place) {
     long q = a->offset + others[0] * a->stride[0] + others[1] * a->stride[1];
     for (int d = 0; d < 3; d++) q += place[d] * a->stride[2 + d];
     return q;
@@ -44,7 +44,7 @@ static long at_place(const Operand *a, const long *others, const long *place) {
                 if (within(&(p)->axis[1], (o)[1], t1, place + 1))                                                      \
                     for (long t2 = 0; t2 < (p)->axis[2].window; t2++)                                                  \
                         if (within(&(p)->axis[2], (o)[2], t2, place + 2))
-static bool within(const Axis *a, long o, long t, long *place) {
+FUNCTION bool within(const Axis *a, long o, long t, long *place) {
     *place = o * a->stride - a->before + t * a->dilation;
     return *place >= 0 && *place < a->size;
 }
@@ -56,7 +56,7 @@ static bool within(const Axis *a, long o, long t, long *place) {
                 if (reaches(&(p)->axis[1], (at)[1], t1, o + 1))                                                        \
                     for (long t2 = (p)->axis[2].window - 1; t2 >= 0; t2--)                                             \
                         if (reaches(&(p)->axis[2], (at)[2], t2, o + 2))
-static bool reaches(const Axis *a, long at, long t, long *o) {
+FUNCTION bool reaches(const Axis *a, long at, long t, long *o) {
     const long start = at + a->before - t * a->dilation;
     *o = start / a->stride;
     return start >= 0 && start % a->stride == 0 && *o < a->count;
@@ -66,33 +66,127 @@ static bool reaches(const Axis *a, long at, long t, long *o) {
 
 #ifdef OP_max_pool
 
-KERNEL(max_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y
 #if OUTPUTS > 1
-                 , __global OUT1 *index
+#define INDEX_PARAMETER , __global OUT1 *index
+#define INDEX_ARGUMENT , index
+#else
+#define INDEX_PARAMETER
+#define INDEX_ARGUMENT
 #endif
-                 ) {
-    const Pool *p = &pool;
-    FOR_ELEMENTS {
-        long o[5], place[3], best = -1;
-        ACC m = 0;
-        locate(p, e, o);
-        FOR_TAPS(p, o + 2) {
-            const ACC v = value0(x + at_place(&p->arg[0], o, place));
-            if (best < 0 || v > m || (v != v && m == m)) {
-                m = v;
-                best = (place[0] * p->axis[1].size + place[1]) * p->axis[2].size + place[2];
-            }
+#define FLAT(p, place) ((place[0] * (p)->axis[1].size + place[1]) * (p)->axis[2].size + place[2])
+// Whether v takes the place of m: the first of equals stays, and of NaNs.
+#define WINS(v, m) (((v) > (m)) | (((v) != (v)) & ((m) == (m))))
+
+FUNCTION void max_window(const Pool *p, const long *o, const __global IN0 *x, __global OUT0 *y INDEX_PARAMETER) {
+    long place[3], best = -1;
+    ACC m = 0;
+    FOR_TAPS(p, o + 2) {
+        const ACC v = value0(x + at_place(&p->arg[0], o, place));
+        if (best < 0 || WINS(v, m)) {
+            m = v;
+            best = FLAT(p, place);
         }
-        set0(y + at_element(&p->arg[1], o), m);
+    }
+    set0(y + at_element(&p->arg[1], o), m);
 #if OUTPUTS > 1
-        index[at_element(&p->arg[2], o)] = best;
+    index[at_element(&p->arg[2], o)] = best;
 #endif
+}
+
+#ifdef SIDE
+// VEC windows beside each other along dimension SIDE, of which a tap is padding for all or for none. Their elements lie APART from
+// each other; if that is 0, it was not compiled in.
+FUNCTION V side_by_side(const __global IN0 *x, long apart) {
+#if APART == 1
+    return PASTE(VECTOR_, READ0)(x);
+#elif APART == 2
+    const V a = PASTE(VECTOR_, READ0)(x), b = PASTE(VECTOR_, READ0)(x + VEC - 1);  // no further than the last of them
+    V v;
+    v.lo = a.even;
+    v.hi = b.odd;
+    return v;
+#else
+    V v;
+    LANES(k, VEC) ((ACC *)&v)[k] = value0(x + k * apart);
+    return v;
+#endif
+}
+FUNCTION void max_windows(const Pool *p, const long *o, const __global IN0 *x, __global OUT0 *y INDEX_PARAMETER) {
+    const long apart = p->arg[0].stride[SIDE] * (SIDE == 4 ? p->axis[2].stride : 1);
+    long place[3];
+    bool first = true;
+    V m = CONSTANT(0);
+    I best = (I)(0);
+    FOR_TAPS(p, o + 2) {
+        const V v = side_by_side(x + at_place(&p->arg[0], o, place), apart);
+        const I wins = first ? (I)(-1) : WINS(v, m);
+        m = wins ? v : m;
+#if OUTPUTS > 1
+        best = wins ? (I)((SIGNED)FLAT(p, place)) : best;
+#endif
+        first = false;
+    }
+    const long to = p->arg[1].stride[SIDE];
+    if (to == 1)
+        PASTE(PUT_VECTOR_, WRITE0)(OUT0, m, y + at_element(&p->arg[1], o));
+    else
+        LANES(k, VEC) set0(y + at_element(&p->arg[1], o) + k * to, ((ACC *)&m)[k]);
+#if OUTPUTS > 1
+    const long further = SIDE == 4 ? p->axis[2].stride : 0;
+    LANES(k, VEC) index[at_element(&p->arg[2], o) + k * p->arg[2].stride[SIDE]] = ((SIGNED *)&best)[k] + k * further;
+#endif
+}
+// The last windows of a row are met twice where they do not fill a vector.
+KERNEL(max_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y INDEX_PARAMETER) {
+    const Pool *p = &pool;
+    const Axis *a = &p->axis[2];
+    const long count = p->shape[SIDE], rows = p->elements / count;
+    const long room = a->size + a->before - (a->window - 1) * a->dilation;  // past the last place where a window may start
+    const long low = SIDE == 4 ? min(count, (a->before + a->stride - 1) / a->stride) : 0;
+    const long high = SIDE == 4 ? min(count, (room + a->stride - 1) / a->stride) : count;
+    for (long r = rows * get_global_id(0) / get_global_size(0); r < rows * (get_global_id(0) + 1) / get_global_size(0); r++) {
+        long o[5], rest = r;
+        for (int d = 4; d >= 0; d--) {
+            o[d] = d == SIDE ? 0 : rest % p->shape[d];
+            rest /= d == SIDE ? 1 : p->shape[d];
+        }
+        const bool fits = high - low >= VEC;
+        for (o[SIDE] = 0; o[SIDE] < (fits ? low : count); o[SIDE]++) max_window(p, o, x, y INDEX_ARGUMENT);
+        if (!fits) continue;
+        for (long at = low; at < high; at += VEC) {
+            o[SIDE] = min(at, high - VEC);
+            max_windows(p, o, x, y INDEX_ARGUMENT);
+        }
+        for (o[SIDE] = high; o[SIDE] < count; o[SIDE]++) max_window(p, o, x, y INDEX_ARGUMENT);
     }
 }
+#else
+KERNEL(max_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y INDEX_PARAMETER) {
+    const Pool *p = &pool;
+    FOR_ELEMENTS {
+        long o[5];
+        locate(p, e, o);
+        max_window(p, o, x, y INDEX_ARGUMENT);
+    }
+}
+#endif
 
 #endif
 #if defined(OP_max_pool_backward) || defined(OP_max_unpool)
 
+// Where element k of a plane lies. JOINED says that the three axes of every operand are one, of equal steps.
+#ifdef JOINED
+#define SIZES(p) 0
+#define COUNTS(p) 0
+#define within_plane(a, sizes, k) ((k) * (a)->stride[4])
+#else
+#define SIZES(p) (long3)((p)->axis[0].size, (p)->axis[1].size, (p)->axis[2].size)
+#define COUNTS(p) (long3)((p)->axis[0].count, (p)->axis[1].count, (p)->axis[2].count)
+FUNCTION long within_plane(const Operand *a, long3 sizes, long k) {
+    const long row = k / sizes.z;
+    return row / sizes.y * a->stride[2] + row % sizes.y * a->stride[3] + k % sizes.z * a->stride[4];
+}
+#endif
 // A plane of zeros to which each y is added, or in which it is put, at its place among the plane's elements, in order.
 #ifdef OP_max_unpool
 KERNEL(max_unpool)
@@ -101,27 +195,24 @@ KERNEL(max_pool_backward)
 #endif
 (const Pool pool, const __global IN0 *y, const __global IN1 *index, __global OUT0 *x) {
     const Pool *p = &pool;
+    const Operand *from = &p->arg[0], *at = &p->arg[1], *to = &p->arg[2];
+    const long places = p->axis[0].size * p->axis[1].size * p->axis[2].size;
+    const long windows = p->axis[0].count * p->axis[1].count * p->axis[2].count;
     FOR_ELEMENTS {
-        const Operand *to = &p->arg[2];
-        long o[5] = {e / p->shape[1], e % p->shape[1], 0, 0, 0}, place[3];
-        for (place[0] = 0; place[0] < p->axis[0].size; place[0]++)
-            for (place[1] = 0; place[1] < p->axis[1].size; place[1]++)
-                for (place[2] = 0; place[2] < p->axis[2].size; place[2]++) set0(x + at_place(to, o, place), 0);
-        for (o[2] = 0; o[2] < p->axis[0].count; o[2]++)
-            for (o[3] = 0; o[3] < p->axis[1].count; o[3]++)
-                for (o[4] = 0; o[4] < p->axis[2].count; o[4]++) {
-                    long i = (long)index[at_element(&p->arg[1], o)];
-                    place[2] = i % p->axis[2].size;
-                    i /= p->axis[2].size;
-                    place[1] = i % p->axis[1].size;
-                    place[0] = i / p->axis[1].size;
-                    __global OUT0 *q = x + at_place(to, o, place);
+        const long o[5] = {e / p->shape[1], e % p->shape[1], 0, 0, 0};
+        const __global IN0 *ys = y + at_element(from, o);
+        const __global IN1 *indices = index + at_element(at, o);
+        __global OUT0 *xs = x + at_element(to, o);
+        for (long k = 0; k < places; k++) set0(xs + within_plane(to, SIZES(p), k), 0);
+        for (long k = 0; k < windows; k++) {
+            __global OUT0 *q = xs + within_plane(to, SIZES(p), (long)indices[within_plane(at, COUNTS(p), k)]);
+            const ACC v = value0(ys + within_plane(from, COUNTS(p), k));
 #ifdef OP_max_unpool
-                    set0(q, value0(y + at_element(&p->arg[0], o)));
+            set0(q, v);
 #else
-                    *q = *q + value0(y + at_element(&p->arg[0], o));
+            *q = *q + v;
 #endif
-                }
+        }
     }
 }
 
@@ -133,15 +224,15 @@ KERNEL(max_pool_backward)
 
 // A sum and what its roundings lost.
 typedef struct { ACC high, low; } Total;
-static void add_to(Total *s, ACC a) {
+FUNCTION void add_to(Total *s, ACC a) {
     const ACC t = s->high + a, v = t - s->high;
     s->low += (s->high - (t - v)) + (a - v);
     s->high = t;
 }
-static ACC total_of(Total s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
+FUNCTION ACC total_of(Total s) { return s.high - s.high == 0 ? s.high + s.low : s.high; }
 
 // What a window's sum is divided by: its elements, with those of the padding or without.
-static ACC divisor(const Pool *p, const long *o) {
+FUNCTION ACC divisor(const Pool *p, const long *o) {
     long count = 1, place;
     for (int d = 0; d < 3; d++) {
         const Axis *a = &p->axis[d];
@@ -186,10 +277,10 @@ KERNEL(avg_pool_backward)(const Pool pool, const __global IN0 *dy, __global OUT0
 
 #if defined(OP_softmax_pool) || defined(OP_softmax_pool_backward)
 
-static ACC exponential(ACC x) { return of_row(decay(CONSTANT(x), ZERO)) * (ACC)(1 / UNIT); }
+FUNCTION ACC exponential(ACC x) { return of_row(decay(CONSTANT(x), ZERO)) * (ACC)(1 / UNIT); }
 typedef struct { ACC m, l, y; } Window;  // the state of a softmax, and the mean
 // What has no share, such as -inf, adds 0 to the mean.
-static Window window_of(const Pool *p, const Operand *a, const long *others, const long *o, const __global PASTE(IN, I_X) *x) {
+FUNCTION Window window_of(const Pool *p, const Operand *a, const long *others, const long *o, const __global PASTE(IN, I_X) *x) {
     long place[3];
     Window w = {-INFINITY, 0, 0};
     Total l = {0, 0}, y = {0, 0};

@@ -8,7 +8,7 @@
 #if defined(OP_softmax) || defined(OP_log_softmax) || defined(OP_logsumexp) || defined(OP_cross_entropy)
 
 // Elements j to j + VEC of x; what lies past the end is the empty state's -inf.
-static V elements(const Task *t, const __global IN0 *row, long j, long n) {
+FUNCTION V elements(const Task *t, const __global IN0 *row, long j, long n) {
     V v = take0(t, row, j, n, -INFINITY);
 #ifdef SCALED
     v = v * CONSTANT(t->number[0]);
@@ -22,9 +22,10 @@ static V elements(const Task *t, const __global IN0 *row, long j, long n) {
     return v;
 }
 #define X(j) HIDE(elements(t, x, j, n), j, -INFINITY)
+FUNCTION V elements_that_count(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n) { return X(j); }
 
 // scale (x - m) and what that lost. Where x is infinite or far away the loss says nothing, and decay does not look at it.
-static V scaled_difference(const Task *t, V x, V m, V *low) {
+FUNCTION V scaled_difference(const Task *t, V x, V m, V *low) {
     V rest, d = two_sum(x, -m, &rest);
 #ifdef SCALED
     V error, p = two_product(d, CONSTANT(t->number[1]), &error);
@@ -37,12 +38,22 @@ static V scaled_difference(const Task *t, V x, V m, V *low) {
 }
 
 // The largest element of a row; of NaN the sums that follow will tell.
-static void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V *top) {
+FUNCTION void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V *top) {
     FOUR(k) {
         const V v = X(j + k * STEP);
         top[k] = v > top[k] ? v : top[k];
     }
 }
+#if WG * ROWS == 1 && !defined(COLUMNS) && !defined(PART)
+// What is to be folded over the lanes.
+FUNCTION V top_of_row(const Task *t, const __global IN0 *x MASK_PARAMETER, long n) {
+    V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};
+    OVER_TILES(max_tile(t, x MASK_ARGUMENT, j, end, top))
+    top[0] = top[1] > top[0] ? top[1] : top[0];
+    top[2] = top[3] > top[2] ? top[3] : top[2];
+    return top[2] > top[0] ? top[2] : top[0];
+}
+#endif
 #define MAX_OF_ROW(m)                                                                                                  \
     V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};                   \
     OVER_TILES(max_tile(t, x + at[0] MASK_ROW, j, end, top))                                                           \
@@ -51,39 +62,22 @@ static void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j
     R m = largest_lane(top[2] > top[0] ? top[2] : top[0]);                                                             \
     OVER_GROUP(highs, m, highs[other] > highs[own] ? highs[other] : highs[own])
 
-#endif
-
-// ---------------------------------------------------------------- softmax
-
-#ifdef OP_softmax
-
-// Exponentials wait in y for their sum where that holds them unrounded.
-#ifdef KEEP
-static V kept(const Task *t, const __global OUT0 *y, long j, long n) {
-    if (WHOLE(n, j)) return VECTOR_same(y + AT(t, 1, j));
-    V v = ONE;
-    for (int k = 0; k < VEC; k++)
-        if (IN_ROW(n, j, k)) ((ACC *)&v)[k] = y[LANE_AT(t, 1, j, k)];
-    return v;
-}
-#endif
-
 // In what unit exponentials are summed: exp(scale (x - origin)) 2^(HEADROOM - k). Where |scale m| is small the origin is 0 and k alone
 // follows m: x itself is reduced by multiples of ln 2, and no bit is lost in forming x - m. Elsewhere the origin is m, and x - m is
-// exact by Sterbenz' lemma for every x that matters. Without a finite m the origin is 0.
+// exact by Sterbenz' lemma for every x that matters.
 typedef struct { V origin, magic, lowest; } Frame;
-static Frame frame_of(const Task *t, R m) {
+FUNCTION Frame frame_of(const Task *t, R m) {
 #ifdef SCALED
     const R z = m * t->number[1];
 #else
     const R z = m;
 #endif
-    const R zero = 0, k = (z < NEAR) & (z > -NEAR) ? (z * LOG2E + MAGIC) - MAGIC : zero;
-    const R origin = (z < NEAR) & (z > -NEAR) ? zero : m - m == 0 ? m : zero;
+    const R zero = 0, k = ((z < NEAR) & (z > -NEAR)) ? (z * LOG2E + MAGIC) - MAGIC : zero;
+    const R origin = ((z < NEAR) & (z > -NEAR)) ? zero : m;
     const Frame f = {SPLAT(origin), SPLAT(MAGIC + BIAS + HEADROOM - k), SPLAT(LOWEST + k * LN2_HIGH)};
     return f;
 }
-static V exp_in_frame(const Task *t, V x, const Frame *f) {
+FUNCTION V exp_in_frame(const Task *t, V x, const Frame *f) {
 #ifdef SCALED
     V low, z = scaled_difference(t, x, f->origin, &low);
     const I far = z < f->lowest;
@@ -93,40 +87,224 @@ static V exp_in_frame(const Task *t, V x, const Frame *f) {
     return exp_offset(z < f->lowest ? f->lowest : z, f->magic);
 #endif
 }
-static void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *high,
-                     V *low) {
+#endif
+
+// ---------------------------------------------------------------- the state of a row
+
+#if defined(OP_log_softmax) || (defined(OP_logsumexp) && !defined(WEIGHTED)) || defined(OP_cross_entropy) ||                              \
+    (defined(OP_softmax) && defined(PART))
+
+// m, the frame f of it, the count of the elements that equal it, and the sum l of the others, in that frame: what is small beside 1 is
+// kept. Fewer maxima than a float can count are counted exactly, and of others nothing small is kept.
+FUNCTION void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V m, const Frame *f, V *high, V *low,
+                        V *equal) {
+    V e[4];
+    FOUR(k) {
+        const V v = X(j + k * STEP);
+        const I top = v == m;
+        *equal = top ? *equal + ONE : *equal;
+        e[k] = top ? CONSTANT(0) : exp_in_frame(t, v, f);
+    }
+    add_tile(high, low, e);
+}
+#define HALVE_COUNT(w, h) const Lanes##h v##h = HALF(h, v##w, 0) + HALF(h, v##w, 1);
+FUNCTION R count_of(V equal) {
+#ifdef COLUMNS
+    return equal;
+#else
+    const V V_LANES = equal;
+    HALVES(HALVE_COUNT)
+    return v1;
+#endif
+}
+// The exponential of the maximum, in two parts.
+FUNCTION V exp_of_maximum(const Task *t, V m, const Frame *f, V *lost) {
+    V low, z = scaled_difference(t, m, f->origin, &low);
+    const V e = exp_in_two(z, low, f->magic, lost);
+    *lost = m - m == ZERO ? *lost : ZERO;
+    return m - m == ZERO ? e : ONE;
+}
+#define STATE_OF_PART(m)                                                                                               \
+    MAX_OF_ROW(m)                                                                                                      \
+    const Frame f = frame_of(t, m);                                                                                    \
+    ACCUMULATORS(high, low)                                                                                            \
+    V equal = ZERO;                                                                                                    \
+    OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, SPLAT(m), &f, high + chain, low + chain, &equal))              \
+    Sum l = sum_lanes(high, low);                                                                                      \
+    OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))                                                              \
+    R count = count_of(equal);                                                                                         \
+    OVER_GROUP(highs, count, highs[own] + highs[other])
+#if defined(PART) && STAGE == 1
+#define LEAVE_STATE                                                                                                    \
+    STATE_OF_PART(m)                                                                                                   \
+    if (LANE == 0) {                                                                                                   \
+        __global ACC *state = STATE_OF(part);                                                                          \
+        state[0] = m;                                                                                                  \
+        state[1] = count;                                                                                              \
+        state[2] = l.high;                                                                                             \
+        state[3] = l.low;                                                                                              \
+    }
+#elif defined(PART)
+// What the part adds to the sum of a row whose maximum is larger: its own sum, its maxima among it, in the frame of the row.
+FUNCTION Sum in_frame_of_row(const Task *t, const __global ACC *state, const Frame *f) {
+    const ACC zero = 0;
+    const Frame own = frame_of(t, state[0]);
+    V e_low, e = exp_of_maximum(t, CONSTANT(state[0]), &own, &e_low), error, lost, low;
+    const V maxima = two_product(CONSTANT(state[1]), e, &error);
+    const Sum others = {state[2], state[3]}, tops = {of_row(maxima), of_row(error + CONSTANT(state[1]) * e_low)};
+    const Sum s = add_sums(tops, others);
+    // exp(its origin - the origin) 2^(its k - k)
+    const V k = f->magic - own.magic;
+    V shift = scaled_difference(t, own.origin, f->origin, &low), rest;
+    shift = two_sum(shift, k * CONSTANT(LN2_HIGH), &rest);
+    low = (low != low ? ZERO : low) + (rest + k * CONSTANT(LN2_LOW));
+    const I far = !(shift > CONSTANT(LOWEST + HEADROOM * LN2_HIGH));
+    const V factor = exp_in_two(far ? CONSTANT(LOWEST + HEADROOM * LN2_HIGH) : shift, far ? ZERO : low,
+                                CONSTANT(MAGIC + BIAS), &lost);
+    const V high = two_product(CONSTANT(s.high), factor, &error);
+    const Sum r = {of_row(high), of_row(error + (CONSTANT(s.high) * lost + CONSTANT(s.low) * factor))}, none = {s.high - s.high, zero};
+    return of_row(own.origin) == -INFINITY ? none : r;
+}
+#define STATE_OF_ROW(m)                                                                                                \
+    const __global ACC *states_of_row = STATE_OF(0);                                                                   \
+    ACC m = -INFINITY;                                                                                                 \
+    for (long p = 0; p < parts; p++) m = states_of_row[4 * p] > m ? states_of_row[4 * p] : m;                          \
+    const Frame f = frame_of(t, m);                                                                                    \
+    ACC count = 0;                                                                                                     \
+    Sum l = {0, 0};                                                                                                    \
+    for (long p = 0; p < parts; p++) {                                                                                 \
+        const __global ACC *state = states_of_row + 4 * p;                                                             \
+        const Sum own = {state[2], state[3]};                                                                          \
+        if (state[0] == m) count += state[1];                                                                          \
+        l = add_sums(l, state[0] == m ? own : in_frame_of_row(t, state, &f));                                          \
+    }
+#else
+#define STATE_OF_ROW(m) STATE_OF_PART(m)
+#endif
+
+#endif
+
+// ---------------------------------------------------------------- softmax
+
+#ifdef OP_softmax
+
+// Exponentials wait in y for their sum where that holds them unrounded, in whole vectors: a part of one is slow to read again.
+#ifdef KEEP
+#define KEPT(n, j) WHOLE(n, j)
+#define READ_KEPT(p) VECTOR_same(p)
+#else
+#define KEPT(n, j) 0
+#define READ_KEPT(p) ZERO
+#endif
+FUNCTION void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *high,
+                       V *low) {
     V e[4];
     FOUR(k) {
         e[k] = exp_in_frame(t, X(j + k * STEP), f);
-#ifdef KEEP
-        put0(t, y, j + k * STEP, n, e[k]);
-#endif
+        if (KEPT(n, j + k * STEP)) put0(t, y, j + k * STEP, n, e[k]);
     }
     add_tile(high, low, e);
 }
 // 1 / l in two parts: neither the rounding of l nor that of its reciprocal is among the errors of a share.
-static void invert(Sum l, V *high, V *low) {
+FUNCTION void invert(Sum l, V *high, V *low) {
     V error;
-    *high = ONE / SPLAT(l.high);
+    *high = SPLAT((ACC)1 / l.high);
     const V product = two_product(SPLAT(l.high), *high, &error);
     *low = (((ONE - product) - error) - SPLAT(l.low) * *high) * *high;
 }
-static void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V inverse,
-                       V inverse_low) {
+FUNCTION void put_share(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, V e, V inverse, V inverse_low) {
+    put0(t, y, j, n, HIDE(MAD(e, inverse, e * inverse_low), j, 0));
+}
+FUNCTION void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V inverse,
+                         V inverse_low) {
     FOUR(k) {
-#ifdef KEEP
-        const V e = kept(t, y, j + k * STEP, n);
-#else
-        const V e = exp_in_frame(t, X(j + k * STEP), f);
-#endif
-        put0(t, y, j + k * STEP, n, HIDE(e * inverse + e * inverse_low, j + k * STEP, 0));
+        const long i = j + k * STEP;
+        const V e = KEPT(n, i) ? READ_KEPT(y + AT(t, 1, i)) : exp_in_frame(t, X(i), f);
+        put_share(t, y MASK_ARGUMENT, i, n, e, inverse, inverse_low);
     }
 }
+#ifdef COLUMNS
+// `count` vectors of rows that lie side by side, of t->width rows each: far apart as the elements of a row are, a stretch of each is
+// read at once.
+FUNCTION void softmax_of_slab(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, int count) {
+    const long n = t->n;
+    V m[SLAB], high[SLAB * VEC], low[SLAB * VEC], inverse[SLAB], inverse_low[SLAB];
+    Frame f[SLAB];
+    for (int w = 0; w < count; w++) m[w] = CONSTANT(-INFINITY);
+    for (long j = 0; j < n; j++)
+        for (int w = 0; w < count; w++) {
+            const V v = elements_that_count(t, x + w * VEC MASK_VECTOR(w), j, n);
+            m[w] = v > m[w] ? v : m[w];
+        }
+    for (int w = 0; w < count; w++) f[w] = frame_of(t, m[w]);
+    for (int i = 0; i < count * VEC; i++) high[i] = low[i] = ZERO;
+    for (long j = 0; j < n; j += TILE)
+        for (int chain = 0; chain < VEC; chain++)
+            for (int w = 0; w < count; w++) {
+                const int i = w * VEC + chain;
+                exp_tile(t, x + w * VEC, y + w * VEC MASK_VECTOR(w), j + chain, n, f + w, high + i, low + i);
+            }
+    for (int w = 0; w < count; w++) {
+        invert(sum_lanes(high + w * VEC, low + w * VEC), inverse + w, inverse_low + w);
+        inverse[w] = m[w] == CONSTANT(-INFINITY) ? CONSTANT(NAN) : inverse[w];
+    }
+    for (long j = 0; j < n; j += TILE)
+        for (int chain = 0; chain < VEC; chain++)
+            for (int w = 0; w < count; w++)
+                share_tile(t, x + w * VEC, y + w * VEC MASK_VECTOR(w), j + chain, n, f + w, inverse[w], inverse_low[w]);
+}
 KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+    Task *t = &task;
+    FOR_SLABS(columns) {
+        const int whole = columns / VEC * VEC;
+        task.width = VEC;
+        softmax_of_slab(t, x + at[0], y + at[1] MASK_ROW, whole / VEC);
+        task.width = columns - whole;
+        if (task.width) softmax_of_slab(t, x + at[0] + whole, y + at[1] + whole MASK_ROW_AT(whole), 1);
+    }
+}
+#elif WG * ROWS == 1 && !defined(PART)
+KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+    const Task *t = &task;
+    V top[BATCH], high[BATCH], low[BATCH];
+    Frame f[BATCH];
+    FOR_BATCHES {
+        FOR_EACH(r) top[r] = top_of_row(t, x + at[0] MASK_ROW, n);
+        for (int r = 0; r < count; r++) {
+            const ACC m = largest_lane(top[r]);
+            f[r] = frame_of(t, m);
+            top[r] = CONSTANT(m);
+        }
+        FOR_EACH(r) {
+            V h = ZERO, l = ZERO;
+            OVER_TILES(exp_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, f + r, &h, &l))
+            high[r] = h;
+            low[r] = l;
+        }
+        for (int r = 0; r < count; r++) {
+            invert(sum_lanes(high + r, low + r), high + r, low + r);
+            high[r] = top[r] == CONSTANT(-INFINITY) ? CONSTANT(NAN) : high[r];
+        }
+        FOR_EACH(r) OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, f + r, high[r], low[r]))
+    }
+}
+#else
+KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
     FOR_ROWS {
+#ifdef LEAVE_STATE
+        LEAVE_STATE
+#elif defined(PART)
+        STATE_OF_ROW(m)
+        V e_low, e = exp_of_maximum(t, SPLAT(m), &f, &e_low), error, inverse, inverse_low;
+        const V maxima = two_product(CONSTANT(count), e, &error);
+        const Sum tops = {of_row(maxima), of_row(error + CONSTANT(count) * e_low)};
+        invert(add_sums(tops, l), &inverse, &inverse_low);
+        inverse = m - m == 0 ? inverse : CONSTANT(NAN);
+        OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, inverse, inverse_low))
+#else
         MAX_OF_ROW(m)
         const Frame f = frame_of(t, m);
         ACCUMULATORS(high, low)
@@ -137,13 +315,38 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
         invert(l, &inverse, &inverse_low);
         inverse = SPLAT(m) == CONSTANT(-INFINITY) ? CONSTANT(NAN) : inverse;
         OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, inverse, inverse_low))
+#endif
     }
 }
+#endif
+
+#endif
+
+#if defined(OP_softmax_backward) || defined(OP_log_softmax_backward)
+
+// The sum s of a row, to which `call` adds tiles, and what is done with it.
+#define SUM_OF_PART(s, call)                                                                                           \
+    ACCUMULATORS(high, low)                                                                                            \
+    OVER_TILES(call)                                                                                                   \
+    Sum s = sum_lanes(high, low);                                                                                      \
+    OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
+#if defined(PART) && STAGE == 1
+#define SUM_OF_ROW(s, call)                                                                                            \
+    SUM_OF_PART(s, call)                                                                                               \
+    if (LANE == 0) leave_sum(STATE_OF(part), s);
+#define AT_LAST(statements)
+#elif defined(PART)
+#define SUM_OF_ROW(s, call) const Sum s = joined_sum(STATE_OF(0), parts);
+#define AT_LAST(statements) statements
+#else
+#define SUM_OF_ROW(s, call) SUM_OF_PART(s, call)
+#define AT_LAST(statements) statements
+#endif
 
 #endif
 #ifdef OP_softmax_backward
 
-static void dot_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y MASK_PARAMETER, long j, long n, V *high, V *low) {
+FUNCTION void dot_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y MASK_PARAMETER, long j, long n, V *high, V *low) {
     V e[4];
     FOUR(k) {
         const long i = j + k * STEP;
@@ -151,7 +354,8 @@ static void dot_tile(const Task *t, const __global IN0 *dy, const __global IN1 *
     }
     add_tile(high, low, e);
 }
-static void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n, V dot) {
+FUNCTION void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n,
+                      V dot) {
     FOUR(k) {
         const long i = j + k * STEP;
         V v = take1(t, y, i, n, 0) * (take0(t, dy, i, n, 0) - dot);
@@ -161,16 +365,13 @@ static void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y
         put0(t, dx, i, n, HIDE(v, i, 0));
     }
 }
-KERNEL(softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
+KERNEL(softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
-        ACCUMULATORS(high, low)
-        OVER_TILES(dot_tile(t, dy + at[0], y + at[1] MASK_ROW, j, end, high + chain, low + chain))
-        Sum s = sum_lanes(high, low);
-        OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
+        SUM_OF_ROW(s, dot_tile(t, dy + at[0], y + at[1] MASK_ROW, j, end, high + chain, low + chain))
         const V dot = SPLAT(total(s));
-        OVER_TILES(dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, dot))
+        AT_LAST(OVER_TILES(dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, dot)))
     }
 }
 
@@ -180,85 +381,118 @@ KERNEL(softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *
 
 #if (defined(OP_log_softmax) || defined(OP_logsumexp) || defined(OP_cross_entropy)) && !defined(WEIGHTED)
 
-// log(count + s): the elements that equal the maximum are counted, and only the others added, so that what is small beside 1 is kept.
-static R log_of_sum(R count, Sum s) {
-    const R zero = 0, one = 1, high = s.high * (ACC)(1 / UNIT), low = s.low * (ACC)(1 / UNIT);
+// log(count + s / e), e being what the maximum adds to the sum: the elements that equal it are counted, and only the others added, so
+// that what is small beside 1 is kept.
+FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
+    V error, share = SPLAT(s.high) / e;
+    const V product = two_product(share, e, &error);
+    const V share_low = (((SPLAT(s.high) - product) - error) + (SPLAT(s.low) - share * e_low)) / e;
+    const R zero = 0, one = 1, high = of_row(share), low = of_row(share_low);
     const Sum part = {high, low}, ones = {count, zero}, whole = add_sums(ones, part);
-#define SPIKE(a, b) ((count == 1) & (high < (ACC)0.4) ? (a) : (b))
+#define SPIKE(a, b) (((count == 1) & (high < (ACC)0.4)) ? (a) : (b))
     return of_row(log_of(SPLAT(SPIKE(one, whole.high)), SPLAT(SPIKE(high, zero)), SPLAT(SPIKE(low, whole.low))));
 }
-static void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V m, V *high, V *low, I *equal) {
-    V e[4];
-    FOUR(k) {
-        const V v = X(j + k * STEP);
-        const I top = v == m;
-        V lost, z = scaled_difference(t, v, m, &lost);
-        *equal = *equal - top;
-        e[k] = top ? CONSTANT(0) : decay(z, lost);
-    }
-    add_tile(high, low, e);
-}
-#ifdef COLUMNS
-#define COUNT(equal) PASTE(convert_, V_NAME)(equal)
-#else
-static ACC COUNT(I equal) {
-    long count = 0;
-    for (int k = 0; k < VEC; k++) count += ((SIGNED *)&equal)[k];
-    return count;
-}
-#endif
-// Fewer maxima than a float can count are counted exactly, and of others nothing small is kept.
 #define FOLD_OF_ROW(m, log)                                                                                            \
-    MAX_OF_ROW(m)                                                                                                      \
-    ACCUMULATORS(high, low)                                                                                            \
-    I equal = (I)(0);                                                                                                  \
-    OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, SPLAT(m), high + chain, low + chain, &equal))                  \
-    Sum l = sum_lanes(high, low);                                                                                      \
-    OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))                                                              \
-    R count = COUNT(equal);                                                                                            \
-    OVER_GROUP(highs, count, highs[own] + highs[other])                                                                \
-    const R log = total(l) != total(l) ? (R)NAN : log_of_sum(count, l);
+    STATE_OF_ROW(m)                                                                                                    \
+    V e_low, e = exp_of_maximum(t, SPLAT(m), &f, &e_low);                                                              \
+    const R log = total(l) != total(l) ? (R)NAN : log_of_sum(count, l, e, e_low);
+
+#if WG * ROWS == 1 && !defined(COLUMNS) && !defined(PART)
+#define BATCHED
+// The maximum of each row of a batch, and the logarithm of what its elements make beside it.
+#define FOLDS_OF_ROWS(m, log)                                                                                          \
+    V top[BATCH], high[BATCH], low[BATCH], equal[BATCH];                                                               \
+    Frame f[BATCH];                                                                                                    \
+    ACC m[BATCH], log[BATCH];                                                                                          \
+    FOR_EACH(r) top[r] = top_of_row(t, x + at[0] MASK_ROW, n);                                                         \
+    for (int r = 0; r < count; r++) {                                                                                  \
+        m[r] = largest_lane(top[r]);                                                                                   \
+        f[r] = frame_of(t, m[r]);                                                                                      \
+    }                                                                                                                  \
+    FOR_EACH(r) {                                                                                                      \
+        V h = ZERO, l = ZERO, some = ZERO;                                                                             \
+        OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, CONSTANT(m[r]), f + r, &h, &l, &some))                     \
+        high[r] = h;                                                                                                   \
+        low[r] = l;                                                                                                    \
+        equal[r] = some;                                                                                               \
+    }                                                                                                                  \
+    for (int r = 0; r < count; r++) {                                                                                  \
+        const Sum l = sum_lanes(high + r, low + r);                                                                    \
+        V e_low, e = exp_of_maximum(t, CONSTANT(m[r]), f + r, &e_low);                                                 \
+        log[r] = total(l) != total(l) ? (ACC)NAN : log_of_sum(count_of(equal[r]), l, e, e_low);                        \
+    }
+#endif
 
 #endif
 #ifdef OP_log_softmax
 
-static void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V m, V log) {
+// What is left of x when the logarithm of the sum is taken from it, which comes as `lse` and a rest: rounded and what that lost, or where
+// there is a scale the maximum and what follows it.
+FUNCTION void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V lse, V rest) {
     FOUR(k) {
         const V v = X(j + k * STEP);
-        V low, z = scaled_difference(t, v, m, &low);
-#ifdef SCALED  // the difference of huge numbers may overflow, a part of it not
-        z = z - z == CONSTANT(0) ? z : v * CONSTANT(t->number[1]) - m * CONSTANT(t->number[1]);
+#ifdef SCALED
+        V lost, z = scaled_difference(t, v, lse, &lost);
+        // The difference of huge numbers may overflow, a part of it not.
+        z = z - z == CONSTANT(0) ? z : v * CONSTANT(t->number[1]) - lse * CONSTANT(t->number[1]);
+        const V share = (z - rest) + (lost != lost ? CONSTANT(0) : lost);
+#else
+        const V share = (v - lse) - rest;
 #endif
-        low = low != low ? CONSTANT(0) : low;
-        put0(t, y, j + k * STEP, n, HIDE((z - log) + low, j + k * STEP, -INFINITY));
+        put0(t, y, j + k * STEP, n, HIDE(share, j + k * STEP, -INFINITY));
     }
 }
+FUNCTION V parts_of_lse(R m, R log, V *rest) {
+    *rest = SPLAT(log + (m - m));  // NaN for a row that has no softmax
+#ifdef SCALED
+    return SPLAT(m);
+#else
+    return two_sum(SPLAT(m), *rest, rest);
+#endif
+}
+#ifdef BATCHED
 KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+    const Task *t = &task;
+    FOR_BATCHES {
+        FOLDS_OF_ROWS(m, log)
+        FOR_EACH(r) {
+            V rest, lse = parts_of_lse(m[r], log[r], &rest);
+            OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, lse, rest))
+        }
+    }
+}
+#else
+KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
     FOR_ROWS {
+#ifdef LEAVE_STATE
+        LEAVE_STATE
+#else
         FOLD_OF_ROW(m, log)
-        const V shift = SPLAT(log + (m - m));  // NaN for a row that has no softmax
-        OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, SPLAT(m), shift))
+        V rest, lse = parts_of_lse(m, log, &rest);
+        OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, lse, rest))
+#endif
     }
 }
+#endif
 
 #endif
 #ifdef OP_log_softmax_backward
 
-static void sum_tile(const Task *t, const __global IN0 *dy MASK_PARAMETER, long j, long n, V *high, V *low) {
+FUNCTION void sum_tile(const Task *t, const __global IN0 *dy MASK_PARAMETER, long j, long n, V *high, V *low) {
     V e[4];
     FOUR(k) e[k] = HIDE(take0(t, dy, j + k * STEP, n, 0), j + k * STEP, 0);
     add_tile(high, low, e);
 }
-static void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n,
-                        V sum) {
+FUNCTION void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n,
+                          V sum) {
     FOUR(k) {
         const V z = take1(t, y, j + k * STEP, n, 0);
         V share = exp_of(z, CONSTANT(0));
         // A share is positive, however small: times an infinite sum it is infinite.
-        share = ((sum == CONSTANT(INFINITY)) | (sum == CONSTANT(-INFINITY))) & (z > CONSTANT(-INFINITY)) ? ONE : share;
+        share = (((sum == CONSTANT(INFINITY)) | (sum == CONSTANT(-INFINITY))) & (z > CONSTANT(-INFINITY))) ? ONE : share;
         V v = take0(t, dy, j + k * STEP, n, 0) - share * sum;
 #ifdef SCALED
         v = CONSTANT(t->number[3]) * v;
@@ -266,16 +500,14 @@ static void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN
         put0(t, dx, j + k * STEP, n, HIDE(v, j + k * STEP, 0));
     }
 }
-KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
+KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx
+                             MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
     FOR_ROWS {
-        ACCUMULATORS(high, low)
-        OVER_TILES(sum_tile(t, dy + at[0] MASK_ROW, j, end, high + chain, low + chain))
-        Sum s = sum_lanes(high, low);
-        OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
+        SUM_OF_ROW(s, sum_tile(t, dy + at[0] MASK_ROW, j, end, high + chain, low + chain))
         const V sum = SPLAT(total(s));
-        OVER_TILES(log_dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, sum))
+        AT_LAST(OVER_TILES(log_dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, sum)))
     }
 }
 
@@ -287,33 +519,56 @@ KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global I
 #else
 #define SCALE(m) m
 #endif
+#if OUTPUTS > 1
+#define SET_SIGN(value) SET(1, sign + at[2], value)
+#else
+#define SET_SIGN(value)
+#endif
+#define SET_RESULTS                                                                                                    \
+    SET(0, y + at[1], log != log ? log : m - m == 0 ? SCALE(m) + log : m)                                              \
+    SET_SIGN(log != log ? log : m == -INFINITY ? (R)0 : (R)1)
 KERNEL(logsumexp)(Task task, const __global IN0 *x, __global OUT0 *y
 #if OUTPUTS > 1
                         , __global OUT1 *sign
 #endif
-                        MASK_PARAMETER) {
+                        MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
+#ifdef BATCHED
+    FOR_BATCHES {
+        FOLDS_OF_ROWS(ms, logs)
+        FOR_EACH(r) {
+            const ACC m = ms[r], log = logs[r];
+            SET_RESULTS
+        }
+    }
+#else
     FOR_ROWS {
+#ifdef LEAVE_STATE
+        LEAVE_STATE
+#else
+#ifdef PART
+        if (part) continue;
+#endif
         FOLD_OF_ROW(m, log)
-        SET(0, y + at[1], log != log ? log : m - m == 0 ? SCALE(m) + log : m)
-#if OUTPUTS > 1
-        SET(1, sign + at[2], log != log ? log : m == -INFINITY ? (R)0 : (R)1)
+        SET_RESULTS
 #endif
     }
+#endif
 }
 
 #endif
 #if defined(OP_logsumexp) && defined(WEIGHTED)
 
 // The same with weights b of either sign. An element whose weight is 0 does not count.
-static V weighted(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n) {
+FUNCTION V weighted(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n) {
     return take1(t, b, j, n, 0) == CONSTANT(0) ? CONSTANT(-INFINITY) : X(j);
 }
-static ACC shift(ACC m) { return m - m == 0 ? m : 0; }
+FUNCTION ACC shift(ACC m) { return m - m == 0 ? m : 0; }
 // b exp(x - shift(m)). An infinite weight makes any positive exponential infinite, however small, and of -inf the exponential is 0.
-static void term_tile(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n, ACC m, V *high, V *low) {
+FUNCTION void term_tile(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n, ACC m, V *high,
+                        V *low) {
     V e[4];
     FOUR(k) {
         const V weight = take1(t, b, j + k * STEP, n, 0), v = weighted(t, x, b MASK_ARGUMENT, j + k * STEP, n);
@@ -370,7 +625,8 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, const __global IN1 *b, __glo
 #define B_PARAMETER
 #define B_ROW
 #endif
-static void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC dy, ACC y) {
+FUNCTION void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC dy,
+                          ACC y) {
     FOUR(k) {
         V low, z = two_sum(take1(t, x, j + k * STEP, n, 0), CONSTANT(-y), &low);
         V v = CONSTANT(dy) * (y == -INFINITY ? CONSTANT(0) : exp_of(z, low));

@@ -44,6 +44,13 @@ class _Call(NamedTuple):
         """An operand as the kernels see it, or a result as the user does."""
         return a.swapaxes(-3, -2) if self.heads_last else a
 
+    def targets(self, results, *read) -> list:
+        """Where to write the results: temporaries for those that overlap what is read."""
+        read = (self.q, self.k, self.v, self.mask, self.bias, *read)
+        if not isinstance(self.how["sinks"], np.ndarray):  # a copy
+            read = (*read, self.how["sinks"])
+        return [check.new(y.shape, y.dtype, y) if any(overlaps(y, a) for a in read) or not y.flags.aligned else y for y in results]
+
     def operands(self, o, lse, do=None, dq=None, dk=None, dv=None, dbias=None) -> tuple:
         """In the order of the kernels' `Operands`."""
         return self.q, self.k, self.v, o, lse, self.mask, self.bias, do, dq, dk, dv, dbias
@@ -103,6 +110,7 @@ def _call(
         raise ValueError(f"{op}: cu_seqlens_q holds {len(starts_q)} places and cu_seqlens_kv {len(starts_k)}, they must be as many")
     queries, keys = check.lengths(op, "q_lengths", q_lengths, batch, lq), check.lengths(op, "kv_lengths", kv_lengths, batch, lk)
     sinks, slopes = check.per_head(op, "sinks", sinks, hq), check.per_head(op, "alibi_slopes", alibi_slopes, hq)
+    slopes = None if slopes is None else np.array(check.on_host(slopes), np.float64)  # a copy: `out` may overlap it
     softcap = check.softcap(op, softcap)
     # What float32 cannot hold is computed in float64, as an extreme scale is.
     for factor in (softcap or 1.0, 1.0 if slopes is None else float(np.max(np.abs(slopes), initial=0))):
@@ -118,8 +126,8 @@ def _call(
         "softcap": softcap or 0.0,
         "causal": check.flag(op, "causal", causal),
         "window": check.window(op, window),
-        "slopes": None if slopes is None else np.array(slopes, np.float64),  # copies: `out` may overlap them
-        "sinks": None if sinks is None else np.array(sinks, np.float64),
+        "slopes": slopes,
+        "sinks": np.array(sinks, np.float64) if isinstance(sinks, np.ndarray) else sinks,
     }
     mask = check.mask(op, mask, full, q, "mask")
     bias = None if bias is None else check.broadcast(op, "bias", bias, full)
@@ -267,15 +275,15 @@ def attention(
         results = check.outs(op, out, (shape, call.shape), (call.dtype, _wide(call.dtype)), call.q)
     else:
         results = [check.out(op, out, shape, call.dtype, call.q)]
-    read = (call.q, call.k, call.v, call.mask, call.bias)
-    targets = [np.empty(y.shape, y.dtype) if any(overlaps(y, a) for a in read) or not y.flags.aligned else y for y in results]
+    targets = call.targets(results)
     if call.ragged:
         for target, value in zip(targets, (0, -np.inf)):
             target[...] = value
-    kernels.core.attend(call.storage, call.operands(call.seen(targets[0]), targets[1] if return_lse else None), call.how)
+    core = kernels.core_of(call.q)
+    core.attend(call.storage, call.operands(call.seen(targets[0]), targets[1] if return_lse else None), call.how)
     for y, target in zip(results, targets):
         copy(y, target)
-    return tuple(results) if return_lse else results[0]
+    return tuple(map(_given, results)) if return_lse else _given(results[0])
 
 
 def attention_backward(
@@ -386,25 +394,25 @@ def attention_backward(
     do = check.broadcast(op, "do", do, shape)
     inputs = [call.seen(a) for a in (call.q, call.k, call.v)] + [call.own_bias] * bias_grad + [sinks] * sinks_grad
     gradients = check.outs(op, out, tuple(a.shape for a in inputs), tuple(check.computing(a) for a in inputs), call.q)
-    read = (do, o, lse, call.q, call.k, call.v, call.mask, call.bias)
-    targets = [np.empty(g.shape, g.dtype) if any(overlaps(g, a) for a in read) or not g.flags.aligned else g for g in gradients]
+    targets = call.targets(gradients, do, o, lse)
     if call.ragged or 0 in call.shape:
         for target in targets:
             target[...] = 0
     given = call.seen(o), lse, call.seen(do)
-    kernels.core.attend(call.storage, call.operands(*given, *(call.seen(target) for target in targets[:3])), call.how, True)
+    core = kernels.core_of(call.q)
+    core.attend(call.storage, call.operands(*given, *(call.seen(target) for target in targets[:3])), call.how, True)
     if bias_grad and targets[3].size:
         full = np.broadcast_to(targets[3], call.bias.shape)
         lengths = call.bias.shape[-2:]
         if 0 in call.bias.shape:
             targets[3][...] = 0
         else:
-            kernels.core.bias_gradients(call.storage, call.operands(*given, dbias=full), call.how, *lengths, threads.get_num_threads())
+            core.bias_gradients(call.storage, call.operands(*given, dbias=full), call.how, *lengths, threads.get_num_threads())
     if sinks_grad:
-        targets[-1][...] = kernels.core.sink_gradients(call.storage, call.operands(*given), call.how)
+        targets[-1][...] = core.sink_gradients(call.storage, call.operands(*given), call.how)
     for gradient, target in zip(gradients, targets):
         copy(gradient, target)
-    return tuple(gradients)
+    return tuple(map(_given, gradients))
 
 
 def merge_attention(
@@ -466,8 +474,10 @@ def merge_attention(
             raise ValueError(f"{op}: part {i} has shapes {o.shape} and {lse.shape}, they must be {shape} and {shape[:-1]}, (..., Dv) and (...)")
     dtype = check.computing(*os)
     results = check.outs(op, out, (shape, shape[:-1]), (dtype, _wide(dtype)), os[0])
-    targets = [np.empty(y.shape, y.dtype) if any(overlaps(y, a) for a in (*os, *lses)) else y for y in results]
-    if results[1].size:
+    targets = [check.new(y.shape, y.dtype, y) if any(overlaps(y, a) for a in (*os, *lses)) else y for y in results]
+    if not isinstance(os[0], np.ndarray):
+        _merge_on_device(os, lses, *targets)
+    elif results[1].size:
         # The parts share a dtype and, along a row, a stride: those that differ are brought into line.
         kind, wide = check.computing(*os), check.computing(*lses)
         alike = len({(o.dtype, o.strides[-1:]) for o in os}) == 1 and len({lse.dtype for lse in lses}) == 1
@@ -476,7 +486,15 @@ def merge_attention(
         kernels.core.merge_parts([*arrays, *targets], n)
     for y, target in zip(results, targets):
         copy(y, target)
-    return tuple(results)
+    return tuple(map(_given, results))
+
+
+def _merge_on_device(os, lses, o, lse):
+    if o.size == 0:  # lse alone
+        os = [a[..., None] for a in lses]
+        o = check.new(os[0].shape, lse.dtype, lse)
+    if lse.size:
+        kernels.core_of(o).merge_parts([a for part in zip(os, lses) for a in part] + [o, lse])
 
 
 class KVCache:
@@ -492,7 +510,8 @@ class KVCache:
     Attributes
     ----------
     k, v : ndarray
-        Views of what was appended, (batch, heads, len(cache), dim).
+        Views of what was appended, (batch, heads, len(cache), dim). The cache lies where the first of it does: of pyopencl arrays they are
+        pyopencl arrays.
 
     Raises
     ------
@@ -526,36 +545,41 @@ class KVCache:
             raise TypeError(f"{op}: dtype is {dtype!r}, it must be float16, bfloat16, float32 or float64") from None
         if not check.is_floating(dtype) or not dtype.isnative:
             raise TypeError(f"{op}: dtype is {dtype}, it must be float16, bfloat16, float32 or float64")
-        self._k, self._v, self._length = np.empty(shape, dtype), np.empty(shape, dtype), 0
+        self._shape, self._dtype, self._length = shape, dtype, 0
+        self._k, self._v = np.empty(shape, dtype), np.empty(shape, dtype)
 
     def __len__(self) -> int:
         return self._length
 
     def __repr__(self) -> str:
-        batch, heads, capacity, dim = self._k.shape
-        return f"KVCache(batch={batch}, heads={heads}, capacity={capacity}, dim={dim}, dtype={self._k.dtype}) of {self._length} positions"
+        batch, heads, capacity, dim = self._shape
+        return f"KVCache(batch={batch}, heads={heads}, capacity={capacity}, dim={dim}, dtype={self._dtype}) of {self._length} positions"
 
     @property
     def k(self) -> NDArray:
-        return self._k[:, :, : self._length]
+        return _given(self._k[:, :, : self._length])
 
     @property
     def v(self) -> NDArray:
-        return self._v[:, :, : self._length]
+        return _given(self._v[:, :, : self._length])
 
     def append(self, k: ArrayLike, v: ArrayLike) -> None:
         """Add n positions: k and v of shape (batch, heads, n, dim). More than there is room for is a ValueError, and changes nothing."""
         op = "KVCache.append"
         k, v = check.arrays(op, k=k, v=v)
-        batch, heads, capacity, dim = self._k.shape
+        batch, heads, capacity, dim = self._shape
         for name, a in (("k", k), ("v", v)):
             if a.ndim != 4 or (*a.shape[:2], a.shape[3]) != (batch, heads, dim):
                 raise ValueError(f"{op}: {name} has shape {a.shape}, it must be ({batch}, {heads}, n, {dim})")
+            if self._length:
+                check.same_kind(op, name, a, self._k)
         if k.shape != v.shape:
             raise ValueError(f"{op}: k has shape {k.shape} and v {v.shape}, they must be the same")
         end = self._length + k.shape[2]
         if end > capacity:
             raise ValueError(f"{op}: k has {k.shape[2]} positions, it must have no more than {capacity - self._length}, for which there is room")
+        if self._length == 0:
+            self._k, self._v = (check.new(self._shape, self._dtype, k) for _ in range(2))
         copy(self._k[:, :, self._length : end], k)
         copy(self._v[:, :, self._length : end], v)
         self._length = end
@@ -571,6 +595,10 @@ def _planned(op: str, x: np.ndarray) -> tuple:
     lse = np.empty(call.shape, call.storage)
     gradients = (call.q,) * 4 if op.endswith("backward") else ()
     return kernels.core.attend(call.storage, call.operands(call.q, lse, *gradients), call.how, bool(gradients), True)
+
+
+def _given(y):
+    return y if isinstance(y, np.ndarray) else y.given()
 
 
 def _wide(dtype):

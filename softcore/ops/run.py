@@ -128,7 +128,9 @@ def copy(output: np.ndarray, target: np.ndarray) -> None:
 
 def overlaps(output: np.ndarray, a: np.ndarray | None) -> bool:
     """Whether writing to `output` may change `a`."""
-    return a is not None and np.may_share_memory(output, a, max_work=1)
+    if a is None:
+        return False
+    return np.may_share_memory(output, a, max_work=1) if isinstance(output, np.ndarray) else output.overlaps(a)
 
 
 def _is_direct(output, read, dtype):
