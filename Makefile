@@ -29,7 +29,7 @@ test-base: $(VENV)/test.stamp
 
 # A build without OpenMP, beside the one in place.
 test-serial: $(VENV)/test.stamp $(VENV)/serial.stamp
-	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py --deselect tests/test_docs.py --deselect tests/test_opencl.py
+	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py --deselect tests/test_docs.py --deselect tests/test_opencl.py --deselect tests/test_instructions.py
 
 # The OpenCL core on a device, of the runtime that RUNTIME names (a library or an .icd file) or that pip installed. `make test` runs its
 # kernels under Oclgrind alone.
