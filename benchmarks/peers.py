@@ -1,4 +1,4 @@
-"""softcore beside NumPy, SciPy, torch, jax and numexpr: the cases it promises to be fast in, and what it promises.
+"""softcore beside NumPy, SciPy, torch, jax, numexpr and tinygrad: the cases it promises to be fast in, and what it promises.
 
     python benchmarks/peers.py --threads 1 2 --picture peers.png --json peers.json
     python benchmarks/peers.py --quick --case "softmax.*512"
@@ -6,8 +6,8 @@
 One process for each number of threads runs every case. In a case the libraries that are installed take turns over the same
 data, block by block, each after a pause and a call that does not count, and the best block of each is compared. Both sides write
 into outputs made beforehand wherever they can: softcore and NumPy by ``out=``, torch by ``out=`` or the ``out`` variant of the
-operator (``aten._softmax_backward_data.out``); SciPy's softmax family and jax have none. The spellings are in softcore.peers. jax
-cannot be held to one thread and counts with two or more. bfloat16 arrays are ml_dtypes' for softcore and the same bits for torch.
+operator (``aten._softmax_backward_data.out``); SciPy's softmax family, jax and tinygrad have none. The spellings are in softcore.peers.
+jax cannot be held to one thread and counts with two or more; tinygrad, which needs clang, has one whatever is asked. bfloat16 arrays are ml_dtypes' for softcore and the same bits for torch.
 
 The columns: milliseconds of one call, how many times faster softcore is than the best peer, how many times longer it takes than
 ``np.copyto`` that moves as many bytes, and the target, with yes or no. The last rows are errors, in ulp, against float64 (longdouble for float64).
@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS")
-ALL = ("numpy", "scipy", "torch", "jax", "numexpr")
+ALL = ("numpy", "scipy", "torch", "jax", "numexpr", "tinygrad")
 LIMITS = ("copyto", "read", "sgemm")  # what the machine allows: so many bytes copied or read, so many operations of a matrix product
 FEW = ("numpy", "torch", "jax")  # past the cache, where the temporaries of the others would take gigabytes
 
