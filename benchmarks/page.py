@@ -7,7 +7,7 @@ asv links its scripts to servers of others. npm, where it is installed, fetches 
 
 from __future__ import annotations
 
-import io
+import json
 import re
 import shutil
 import subprocess
@@ -35,15 +35,14 @@ SCRIPTS = {
 ELSEWHERE = re.compile(r'(src|href)="https://[^"]*/([^"/]+\.(?:js|css))"[^>]*?(?=>)')
 
 
-def fetch(name):
-    """The file of that name, from its package."""
-    package, path = SCRIPTS[name]
-    file = FETCHED / name
+def fetch(package, path):
+    """A file of a package."""
+    file = FETCHED / Path(path).name
     if not file.exists():
         FETCHED.mkdir(parents=True, exist_ok=True)
         packed = subprocess.run(["npm", "pack", "--silent", package], cwd=FETCHED, check=True, capture_output=True, text=True)
         archive = FETCHED / packed.stdout.split()[-1]
-        with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as members:
+        with tarfile.open(archive) as members:
             file.write_bytes(members.extractfile(f"package/{path}").read())
         archive.unlink()
     return file
@@ -53,16 +52,27 @@ def settle(folder):
     """Put the scripts beside the page that asks for them."""
 
     def beside(tag):
-        shutil.copy(fetch(tag[2]), folder)
-        return f'{tag[1]}="{tag[2]}"' + (' rel="stylesheet"' if tag[2].endswith(".css") else "")
+        file = fetch(*SCRIPTS[tag[2]])
+        shutil.copy(file, folder)
+        return f'{tag[1]}="{file.name}"'
 
     page = folder / "index.html"
     page.write_text(ELSEWHERE.sub(beside, page.read_text()))
 
 
+def measured(folder):
+    """Leave out the benchmarks of the suite that have no results, of which the pages would show empty frames."""
+    index = folder / "index.json"
+    content = json.loads(index.read_text())
+    graphs = folder / "graphs" / "summary"
+    content["benchmarks"] = {name: told for name, told in content["benchmarks"].items() if (graphs / f"{name}.json").exists()}
+    index.write_text(json.dumps(content))
+
+
 def main():
     folder = Path(sys.argv[1]).absolute()
     subprocess.run([sys.executable, "-m", "asv", "publish", "--no-pull", "--html-dir", folder], cwd=ROOT, check=True)
+    measured(folder)
     if shutil.which("npm"):
         settle(folder)
     else:

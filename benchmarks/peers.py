@@ -465,6 +465,19 @@ def draw(rows, path):
     plt.close(figure)
 
 
+def summary(rows):
+    """The targets, and softcore beside the best of the others."""
+    verdicts = [t["met"] for r in rows for t in r["targets"]]
+    told = [f"{sum(verdicts)} of {len(verdicts)} targets met"]
+    compared = sorted((r["to_best_peer"], f"{r['case']}, n {r['threads']}") for r in rows if r.get("to_best_peer"))
+    if compared:
+        ratios = [ratio for ratio, _ in compared]
+        faster = sum(ratio > 1 for ratio in ratios)
+        told.append(f"faster than the best peer in {faster} of {len(ratios)} cases, {statistics.median(ratios):.1f} times in the middle")
+        told.append(f"most: {compared[-1][0]:.1f} times ({compared[-1][1]}); least: {compared[0][0]:.2f} ({compared[0][1]})")
+    return told
+
+
 def versions():
     from importlib.metadata import PackageNotFoundError, version
 
@@ -497,8 +510,7 @@ def main(arguments=None):
     print(f"softcore {sc.__version__}, {sc.info()['isa']}; milliseconds; n: threads")
     print(heading(columns), flush=True)
     rows = gather(chosen.threads, chosen.case, chosen.quick, lambda result: print(line(result, columns), flush=True))
-    verdicts = [t["met"] for r in rows for t in r["targets"]]
-    print(f"{sum(verdicts)} of {len(verdicts)} targets met")
+    print("", *summary(rows), sep="\n")
     if chosen.json:
         with open(chosen.json, "w") as file:
             json.dump({"versions": found, "softcore": sc.info(), "rows": rows}, file, indent=1)
