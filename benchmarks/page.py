@@ -52,6 +52,8 @@ def settle(folder):
     """Put the scripts beside the page that asks for them."""
 
     def beside(tag):
+        if tag[2] not in SCRIPTS:  # of another asv than was looked at: left where it is
+            return tag[0]
         file = fetch(*SCRIPTS[tag[2]])
         shutil.copy(file, folder)
         return f'{tag[1]}="{file.name}"'
