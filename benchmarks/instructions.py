@@ -31,7 +31,14 @@ TOLERANCE = 0.1
 COUNTER = r"""
 #include <valgrind/callgrind.h>
 void watch(void) { CALLGRIND_START_INSTRUMENTATION; }
-void count(void *(*run)(void *), void *call, const char *name) { CALLGRIND_ZERO_STATS; run(call); CALLGRIND_DUMP_STATS_AT(name); }
+void count(void *(*run)(void *), void (*drop)(void *), void *call, const char *name)
+{
+    drop(run(call));  // so that what a small call allocates has just been freed, whatever ran before
+    CALLGRIND_ZERO_STATS;
+    void *result = run(call);
+    CALLGRIND_DUMP_STATS_AT(name);
+    drop(result);
+}
 """
 
 HEADS = (2, 160, 64)
@@ -67,14 +74,14 @@ def count(library, pattern, rows):
     """In the process that callgrind watches: each call, under its name, after one that does not count."""
     import softcore as sc
 
-    counter = ctypes.PyDLL(library)
+    counter, python = ctypes.PyDLL(library), ctypes.pythonapi
     made = [case for case in calls(rows) if re.search(pattern, case[0])]
     with sc.num_threads(1):
         for _, call, _ in made:
             call()
         counter.watch()
         for name, call, elements in made:
-            counter.count(ctypes.pythonapi.PyObject_CallNoArgs, ctypes.py_object(call), f"{name}|{elements}".encode())
+            counter.count(python.PyObject_CallNoArgs, python.Py_DecRef, ctypes.py_object(call), f"{name}|{elements}".encode())
 
 
 def instructions(pattern="", rows=64):
