@@ -41,7 +41,6 @@ def test_every_case_has_a_count(found):
     assert [name for name in found if counting.SMALL not in name and counting.kept(name) is None] == []
 
 
-@pytest.mark.parametrize(("rows", "seen"), [(68, False), (72, True)], ids=["6% more work", "12% more work"])
-def test_an_eighth_more_work_is_seen(rows, seen):
+def test_an_eighth_more_work_is_seen():
     comparable(ONE)
-    assert (ONE in counting.grown(counting.instructions(f"^{ONE}$", rows))) == seen
+    assert list(counting.grown(counting.instructions(f"^{ONE}$", rows=72))) == [ONE]
