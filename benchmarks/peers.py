@@ -89,7 +89,9 @@ class Case:
             heads, keys = self.options.get("keys", (self.shape[1], self.shape[2]))
             grouped = f", {heads} key heads" if heads != self.shape[1] else ""
             long = f", {keys} keys" if keys != self.shape[2] else ""
-            window = f", window {self.options['window'][0]}" if "window" in self.options else ", causal" if self.options.get("causal") else ""
+            window = (
+                f", window {self.options['window'][0]}" if "window" in self.options else ", causal" if self.options.get("causal") else ""
+            )
             return grouped + long + window
         window = " x ".join(map(str, self.options["window"]))
         other = [name for name in ("return_indices",) if self.options.get(name)]
