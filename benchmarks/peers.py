@@ -1,4 +1,4 @@
-"""softcore beside NumPy, SciPy, torch, jax and numexpr: the cases it promises to be fast in, and what it promises.
+"""softcore beside NumPy, SciPy, torch, jax, numexpr and tinygrad: the cases it promises to be fast in, and what it promises.
 
     python benchmarks/peers.py --threads 1 2 --picture peers.png --json peers.json
     python benchmarks/peers.py --quick --case "softmax.*512"
@@ -6,8 +6,8 @@
 One process for each number of threads runs every case. In a case the libraries that are installed take turns over the same
 data, block by block, each after a pause and a call that does not count, and the best block of each is compared. Both sides write
 into outputs made beforehand wherever they can: softcore and NumPy by ``out=``, torch by ``out=`` or the ``out`` variant of the
-operator (``aten._softmax_backward_data.out``); SciPy's softmax family and jax have none. The spellings are in softcore.peers. jax
-cannot be held to one thread and counts with two or more. bfloat16 arrays are ml_dtypes' for softcore and the same bits for torch.
+operator (``aten._softmax_backward_data.out``); SciPy's softmax family, jax and tinygrad have none. The spellings are in softcore.peers.
+jax cannot be held to one thread and counts with two or more; tinygrad, which needs clang, has one whatever is asked. bfloat16 arrays are ml_dtypes' for softcore and the same bits for torch.
 
 The columns: milliseconds of one call, how many times faster softcore is than the best peer, how many times longer it takes than
 ``np.copyto`` that moves as many bytes, and the target, with yes or no. The last rows are errors, in ulp, against float64 (longdouble for float64).
@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS")
-ALL = ("numpy", "scipy", "torch", "jax", "numexpr")
+ALL = ("numpy", "scipy", "torch", "jax", "numexpr", "tinygrad")
 LIMITS = ("copyto", "read", "sgemm")  # what the machine allows: so many bytes copied or read, so many operations of a matrix product
 FEW = ("numpy", "torch", "jax")  # past the cache, where the temporaries of the others would take gigabytes
 
@@ -89,7 +89,9 @@ class Case:
             heads, keys = self.options.get("keys", (self.shape[1], self.shape[2]))
             grouped = f", {heads} key heads" if heads != self.shape[1] else ""
             long = f", {keys} keys" if keys != self.shape[2] else ""
-            window = f", window {self.options['window'][0]}" if "window" in self.options else ", causal" if self.options.get("causal") else ""
+            window = (
+                f", window {self.options['window'][0]}" if "window" in self.options else ", causal" if self.options.get("causal") else ""
+            )
             return grouped + long + window
         window = " x ".join(map(str, self.options["window"]))
         other = [name for name in ("return_indices",) if self.options.get(name)]
@@ -465,6 +467,19 @@ def draw(rows, path):
     plt.close(figure)
 
 
+def summary(rows):
+    """The targets, and softcore beside the best of the others."""
+    verdicts = [t["met"] for r in rows for t in r["targets"]]
+    told = [f"{sum(verdicts)} of {len(verdicts)} targets met"]
+    compared = sorted((r["to_best_peer"], f"{r['case']}, n {r['threads']}") for r in rows if r.get("to_best_peer"))
+    if compared:
+        ratios = [ratio for ratio, _ in compared]
+        faster = sum(ratio > 1 for ratio in ratios)
+        told.append(f"faster than the best peer in {faster} of {len(ratios)} cases, {statistics.median(ratios):.1f} times in the middle")
+        told.append(f"most: {compared[-1][0]:.1f} times ({compared[-1][1]}); least: {compared[0][0]:.2f} ({compared[0][1]})")
+    return told
+
+
 def versions():
     from importlib.metadata import PackageNotFoundError, version
 
@@ -497,8 +512,7 @@ def main(arguments=None):
     print(f"softcore {sc.__version__}, {sc.info()['isa']}; milliseconds; n: threads")
     print(heading(columns), flush=True)
     rows = gather(chosen.threads, chosen.case, chosen.quick, lambda result: print(line(result, columns), flush=True))
-    verdicts = [t["met"] for r in rows for t in r["targets"]]
-    print(f"{sum(verdicts)} of {len(verdicts)} targets met")
+    print("", *summary(rows), sep="\n")
     if chosen.json:
         with open(chosen.json, "w") as file:
             json.dump({"versions": found, "softcore": sc.info(), "rows": rows}, file, indent=1)

@@ -310,13 +310,29 @@ def attended(queries, keys, causal=False, window=None):
     return int(np.sum(seen if window is None else np.minimum(seen, window[0] + 1)))
 
 
-def products():
-    """Attention beside the product of two square matrices in NumPy, which does as many operations as the machine allows."""
-    from threadpoolctl import threadpool_info, threadpool_limits
+SQUARE = 1024
+
+
+def ceilings():
+    """What the machine allows one thread: bytes a second of a copy and of a fold that only reads, operations a second of a product."""
+    from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(0)
-    square = rng.standard_normal((1024, 1024), dtype=np.float32)
-    rows = []
+    x, square = rng.standard_normal(SIZE, dtype=np.float32), rng.standard_normal((SQUARE, SQUARE), dtype=np.float32)
+    y = np.zeros_like(x)
+    calls = {"copy": lambda: np.copyto(y, x), "read": lambda: sc.max(x, None), "product": lambda: square @ square}
+    with sc.num_threads(1), threadpool_limits(1, user_api="blas"):
+        times = peers.take_turns(calls, rounds=5, block=0.01, patience=20)
+    return {"copy": 2 * x.nbytes / times["copy"], "read": x.nbytes / times["read"], "product": 2 * SQUARE**3 / times["product"]}
+
+
+def rates_of_attention():
+    """Attention beside the product of two square matrices in NumPy, which does as many operations as the machine allows."""
+    from threadpoolctl import threadpool_limits
+
+    rng = np.random.default_rng(0)
+    square = rng.standard_normal((SQUARE, SQUARE), dtype=np.float32)
+    measured = {}
     for words, (name, shape, (heads, length), options) in PRODUCTS.items():
         q = rng.standard_normal(shape, dtype=np.float32)
         k, v = rng.standard_normal((2, shape[0], heads, length, shape[3]), dtype=np.float32)
@@ -328,9 +344,20 @@ def products():
                 given = (rng.standard_normal(o.shape, dtype=np.float32), *given, o, lse)
             found = peers.calls(name, given, None, (), options)
             times = peers.take_turns({**found, "product": lambda: square @ square}, rounds=5, patience=10)
-        rate, most = operations / times["softcore"], 2 * len(square) ** 3 / times["product"]
-        of = f"{shape[1]} x {shape[2]} over {heads} x {length}, {shape[3]}"
-        rows.append([words, of, f"{1e3 * times['softcore']:.2f}", f"{rate / 1e9:.0f}", f"{rate / most:.0%}"])
+        measured[words] = {
+            "sizes": f"{shape[1]} x {shape[2]} over {heads} x {length}, {shape[3]}",
+            "ms": 1e3 * times["softcore"],
+            "rate": operations / times["softcore"],
+            "share": operations / times["softcore"] / (2 * SQUARE**3 / times["product"]),
+            "intensity": operations / OPS[name].moved(given, getattr(sc, name)(*given, **options)),
+        }
+    return measured
+
+
+def products(measured):
+    from threadpoolctl import threadpool_info
+
+    rows = [[words, m["sizes"], f"{m['ms']:.2f}", f"{m['rate'] / 1e9:.0f}", f"{m['share']:.0%}"] for words, m in measured.items()]
     head = ["", "heads x queries over heads x keys, elements", "ms", "10⁹ operations a second", "of the rate of a matrix product"]
     blas = next((f"{b['internal_api']}'s {b.get('architecture')}" for b in threadpool_info() if b["user_api"] == "blas"), "its own")
     return f"{table(head, rows)}\nfloat32, {sc.info()['isa']} kernels; NumPy multiplies with {blas} kernels"
@@ -375,11 +402,13 @@ def main():
     GENERATED.mkdir(exist_ok=True)
     start, queued = time.perf_counter(), peers.waited()
     measured, steps = {name: cost_of(op) for name, op in OPS.items() if op.family != "attention"}, ladder()
+    attention, most = rates_of_attention(), ceilings()
     tables = {family: f"{costs(family, measured)}\n{machine()}" for family in FAMILIES if family != "attention"}
-    tables["attention"] = products()
+    tables["attention"] = products(attention)
     busy = peers.waited() - queued > 0.05 * (time.perf_counter() - start)
     when = "measured when these pages were built" + (", on a busy machine: the numbers are unsure." if busy else ".")
-    (GENERATED / "costs.json").write_text(json.dumps({"machine": f"{machine()}, one thread", "ops": measured}, indent=1))
+    kept = {"machine": f"{machine()}, one thread", "ops": measured, "attention": attention, "ceilings": most}
+    (GENERATED / "costs.json").write_text(json.dumps(kept, indent=1))
     pages = {"others": others(), "ladder": f"{steps}\n{machine()}; {when}\n", "rows": rows()}
     for family in FAMILIES:
         pages[f"accuracy_{family}"] = attention_accuracy() if family == "attention" else accuracy(family)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import glob
 import importlib
+import shutil
 import time
 import timeit
 from collections.abc import Callable, Iterable
@@ -536,6 +537,24 @@ def _numexpr(numexpr, axis):
     }
 
 
+def _tinygrad(tinygrad, axis):
+    if shutil.which("clang") is None:
+        raise ImportError("tinygrad compiles what it runs on the CPU with clang")
+    cpu = tinygrad.Device["CPU"]
+    ops = {
+        "max": lambda x: x.max(axis),
+        "softmax": lambda x: x.softmax(axis),
+        "log_softmax": lambda x: x.log_softmax(axis),
+        "logsumexp": lambda x: x.logsumexp(axis),
+        "sigmoid": lambda x: x.sigmoid(),
+    }
+
+    def ready(compiled):
+        return lambda *arguments, out: (compiled(*arguments), cpu.synchronize())
+
+    return {name: ready(tinygrad.TinyJit(lambda x, op=op: op(x).realize())) for name, op in ops.items()}
+
+
 def _same(array):
     return array
 
@@ -553,6 +572,10 @@ def _jax_array(array):
     return jax.numpy.asarray(array)
 
 
+def _tinygrad_tensor(array):
+    return importlib.import_module("tinygrad").Tensor(array, device="CPU").realize()
+
+
 # name: (module, how it spells the ops, how it takes a NumPy array)
 LIBRARIES = {
     "numpy": ("numpy", _numpy, _same),
@@ -560,6 +583,7 @@ LIBRARIES = {
     "torch": ("torch", _torch, _tensor),
     "jax": ("jax", _jax, _jax_array),
     "numexpr": ("numexpr", _numexpr, _same),
+    "tinygrad": ("tinygrad", _tinygrad, _tinygrad_tensor),
 }
 
 

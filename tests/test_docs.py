@@ -78,6 +78,23 @@ async function open(page) {
   return frame.contentDocument;
 }
 
+// A graph of asv's is drawn when its canvas has lines in colour.
+async function graphs(page) {
+  const opened = await open(page);
+  const lines = canvas => {
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", {willReadFrequently: true});
+    copy.drawImage(canvas, 0, 0);
+    const {data} = copy.getImageData(0, 0, canvas.width, canvas.height);
+    let coloured = 0;
+    for (let i = 0; i < data.length; i += 4)
+      if (data[i + 3] && Math.max(data[i], data[i + 1], data[i + 2]) - Math.min(data[i], data[i + 1], data[i + 2]) > 60) coloured++;
+    return coloured;
+  };
+  const drawn = () => [...opened.querySelectorAll("canvas.flot-base")].some(canvas => lines(canvas) > 200);
+  for (let i = 0; i < 100 && !drawn(); i++) await new Promise(done => setTimeout(done, 50));
+  if (!drawn()) found.push(`${page}: no graph is drawn`);
+}
+
 async function tour() {
   localStorage.setItem("mode", "light");  // the theme complains where there is none
   const pages = await (await fetch("/pages.json")).json();
@@ -98,6 +115,9 @@ async function tour() {
   const hits = () => [...results.querySelectorAll("#search-results li a")].map(hit => hit.getAttribute("href"));
   for (let i = 0; i < 100 && !hits().some(hit => hit.includes("ops/softmax")); i++) await new Promise(done => setTimeout(done, 50));
   if (!hits().some(hit => hit.includes("ops/softmax"))) found.push(`search finds ${hits()}`);
+  const link = (await open("/performance.html")).querySelector('a[href="history/index.html"]');
+  if (!link) found.push("performance.html does not link to the history");
+  else await graphs(`${link.href}#ops.softmax.track_copy_share`);
   return pages.length;
 }
 
@@ -110,7 +130,7 @@ class Site(http.server.SimpleHTTPRequestHandler):
     """The built pages, the tour, and what it found."""
 
     def do_GET(self):
-        pages = [str(page.relative_to(SITE)) for page in sorted(SITE.rglob("*.html")) if "_static" not in page.parts]
+        pages = [str(page.relative_to(SITE)) for page in sorted(SITE.rglob("*.html")) if not {"_static", "history"} & set(page.parts)]
         made = {"/tour.html": TOUR, "/pages.json": json.dumps(pages)}
         if self.path not in made:
             return super().do_GET()
@@ -133,11 +153,14 @@ class Site(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+# asv's pages load their scripts from elsewhere where npm could not fetch them.
+SCRIPTS = SITE / "history" / "jquery.min.js"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.mark.skipif(not (SITE / "index.html").exists(), reason="the site is not built: make docs")
 @pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
+@pytest.mark.skipif(not SCRIPTS.exists(), reason="the site has no scripts for the history: make docs, with npm")
 def test_the_site_in_a_browser(tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Site, directory=SITE)) as server:
         server.missing, server.done, server.found = [], threading.Event(), None

@@ -1,4 +1,4 @@
-"""What docs/porting.rst says is the same elsewhere is the same, where PyTorch and JAX are installed."""
+"""What docs/porting.rst says is the same elsewhere is the same, where PyTorch, thinc and JAX are installed."""
 
 import numpy as np
 import pytest
@@ -116,3 +116,48 @@ def test_jax(x, jax):
     same(sc.hardmax(x), jax.nn.one_hot(jnp.argmax(x, -1), 6))
     same(sc.glu(x), jax.nn.glu(x))
     same(sc.topk_gate(x, 2)[1], jax.lax.top_k(x, 2)[1])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [(-1, -1), (1, 0), (0, 1), (2, -1)])
+def test_attention_of_flash_attn(heads, causal, window):
+    """By its docstrings: query i reads keys i + Lk - Lq - left to i + Lk - Lq + right, and to i + Lk - Lq if causal; -1 is open."""
+    q, k, v = (np.ascontiguousarray(a.swapaxes(1, 2)) for a in heads)
+    distance = np.arange(5) - (np.arange(3)[:, None] + 5 - 3)
+    left, right = (np.inf if n == -1 else n for n in window)
+    keep = (distance >= -left) & (distance <= (0 if causal else right))
+    slopes = np.array([0.5, 0.25, 0.125, 0.0625])
+    options = {"layout": "BLHD", "scale": 0.3}
+    theirs = sc.attention(q, k, v, mask=keep, bias=-slopes[:, None, None] * np.abs(distance), **options)
+    same(sc.attention(q, k, v, causal=causal, window=window, causal_offset="end", alibi_slopes=slopes, **options), theirs)
+
+
+def test_thinc(rng):
+    thinc = pytest.importorskip("thinc.api")
+    ops, x, dy = thinc.NumpyOps(), *rng.standard_normal((2, 5, 6), dtype=np.float32)
+    ones, pieces = np.ones_like(x), rng.standard_normal((5, 6, 3), dtype=np.float32)
+
+    def alike(ours, theirs):
+        same(ours, theirs, 1e-5, 1e-6)
+
+    y = sc.softmax(x, scale=1 / 0.7)
+    alike(y, ops.softmax(x, temperature=0.7))
+    alike(sc.softmax_backward(dy, y, scale=1 / 0.7), ops.backprop_softmax(y, dy, temperature=0.7))
+    y = sc.sigmoid(x)
+    alike(y, ops.sigmoid(x))
+    alike(sc.sigmoid_backward(1.0, y), ops.dsigmoid(y))
+    alike(sc.sigmoid_backward(dy, y), ops.backprop_sigmoid(dy, y))
+    alike(sc.relu(x), ops.relu(x))
+    alike(sc.relu_backward(dy, sc.relu(x)), ops.backprop_relu(dy, ops.relu(x)))
+    alike(sc.glu((ones, x), activation="silu"), ops.swish(x))
+    alike(sc.glu_backward(dy, (ones, x), activation="silu")[1], ops.backprop_swish(dy, x, ops.swish(x)))
+    alike(sc.glu((ones, x), activation="gelu"), ops.gelu(x))
+    alike(sc.glu((ones, x), activation="gelu_tanh"), ops.gelu_approx(x))
+    best, which = ops.maxout(pieces)
+    alike(sc.max_with_argmax(pieces), (best, which))
+    alike(sc.max_backward(dy, pieces, index=which), ops.backprop_maxout(dy, which, 3))
+    labels = rng.integers(0, 6, 5)
+    loss, dx = sc.cross_entropy_with_grad(x, labels)
+    gradient, squares = thinc.CategoricalCrossentropy()(sc.softmax(x), labels.astype(np.int32))
+    alike(dx, gradient)
+    alike(np.sum(dx**2), squares)

@@ -512,6 +512,10 @@ template <class S, class F> INLINE void sum_tile_columns(ptrdiff_t n, ptrdiff_t 
         for (ptrdiff_t g = 0; g < groups; g++) {
             Lanes<S> e[4];
             for (int b = 0; b < 4; b++) e[b] = constant<Lanes<S>>(0);
+            if (n <= L) {  // a column has one element in each lane
+                t[g][i] = doubles<S>(term(i, g, e[0]));
+                continue;
+            }
             for (ptrdiff_t j = i; j < n; j += 4 * L)
                 for (int b = 0; b < 4; b++) if (j + b * L < n) e[b] = term(j + b * L, g, e[b]);
             t[g][i] = doubles<S>(tree4(e));

@@ -1,0 +1,47 @@
+import json
+from pathlib import Path
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+import softcore as sc
+
+generated = Path(sc.__file__).parents[1] / "docs" / "generated" / "costs.json"
+measured = json.loads(generated.read_text())
+most = measured["ceilings"]
+colours = dict(zip(dict.fromkeys(op.family for op in sc.reference.OPS.values()), plt.rcParams["axes.prop_cycle"].by_key()["color"]))
+
+figure, (memory, work) = plt.subplots(1, 2, figsize=(10.5, 4.6))
+
+for family, colour in colours.items():
+    ops = {name: m for name, m in measured["ops"].items() if sc.reference.OPS[name].family == family}
+    if ops:
+        memory.plot([m["bytes"] for m in ops.values()], [m["GB/s"] for m in ops.values()], "o", color=colour, label=family)
+for name in ("max", "softmax", "cross_entropy_with_grad", "softmax_gate_backward", "relu"):
+    m = measured["ops"][name]
+    memory.annotate(name, (m["bytes"], m["GB/s"]), xytext=(6, -3), textcoords="offset points", fontsize=8)
+for name, style in (("copy", "-"), ("read", "--")):
+    memory.axhline(most[name] / 1e9, color="black", linewidth=1.2, linestyle=style, label=f"a {name}")
+memory.set_xscale("log", base=2)
+memory.set_yscale("log")
+memory.set_xlabel("bytes an element that must be read or written")
+memory.set_ylabel("10⁹ bytes a second")
+memory.set_title("limited by memory")
+memory.legend(fontsize=8, loc="lower left")
+
+intensity = np.geomspace(0.5, 1000, 200)
+for name, style in (("read", "--"), ("copy", "-")):
+    roof = np.minimum(most["product"], most[name] * intensity)
+    work.plot(intensity, roof / 1e9, color="black", linewidth=1.2, linestyle=style)
+places = {"all keys": ((7, -3), "left"), "causal": ((-6, 4), "right")}
+for words, m in measured["attention"].items():
+    offset, side = places.get(words, ((-6, -11), "right"))
+    work.plot(m["intensity"], m["rate"] / 1e9, "o", color=colours["attention"])
+    work.annotate(words, (m["intensity"], m["rate"] / 1e9), xytext=offset, textcoords="offset points", fontsize=8, ha=side)
+work.annotate("a matrix product", (0.6, most["product"] / 1e9), xytext=(0, 4), textcoords="offset points", fontsize=8)
+work.set_xscale("log", base=2)
+work.set_yscale("log")
+work.set_xlabel("operations a byte")
+work.set_ylabel("10⁹ operations a second")
+work.set_title("attention: limited by memory, then by arithmetic")
+figure.suptitle(measured["machine"], fontsize=9)
