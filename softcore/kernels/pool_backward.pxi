@@ -287,6 +287,9 @@ cdef Py_ssize_t take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, cha
     close_staged(&s.staged)
     return found + take_matches(_, s.matches)
 
+cdef enum:
+    LONG_ROW = 80  # elements of a row of a plane: what happens once a row costs more than to scatter fewer
+
 # max_pool_backward is not told its windows: they are guessed from some of the indices, so that the tiles of an ordinary pooling are taken
 # row by row.  Where an index turns out to be elsewhere, everything is done again as if nothing were known.
 cdef bint guess_windows(Pool* t) noexcept nogil:
@@ -308,7 +311,7 @@ cdef bint guess_windows(Pool* t) noexcept nogil:
         total *= t.w[i].count
     if t.w[0].size * t.w[1].size * t.w[2].size >= 1 << 30:
         return False
-    run = min(128, total // runs)
+    run = min(128, max(4, total // (64 * runs)), total // runs)
     for j in range(runs * run):
         rest = total // runs * (j // run) + j % run
         for i in range(2, -1, -1):
