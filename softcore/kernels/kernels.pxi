@@ -376,7 +376,6 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
     if t.rows * t.n <= small_work and t.arg[0].direct and (t.rows == 1 or t.n >= SHORT):
         if dry:
             return 5, 1, False, False
-        t.streaming = t.ahead = False
         open_totals(t, 1)
         whole_rows(t, &k, 0, t.rows)
         close_totals(t, 1)
@@ -434,14 +433,12 @@ def run(str op, dtype, tuple inputs, tuple outputs, int nouter, mask=None, doubl
     cdef Task t
     cdef int code = code_of(dtype), which = NAMES[op], d, nd
     cdef cnp.ndarray x
-    t.nargs = t.ninputs = 0
+    begin_task(&t)
     t.scale = scale
-    t.factor = 1
     t.option = which // 100 if which >= 100 else option
     t.variant = option
     which = which % 100
     t.masked = mask is not None
-    t.loss = NULL
     full = next(a for a in inputs + outputs if a is not None and a.ndim >= nouter and (a is inputs[0] or a.ndim > nouter)) if op not in ("max_backward", "logsumexp_backward") else inputs[1]
     x = full
     nd = cnp.PyArray_NDIM(x)
@@ -508,6 +505,7 @@ def plain(str op, x, y, axis, scale, out):
     else:
         return None
     which = NAMES[op]
+    begin_task(&t)
     t.option = which // 100
     which = which % 100
     elementwise = which == CHOOSE or which == ELEMENTWISE
@@ -543,11 +541,7 @@ def plain(str op, x, y, axis, scale, out):
     if elementwise:  # one long row
         n = batch
         batch = 1
-    t.masked = False
-    t.loss = NULL
     t.scale = scale
-    t.factor = 1
-    t.nargs = 0
     plain_operand(&t, x, code, batch, n, inner, item, False)
     if y is not None:
         plain_operand(&t, y, code, batch, n, inner, item, False)

@@ -364,10 +364,7 @@ def run_loss(str op, dtype, tuple inputs, tuple outputs, int nouter, bint sums, 
     cdef Loss loss
     cdef int code = code_of(dtype), which = NAMES[op], d, place
     cdef cnp.ndarray x = inputs[0]
-    t.nargs = 0
-    t.scale = t.factor = 1
-    t.option = 0
-    t.masked = False
+    begin_task(&t)
     t.loss = &loss
     t.nouter = nouter
     t.nlength = cnp.PyArray_NDIM(x) - nouter

@@ -452,6 +452,7 @@ def mix(str op, dtype, x, r, o, mask, lse=None, dx=None, dr=None, double scale=1
     cdef int code = code_of(dtype), nouter = x.ndim - 2, d, threads, executor
     cdef bint spread = op == "softmax_gate_spread"
     cdef Py_ssize_t itemsize = x.dtype.itemsize, work
+    begin_task(&m.t)
     m.t.nargs = 2
     m.t.ninputs = 1
     m.t.nouter = nouter
@@ -463,10 +464,6 @@ def mix(str op, dtype, x, r, o, mask, lse=None, dx=None, dr=None, double scale=1
     m.t.n = m.t.length[0] = x.shape[nouter]
     m.d = x.shape[nouter + 1]
     m.t.scale = scale
-    m.t.factor = 1
-    m.t.loss = NULL
-    m.t.option = 0
-    m.t.log = m.t.streaming = m.t.ahead = False
     m.t.masked = mask is not None
     if m.t.masked:
         set_gate_operand(&m.t.mask, mask, nouter)
@@ -596,8 +593,6 @@ cdef void unchoose_rows(const Task* t, const Kernel* softmax, bint all, Py_ssize
     few.n = t.n if all else k
     few.nlength = 1
     few.length[0] = k
-    few.factor = 1
-    few.loss = NULL
     few.arg[0].code = few.arg[1].code
     few.arg[0].direct = few.arg[1].direct = True
     few.arg[0].code = few.arg[1].code = FLOAT if wide is float else DOUBLE
@@ -645,6 +640,7 @@ cdef int run_unchoice(const Task* t, const Kernel* softmax, bint all, Py_ssize_t
 
 cdef void set_choice(Task* t, object r, int nargs) except *:
     cdef int d
+    begin_task(t)
     t.nargs = nargs
     t.nouter = r.ndim - 1
     t.nlength = 1
@@ -653,10 +649,6 @@ cdef void set_choice(Task* t, object r, int nargs) except *:
     for d in range(t.nouter):
         t.outer[d] = r.shape[d]
         t.rows *= r.shape[d]
-    t.masked = t.log = t.streaming = t.ahead = False
-    t.scale = t.factor = 1
-    t.loss = NULL
-    t.option = 0
 
 def choose_largest(dtype, r, weights, indices, bint renormalize, bint dry=False):
     """The k largest of each row of r: themselves in `weights`, or without `renormalize` their softmax among all; and where they are."""

@@ -57,11 +57,11 @@ INLINE void ask_ahead(const char *p, ptrdiff_t later, ptrdiff_t bytes) {
 
 // Elements c, c + 1, .. of a row of `size`; those outside are `fill`.
 template <class S> Lanes<S> load_edge(const S *row, ptrdiff_t c, ptrdiff_t size, acc<S> fill) {
-    acc<S> a[lanes<S>()];
-    for (ptrdiff_t i = 0; i < lanes<S>(); i++) a[i] = c + i >= 0 && c + i < size ? widen<S>(row[c + i]) : fill;
-    Lanes<S> x;
-    load_pack((const acc<S> *)a, &x);
-    return x;
+    const ptrdiff_t from = std::max<ptrdiff_t>(0, -c), to = std::min(lanes<S>(), size - c);
+    S a[lanes<S>()];
+    std::fill_n(a, lanes<S>(), narrow<S>(fill));
+    if (from < to) std::memcpy(a + from, row + c + from, (to - from) * sizeof(S));
+    return load<S>(a);
 }
 // Which lanes lie in the row.
 template <class S> INLINE Mask<S> within(ptrdiff_t c, ptrdiff_t size) {
@@ -73,6 +73,15 @@ template <class S> INLINE Lanes<S> load_where(const S *row, ptrdiff_t c, ptrdiff
 #if SOFTCORE_VECTOR >= 32
 template <> INLINE Lanes<float> load_where<float>(const float *row, ptrdiff_t c, ptrdiff_t, Mask<float> m, float fill) { return load_masked(row + c, m, splat<float>(fill)); }
 template <> INLINE Lanes<double> load_where<double>(const double *row, ptrdiff_t c, ptrdiff_t, Mask<double> m, double fill) { return load_masked(row + c, m, splat<double>(fill)); }
+#endif
+#if SOFTCORE_VECTOR == 64
+template <class S> INLINE Lanes<S> load_halves_where(const S *p, Mask<S> m, float fill) {
+    alignas(32) S a[16];
+    _mm256_store_si256((__m256i *)a, _mm256_maskz_loadu_epi16(_mm512_movepi32_mask((__m512i)m.v), p));
+    return select(m, load<S>(a), splat<S>(fill));
+}
+template <> INLINE Lanes<half> load_where<half>(const half *row, ptrdiff_t c, ptrdiff_t, Mask<half> m, float fill) { return load_halves_where(row + c, m, fill); }
+template <> INLINE Lanes<bfloat16> load_where<bfloat16>(const bfloat16 *row, ptrdiff_t c, ptrdiff_t, Mask<bfloat16> m, float fill) { return load_halves_where(row + c, m, fill); }
 #endif
 template <class S> INLINE Lanes<S> load_within(const S *row, ptrdiff_t c, ptrdiff_t size, acc<S> fill) {
     return __builtin_expect(c >= 0 && c + lanes<S>() <= size, 1) ? load<S>(row + c) : load_where<S>(row, c, size, within<S>(c, size), fill);

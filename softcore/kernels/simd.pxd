@@ -39,7 +39,6 @@ cdef extern from "rows.h" namespace "softcore" nogil:
         pass
 
     Py_ssize_t lanes[S](const S*)
-    Lanes[S] load_some[S](const S*, Py_ssize_t n, double fill)
     void store_some[S](S*, Lanes[S], Py_ssize_t n)
     Py_ssize_t find[S](const S*, Py_ssize_t n, acc[S], bint last, const unsigned char* mask)
     void fence()
@@ -112,7 +111,6 @@ cdef extern from "rows.h" namespace "softcore" nogil:
 
     # sums of backwards
     enum: SUMS  # Lanes of columns that are summed side by side
-    double sum_row[S](const S*, Py_ssize_t n)
     double total_of_sum[S](const S*, const Sum[double]*)
     void add_row[S](const S*, Sum[double]*, double)
     void merge_sums[S](const S*, Sum[double]*, const Sum[double]*)

@@ -40,6 +40,13 @@ cdef struct Row:
     char* at[OPERANDS]
     char* mask
 
+# A task as it is unless its call says otherwise.
+cdef inline void begin_task(Task* t) noexcept nogil:
+    t.nargs = t.ninputs = t.option = t.variant = 0
+    t.scale = t.factor = 1
+    t.masked = t.log = t.streaming = t.ahead = False
+    t.loss = NULL
+
 cdef inline char* row_start(const Task* t, const Operand* a, Py_ssize_t r) noexcept nogil:
     cdef char* p = a.data
     cdef int d = t.nouter - 1
