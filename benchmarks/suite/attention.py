@@ -6,18 +6,12 @@ with it. Days can be compared by it; machines only if their BLAS libraries make 
 
 import numpy as np
 
-from .cases import ATTENTION, Attend, best_in_turns, forget_peak, peak
+from .cases import ATTENTION, Attend, Timed, best_in_turns, forget_peak, peak
 
 
-class Attention:
+class Attention(Timed):
     param_names = ("case", "dtype", "threads")
     params = (list(ATTENTION), ["float32", "float64", "bfloat16"], [1, 2])
-    version = "1"
-    timeout = 120
-    warmup_time = 0.05
-    sample_time = 0.01
-    repeat = (3, 10, 1.0)
-    rounds = 1
 
     def setup(self, case, dtype, threads):
         self.call = Attend(case, dtype, threads)

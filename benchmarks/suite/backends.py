@@ -13,22 +13,16 @@ import numpy as np
 import softcore as sc
 from softcore import kernels
 
-from .cases import Call, best_in_turns
+from .cases import Call, Timed, best_in_turns
 
 OPS = ["max", "softmax", "softmax_backward", "sigmoid", "cross_entropy_with_grad"]
 
 
-class Backends:
+class Backends(Timed):
     """By instruction set on one thread, or on the device with all that it has."""
 
     param_names = ("op", "backend")
     params = (OPS, ["base", "avx2", "avx512", "opencl"])
-    version = "1"
-    timeout = 120
-    warmup_time = 0.05
-    sample_time = 0.01
-    repeat = (3, 10, 1.0)
-    rounds = 1
 
     def setup(self, op, backend):
         self.call = Call(op, "float32", "heads 8 x 12 x 128 x 128", 1)

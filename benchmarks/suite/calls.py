@@ -8,17 +8,14 @@ import numpy as np
 
 import softcore as sc
 
+from .cases import Timed
 
-class Overhead:
+
+class Overhead(Timed):
     """A call on 16 numbers: seconds, and how many times as long as np.exp takes over them."""
 
     param_names = ("op",)
     params = (["softmax", "max", "relu", "logsumexp", "softmax_backward"],)
-    version = "1"
-    warmup_time = 0.05
-    sample_time = 0.01
-    repeat = (3, 10, 1.0)
-    rounds = 1
 
     def setup(self, op):
         if not hasattr(sc, op):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .cases import LARGE, Call, best_in_turns, forget_peak, peak
+from .cases import LARGE, Call, Timed, best_in_turns, forget_peak, peak
 
 # Those of the tree that the suite lies in, not of the commit that is measured, so that every commit has the same list.
 REFERENCE = Path(__file__).parents[2] / "softcore" / "reference"
@@ -18,15 +18,9 @@ REFERENCE = Path(__file__).parents[2] / "softcore" / "reference"
 def benchmarks_of(name):
     """The class of benchmarks of one op."""
 
-    class Benchmarks:
+    class Benchmarks(Timed):
         param_names = ("dtype", "shape", "threads")
         params = (["float32", "float64", "bfloat16"], ["digits 1797 x 10", "heads 8 x 12 x 128 x 128"], [1, 2])
-        version = "1"
-        timeout = 120
-        warmup_time = 0.05
-        sample_time = 0.01
-        repeat = (3, 10, 1.0)
-        rounds = 1
 
         def setup(self, dtype, shape, threads):
             self.call = Call(name, dtype, shape, threads)
