@@ -578,7 +578,7 @@ class KVCache:
         end = self._length + k.shape[2]
         if end > capacity:
             raise ValueError(f"{op}: k has {k.shape[2]} positions, it must have no more than {capacity - self._length}, for which there is room")
-        if self._length == 0:
+        if self._length == 0 and not (isinstance(k, np.ndarray) and isinstance(self._k, np.ndarray)):  # it lies where they do
             self._k, self._v = (check.new(self._shape, self._dtype, k) for _ in range(2))
         copy(self._k[:, :, self._length : end], k)
         copy(self._v[:, :, self._length : end], v)
