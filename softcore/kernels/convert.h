@@ -55,6 +55,20 @@ template <class S> void scatter(char *p, ptrdiff_t stride, const S *tile, ptrdif
     if (stride == (ptrdiff_t)sizeof(S)) { std::memcpy(p, tile, n * sizeof(S)); return; }
     for (ptrdiff_t i = 0; i < n; i++) std::memcpy(p + i * stride, tile + i, sizeof(S));
 }
+// Rows of a few bytes, by pieces that overlap: a call of memcpy would cost more than the copy.
+template <size_t PIECE> INLINE void copy_by(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t bytes, ptrdiff_t rows) {
+    for (; rows > 0; rows--, to += to_step, from += from_step) {
+        for (ptrdiff_t i = 0; i + (ptrdiff_t)PIECE <= bytes; i += PIECE) std::memcpy(to + i, from + i, PIECE);
+        std::memcpy(to + bytes - PIECE, from + bytes - PIECE, PIECE);
+    }
+}
+INLINE void copy_rows(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t bytes, ptrdiff_t rows) {
+    if (bytes >= 64) copy_by<64>(to, to_step, from, from_step, bytes, rows);
+    else if (bytes >= 16) copy_by<16>(to, to_step, from, from_step, bytes, rows);
+    else if (bytes >= 4) copy_by<4>(to, to_step, from, from_step, bytes, rows);
+    else copy_by<1>(to, to_step, from, from_step, bytes, rows);
+}
+
 template <class S> INLINE acc<S> fetch_one(const S *, const char *p, int code) {
     S value;
     gather<S>(&value, p, 0, 1, code);

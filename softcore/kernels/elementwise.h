@@ -267,7 +267,7 @@ template <class S> void choose_tile(int op, S *y, const S *a, const S *b, ptrdif
     switch (op) {
     case RELU: OVER((greater(zero, LOAD(a)) + zero));  // -0 becomes 0
     case RELU_BACKWARD: return over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {
-        P x = LOAD(b); return select(x > zero, LOAD(a), select(x != x, x, zero)); });
+        P x = LOAD(b), dy = in_register(LOAD(a)); return select(x > zero, dy, select(x != x, x, zero)); });  // no load waits for a comparison
     case MAXIMUM: return over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {
         P u = LOAD(a), v = LOAD(b); return select(u != u, u, select(v != v, v, max(u, v))); });
     }

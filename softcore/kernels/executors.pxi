@@ -1,11 +1,49 @@
 # Executors: how the rows of a task are handed to a kernel and to threads.  planner.py chooses among them.
 
+# Short rows of an element-wise op are packed into tiles, so that few of them do not cost a call each.
+cdef inline bint packs(const Task* t, const Kernel* k) noexcept nogil:
+    return k.packs and t.rows > 1 and 2 * t.n * t.arg[0].itemsize <= SCRATCH and t.loss == NULL and all_direct(t)
+
+cdef void packed_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef char room[OPERANDS][SCRATCH]
+    cdef Py_ssize_t bytes = t.n * t.arg[0].itemsize, count, r
+    cdef bint follow[OPERANDS]  # whether rows do follow each other
+    cdef Task packed
+    cdef Row row
+    cdef int i
+    begin_task(&packed)
+    packed.nargs = t.nargs
+    packed.ninputs = t.ninputs
+    packed.option = t.option
+    packed.variant = t.variant
+    packed.streaming = t.streaming
+    for i in range(t.nargs):
+        packed.arg[i].direct = True
+        follow[i] = t.nouter == 1 and t.arg[i].outer[0] == bytes
+        packed.streaming = packed.streaming and (follow[i] or i < t.ninputs)
+    while first < last:
+        count = min(last - first, SCRATCH // bytes)
+        if t.nouter > 1:  # as far as rows are evenly spaced
+            count = min(count, t.outer[t.nouter - 1] - first % t.outer[t.nouter - 1])
+        for i in range(t.nargs):
+            row.at[i] = row_start(t, &t.arg[i], first) if follow[i] else room[i]
+            if i < t.ninputs and not follow[i]:
+                copy_rows(room[i], bytes, row_start(t, &t.arg[i], first), t.arg[i].outer[t.nouter - 1], bytes, count)
+        k.map(&packed, &row, 0, count * t.n, NULL, NULL)
+        for i in range(t.ninputs, t.nargs):
+            if not follow[i]:
+                copy_rows(row_start(t, &t.arg[i], first), t.arg[i].outer[t.nouter - 1], room[i], bytes, bytes, count)
+        first += count
+
 cdef void whole_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef Row row
     cdef Room room, chunk
     cdef Py_ssize_t r, j
     if k.rows != NULL and t.n <= k.longest:
         k.rows(t, first, last, NULL)
+        return
+    if packs(t, k):
+        packed_rows(t, k, first, last)
         return
     for r in range(first, last):
         enter(t, r, &row)
@@ -56,6 +94,9 @@ cdef void map_units(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_t
     # Unit u is a chunk of a row; consecutive chunks of one row are mapped together.
     cdef Py_ssize_t chunks = (t.n + k.chunk - 1) // k.chunk, r, c, upto
     cdef Row row
+    if packs(t, k):
+        packed_rows(t, k, first, last)
+        return
     while first < last:
         r = first // chunks
         c = first % chunks

@@ -15,7 +15,7 @@ cdef void sweep_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end,
             i += 1
         which += 1
     while j < end:
-        n = min(end - j, tile_size(_))
+        n = at_once(t, end - j, tile_size(_))
         for i in range(t.ninputs):
             x[i] = take(t, row, i, j, n, <storage*> scratch[i], NULL, 0)
         for i in range(RESULTS):

@@ -88,6 +88,7 @@ cdef void max_kernels(const Task* t, int op, Kernel* k, element* _) noexcept nog
         k.fold = NULL
         k.map = <Map> choose_map[element]
     k.chunk = chunk_size(_)
+        k.packs = True
     k.lanes = lanes(_)
     k.known = True
 
@@ -141,6 +142,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
     elif op == SWEEP:
         k.map = <Map> sweep_map[storage]
     elif op == GRADIENT_SUM:
+        k.packs = True
         k.fold = <Fold> gradient_sum_fold[storage]
         k.merge = <Merge> gradient_sum_merge[storage]
         k.map = <Map> gradient_sum_map[storage]
@@ -150,6 +152,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
     elif op == ELEMENTWISE:
         k.map = <Map> elementwise_map[storage]
     elif op == EXP:
+        k.packs = True
         k.map = <Map> exp_map[storage]
     elif op == CROSS_ENTROPY or op == BINARY_CROSS_ENTROPY:
         loss_kernels(t, op, k, _)
@@ -165,7 +168,7 @@ cdef void kernel_of(const Task* t, int op, int code, Kernel* k) noexcept nogil:
     k.map = NULL
     k.rows = NULL
     k.columns = NULL
-    k.reduces = k.whole = k.known = k.keeps = k.spreads = False
+    k.reduces = k.whole = k.known = k.keeps = k.spreads = k.packs = False
     k.longest = 0
     k.widest = GROUPS
     if code == FLOAT:

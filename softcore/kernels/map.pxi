@@ -8,7 +8,7 @@ cdef void choose_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end
     cdef Py_ssize_t n
     cdef int i
     while j < end:
-        n = min(end - j, tile_size(_))
+        n = at_once(t, end - j, tile_size(_))
         at[0] = at[1] = NULL
         for i in range(t.ninputs):
             at[i] = take(t, row, i, j, n, <element*> scratch[i], NULL, 0)
@@ -24,7 +24,7 @@ cdef void elementwise_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_
     cdef Py_ssize_t n
     cdef int i
     while j < end:
-        n = min(end - j, tile_size(_))
+        n = at_once(t, end - j, tile_size(_))
         at[0] = at[1] = NULL
         for i in range(t.ninputs):
             at[i] = take(t, row, i, j, n, <storage*> scratch[i], NULL, 0)
@@ -38,7 +38,7 @@ cdef void exp_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, c
     cdef storage* y
     cdef Py_ssize_t n
     while j < end:
-        n = min(end - j, tile_size(_))
+        n = at_once(t, end - j, tile_size(_))
         y = open_tile(t, row, 1, j, <storage*> scratch)
         exp_tile(y, <const storage*> take(t, row, 0, j, n, <storage*> scratch, NULL, 0), n)
         close_tile(t, row, 1, j, n, y, NULL, 0)

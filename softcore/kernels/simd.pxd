@@ -45,6 +45,7 @@ cdef extern from "rows.h" namespace "softcore" nogil:
 
     # the state of a row, in doubles, and of many rows or columns, in lanes of them
     Py_ssize_t tile_size[S](const S*)
+    void copy_rows(char*, Py_ssize_t, const char*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     Py_ssize_t chunk_size[S](const S*)
     Py_ssize_t frame_size[S](const S*)
     cdef cppclass Sum[D]:

@@ -584,7 +584,7 @@ cdef void logsumexp_backward_map(const Task* t, const Row* row, Py_ssize_t j, Py
     cdef Py_ssize_t n
     cdef int i
     while j < end:
-        n = min(end - j, tile_size(_))
+        n = at_once(t, end - j, tile_size(_))
         mask = take_mask(t, row, j, n, masks)
         at[3] = NULL
         for i in range(t.ninputs):

@@ -109,6 +109,18 @@ cdef inline element* take(const Task* t, const Row* row, int i, Py_ssize_t j, Py
         fill_masked(room, mask, n, fill)
     return room
 
+# Whether no operand needs a tile.
+cdef inline bint all_direct(const Task* t) noexcept nogil:
+    cdef int i
+    for i in range(t.nargs):
+        if not t.arg[i].direct:
+            return False
+    return not t.masked
+
+# How many of the elements that are left are taken at once: all of them where no operand needs a tile.
+cdef inline Py_ssize_t at_once(const Task* t, Py_ssize_t left, Py_ssize_t tile) noexcept nogil:
+    return left if all_direct(t) else min(left, tile)
+
 # Room for elements j to j + n of output i, and their way back.
 cdef inline element* open_tile(const Task* t, const Row* row, int i, Py_ssize_t j, element* room) noexcept nogil:
     return <element*>(row.at[i]) + j if t.arg[i].direct else room
@@ -162,4 +174,5 @@ cdef struct Kernel:
     Py_ssize_t widest      # the most Lanes of columns that `columns` takes at once
     Py_ssize_t longest     # the longest row for `rows`
     bint keeps             # columns are better off with room for a frame of them
+    bint packs             # element-wise: several rows are as good as one
     bint spreads           # columns may share an element of an operand
