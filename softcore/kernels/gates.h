@@ -83,10 +83,30 @@ template <class S> INLINE Opening<S> opening_of(Lanes<S> r) {
     typedef Ends<acc<S>> E;
     return {shares<S>(magnitude(r)), r < constant<P>(0), (r >= constant<P>(E::one)) | (constant<P>(E::zero) >= r)};
 }
-// What is neither far open nor far closed takes a plain way, and the rest a careful one.  They are told apart element by element, so
-// that no result depends on its neighbours.
-template <class S> INLINE Mask<S> is_near(Lanes<S> u) { return u < constant<Lanes<S>>(Ends<acc<S>>::one); }
-template <class S> INLINE Mask<S> is_finite(Lanes<S> a) { return magnitude(a) < constant<Lanes<S>>(std::numeric_limits<acc<S>>::infinity()); }
+// What is neither far open nor far closed takes a plain way, unless a product on it would overflow or vanish, and the rest a careful
+// one.  They are told apart element by element, so that no result depends on its neighbours; and by signs: magnitudes order as their
+// bits do, and the sign of a difference of those, or of several joined, costs less than a comparison.  The signs depend on what goes
+// into a division, not on its result, which would hold the branch up.
+template <class S> using Signs = Mask<S>;
+template <class S> INLINE Signs<S> bits_of(Lanes<S> a) { return as<bits_t<acc<S>>>(magnitude(a)); }
+template <class S> INLINE Signs<S> bits_of_number(acc<S> a) {
+    bits_t<acc<S>> b;
+    std::memcpy(&b, &a, sizeof a);
+    return whole<S>(b);
+}
+template <class S> INLINE Signs<S> reaches(Lanes<S> a, double limit) { return bits_of_number<S>((acc<S>)limit) - whole<S>(1) - bits_of<S>(a); }
+template <class S> INLINE Signs<S> is_below(Lanes<S> a, double limit) { return bits_of<S>(a) - bits_of_number<S>((acc<S>)limit); }
+template <class S> INLINE Signs<S> is_nonzero(Lanes<S> a) { return whole<S>(0) - bits_of<S>(a); }
+template <class S> INLINE bool any_sign(Signs<S> s) { return any(s & whole<S>(std::numeric_limits<bits_t<acc<S>>>::min())); }
+template <class S> INLINE Signs<S> is_far(Lanes<S> u) { return reaches<S>(u, Ends<acc<S>>::one); }
+// Of numbers from `least` on a share of a sigmoid that is not far, or the product of both, is no subnormal; `most` may be doubled.
+template <class S> struct PlainRange {
+    typedef std::numeric_limits<acc<S>> Limits;
+    static double least() { return std::ldexp((double)Limits::min(), Limits::digits + 5); }
+    static double most() { return Limits::max() / 8; }
+};
+template <class S> INLINE Signs<S> is_small(Lanes<S> a) { return is_below<S>(a, PlainRange<S>::least()); }
+template <class S> INLINE Signs<S> is_large(Lanes<S> a) { return reaches<S>(a, PlainRange<S>::most()); }
 // exp(-u) times `tempered` / 4, and the sum of that and of `tempered` / 4.
 template <class P> struct Quarters { P z, one, sum; };
 template <class S> INLINE Quarters<Lanes<S>> quarters_of(Lanes<S> u) {
@@ -97,48 +117,48 @@ template <class S> INLINE Quarters<Lanes<S>> quarters_of(Lanes<S> u) {
     return {z, one, z + one};
 }
 // A result lies between the branches, and a rounding must not carry it beyond the largest number.
-template <class S> __attribute__((noinline)) Lanes<S> careful_gate(Lanes<S> x, Lanes<S> y, Lanes<S> r, Lanes<S> plain) {
+template <class S> __attribute__((noinline)) Lanes<S> careful_gate(Lanes<S> x, Lanes<S> y, Lanes<S> r, Lanes<S> plain, Signs<S> odd) {
     const Opening<S> o = opening_of<S>(r);
     const Lanes<S> chosen = select(o.low, y, x), other = select(o.low, x, y);
     Lanes<S> f = mad(chosen, o.s.major, (other * o.s.minor) * o.s.tail);
     const Lanes<S> high = greater(chosen, other), low = select(chosen > other, other, chosen);
     f = select(f > high, high, select(f < low, low, f));
-    return select(is_near<S>(magnitude(r)) & is_finite<S>(plain), plain, select(o.settled, chosen, f));
+    return select(odd < whole<S>(0), select(o.settled, chosen, f), plain);
 }
 // (chosen + other exp(-u)) / (1 + exp(-u)), by quarters, which cannot overflow.
 template <class S> INLINE Lanes<S> gate_of(Lanes<S> x, Lanes<S> y, Lanes<S> r) {
     const Mask<S> low = r < constant<Lanes<S>>(0);
     const Lanes<S> u = magnitude(r);
     const Quarters<Lanes<S>> q = quarters_of<S>(u);
-    const Lanes<S> f = mad(select(low, x, y), q.z, select(low, y, x) * q.one) / q.sum;
-    return __builtin_expect(all(is_near<S>(u) & is_finite<S>(f)), 1) ? f : careful_gate<S>(x, y, r, f);
+    const Lanes<S> sum = mad(select(low, x, y), q.z, select(low, y, x) * q.one), f = sum / q.sum;
+    const Signs<S> odd = is_far<S>(u) | is_large<S>(sum);
+    return __builtin_expect(any_sign<S>(odd), 0) ? careful_gate<S>(x, y, r, f, odd) : f;
 }
 template <class S> struct GateGradients { Lanes<S> x, y, r; };
 // A difference of huge numbers is halved, and the product is not doubled then.
-template <class S> __attribute__((noinline)) void careful_gate_gradients(Lanes<S> df, Lanes<S> x, Lanes<S> y, Lanes<S> r, Mask<S> fine, GateGradients<S> *d) {
+template <class S> __attribute__((noinline)) void careful_gate_gradients(Lanes<S> df, Lanes<S> x, Lanes<S> y, Lanes<S> r, Signs<S> odd, GateGradients<S> *d) {
     typedef Lanes<S> P;
     const Opening<S> o = opening_of<S>(r);
     const P one = constant<P>(1), half = constant<P>(0.5), zero = constant<P>(0), largest = constant<P>(std::numeric_limits<acc<S>>::max() / 4);
-    const Mask<S> huge = (magnitude(x) > largest) | (magnitude(y) > largest), near = is_near<S>(magnitude(r));
+    const Mask<S> huge = (magnitude(x) > largest) | (magnitude(y) > largest), careful = odd < whole<S>(0);
     const P by = select(huge, half, one), product = o.s.major * o.s.minor;
     const P slope = twice_product(df, x * by - y * by, select(huge, product, product * half), o.s.tail);
     const P chosen = select(o.settled, df, df * o.s.major), other = select(o.settled, zero, (df * o.s.minor) * o.s.tail);
-    d->x = select(near, d->x, select(o.low, other, chosen));
-    d->y = select(near, d->y, select(o.low, chosen, other));
-    d->r = select(fine, d->r, select(o.settled, zero, slope));
+    d->x = select(careful, select(o.low, other, chosen), d->x);
+    d->y = select(careful, select(o.low, chosen, other), d->y);
+    d->r = select(careful, select(o.settled, zero, slope), d->r);
 }
 template <class S> INLINE GateGradients<S> gate_gradients(Lanes<S> df, Lanes<S> x, Lanes<S> y, Lanes<S> r) {
     typedef Lanes<S> P;
-    typedef std::numeric_limits<acc<S>> Limits;
     const Mask<S> low = r < constant<P>(0);
     const P u = magnitude(r), one = constant<P>(1);
     const Quarters<P> q = quarters_of<S>(u);
     const P quotient = one / q.sum, rest = mad(q.sum - q.one - q.z, quotient, near_cancel(constant<P>(0) - q.sum, quotient, one));
     const P inverse = mad(quotient, rest, quotient), minor = q.z * inverse, chosen = df * (q.one * inverse), other = df * minor, share = chosen * minor;
-    GateGradients<S> d = {select(low, other, chosen), select(low, chosen, other), share * (x - y)};
-    // Neither too large on the way nor too small, unless it is 0.
-    const Mask<S> fine = is_near<S>(u) & is_finite<S>(d.r) & ((magnitude(share) >= constant<P>(Limits::min())) | (df == constant<P>(0)));
-    if (__builtin_expect(!all(fine), 0)) careful_gate_gradients<S>(df, x, y, r, fine, &d);
+    const P across = x - y;
+    GateGradients<S> d = {select(low, other, chosen), select(low, chosen, other), share * across};
+    const Signs<S> odd = is_far<S>(u) | (is_small<S>(df) & is_nonzero<S>(df)) | is_large<S>(df * across);
+    if (__builtin_expect(any_sign<S>(odd), 0)) careful_gate_gradients<S>(df, x, y, r, odd, &d);
     return d;
 }
 
@@ -271,25 +291,23 @@ template <class S, int BY> INLINE Lanes<S> careful_slope(Lanes<S> dy, Lanes<S> a
     const Tailed<Lanes<S>> f = half_slope_of<S, BY>(b);
     return twice_product(dy, a, f.value, f.tail);
 }
-// A sigmoid that is neither far open nor far closed takes a plain way, where no product gets lost or too large; see `is_near`.
-template <class S> INLINE Mask<S> is_ordinary(Lanes<S> a) {
-    return is_finite<S>(a) & (magnitude(a) >= constant<Lanes<S>>(std::numeric_limits<acc<S>>::min() * 16));
-}
-template <class S, int BY> __attribute__((noinline)) Lanes<S> odd_glu(Lanes<S> a, Lanes<S> b, Lanes<S> plain, Mask<S> fine) {
-    return select(fine, plain, careful_glu<S, BY>(a, b));
+// A sigmoid that is neither far open nor far closed takes a plain way: see `is_far`.
+template <class S, int BY> __attribute__((noinline)) Lanes<S> odd_glu(Lanes<S> a, Lanes<S> b, Lanes<S> plain, Signs<S> odd) {
+    return select(odd < whole<S>(0), careful_glu<S, BY>(a, b), plain);
 }
 template <class S, int BY> INLINE Lanes<S> glu_of(Lanes<S> a, Lanes<S> b) {
     if (BY != BY_SIGMOID && BY != BY_SILU) return careful_glu<S, BY>(a, b);
     const Lanes<S> u = magnitude(b), zero = constant<Lanes<S>>(0);
     const Quarters<Lanes<S>> q = quarters_of<S>(u);
-    const Lanes<S> f = (BY == BY_SILU ? a * b : a) * select(b < zero, q.z, q.one) / q.sum;
-    const Mask<S> fine = is_near<S>(u) & (is_ordinary<S>(f) | (a == zero));
-    return __builtin_expect(all(fine), 1) ? f : odd_glu<S, BY>(a, b, f, fine);
+    const Lanes<S> product = BY == BY_SILU ? a * b : a, f = product * select(b < zero, q.z, q.one) / q.sum;
+    const Signs<S> lost = is_small<S>(product) & is_nonzero<S>(a);
+    const Signs<S> odd = is_far<S>(u) | (BY == BY_SILU ? (lost & is_nonzero<S>(b)) | is_large<S>(product) : lost);
+    return __builtin_expect(any_sign<S>(odd), 0) ? odd_glu<S, BY>(a, b, f, odd) : f;
 }
 template <class S> struct GluGradients { Lanes<S> a, b; };
-template <class S, int BY> __attribute__((noinline)) void odd_glu_gradients(Lanes<S> dy, Lanes<S> a, Lanes<S> b, Mask<S> fine, GluGradients<S> *d) {
-    d->a = select(fine, d->a, careful_glu<S, BY>(dy, b));
-    d->b = select(fine, d->b, careful_slope<S, BY>(dy, a, b));
+template <class S, int BY> __attribute__((noinline)) void odd_glu_gradients(Lanes<S> dy, Lanes<S> a, Lanes<S> b, Signs<S> odd, GluGradients<S> *d) {
+    d->a = select(odd < whole<S>(0), careful_glu<S, BY>(dy, b), d->a);
+    d->b = select(odd < whole<S>(0), careful_slope<S, BY>(dy, a, b), d->b);
 }
 template <class S, int BY> INLINE GluGradients<S> glu_gradients(Lanes<S> dy, Lanes<S> a, Lanes<S> b) {
     if ((BY != BY_SIGMOID && BY != BY_SILU) || sizeof(acc<S>) == 8)  // of doubles the plain slope would be off by 4.6 units
@@ -300,9 +318,11 @@ template <class S, int BY> INLINE GluGradients<S> glu_gradients(Lanes<S> dy, Lan
     const Lanes<S> share = select(low, q.z, q.one), other = select(low, q.one, q.z);
     // of b s(b): s + b s (1 - s)
     const Lanes<S> slope = share * (BY == BY_SILU ? mad(b, other, q.sum) : other) / (q.sum * q.sum);
-    GluGradients<S> d = {(BY == BY_SILU ? dy * b : dy) * share / q.sum, (dy * a) * slope};
-    const Mask<S> fine = is_near<S>(u) & ((is_ordinary<S>(d.a) & (is_ordinary<S>(d.b) | (a == zero))) | (dy == zero));
-    if (__builtin_expect(!all(fine), 0)) odd_glu_gradients<S, BY>(dy, a, b, fine, &d);
+    const Lanes<S> to_a = BY == BY_SILU ? dy * b : dy, to_b = dy * a;
+    GluGradients<S> d = {to_a * share / q.sum, to_b * slope};
+    const Signs<S> lost = is_small<S>(to_b) & is_nonzero<S>(a), lost_too = BY == BY_SILU ? is_small<S>(to_a) & is_nonzero<S>(b) : is_small<S>(to_a);
+    const Signs<S> odd = is_far<S>(u) | ((lost | lost_too) & is_nonzero<S>(dy)) | is_large<S>(to_a) | is_large<S>(to_b);
+    if (__builtin_expect(any_sign<S>(odd), 0)) odd_glu_gradients<S, BY>(dy, a, b, odd, &d);
     return d;
 }
 
