@@ -14,6 +14,7 @@ from numpy.exceptions import AxisError
 
 from softcore import windows as geometry
 
+_CHARS = "?bBhHiIlLqQefd"  # of NumPy's own among them
 _NUMBERS = "bool, an integer, float16, bfloat16, float32 or float64"
 
 
@@ -28,13 +29,15 @@ def arrays(op: str, optional: tuple[str, ...] = (), **operands) -> list:
     arrays, numbers, on_device = {}, [], []
     for name, a in operands.items():
         if type(a) is np.ndarray:
-            arrays[name] = _array(op, name, a)
+            arrays[name] = a if a.dtype.char in _CHARS else _of_numbers(op, name, a)
         elif type(a) in (bool, int, float):
             numbers.append(name)
         elif _is_opencl(a):
             on_device.append(name)
         elif a is not None or name not in optional:
             arrays[name] = _array(op, name, a)
+    if len(arrays) == len(operands):
+        return list(arrays.values())
     if on_device and arrays:
         raise TypeError(f"{op}: {', '.join(on_device)} is a pyopencl array and {', '.join(arrays)} is not, all must be of one kind")
     for name in on_device:
@@ -212,6 +215,8 @@ def axes(op: str, axis, ndim: int) -> tuple[int, ...]:
     """`axis` as a sorted tuple of ints from 0 to ndim - 1. A scalar has the axes -1 and 0 to name, and none to reduce."""
     if axis is None:
         return tuple(range(ndim))
+    if type(axis) is int and -ndim <= axis < ndim:
+        return (axis % ndim,)
     named = axis if isinstance(axis, tuple) else (axis,)
     result = set()
     for a in named:
@@ -245,8 +250,8 @@ def one_axis(op: str, name: str, axis, ndim: int) -> int:
 def reduced(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[int, ...]:
     """The shape of one value per row, a row being the elements along `axes`."""
     if keepdims:
-        return tuple(1 if i in axes else n for i, n in enumerate(shape))
-    return tuple(n for i, n in enumerate(shape) if i not in axes)
+        return tuple([1 if i in axes else n for i, n in enumerate(shape)])
+    return tuple([n for i, n in enumerate(shape) if i not in axes])
 
 
 def halves(op: str, name: str, a: np.ndarray, axis) -> tuple[np.ndarray, np.ndarray]:
@@ -267,6 +272,8 @@ def halves(op: str, name: str, a: np.ndarray, axis) -> tuple[np.ndarray, np.ndar
 
 def number(op: str, name: str, value) -> Real:
     """A real number."""
+    if type(value) is float:
+        return value
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, (bool, np.bool_)) or not (isinstance(value, Real) or type(value).__name__ == "bfloat16"):
@@ -301,6 +308,8 @@ def initial(op: str, value, dtype: np.dtype, like) -> np.ndarray:
 
 def within(op: str, name: str, value, low: float, high: float = np.inf) -> float:
     """A finite real number from `low` to `high`."""
+    if type(value) is float and low <= value <= high and value < np.inf:
+        return value
     value = _float(op, name, number(op, name, value))
     if not (low <= value <= high and np.isfinite(value)):
         bounds = f"from {low:g} to {high:g}" if np.isfinite(high) else f"finite and at least {low:g}"
@@ -329,6 +338,8 @@ def _whole(op, name, value):
 
 def flag(op: str, name: str, value) -> bool:
     """True or False; 1 and 0 will do."""
+    if value is True or value is False:
+        return value
     if not isinstance(value, (bool, np.bool_, int, np.integer)):
         raise TypeError(f"{op}: {name} is a {type(value).__name__}, it must be a bool")
     if value not in (0, 1):
@@ -430,7 +441,7 @@ def windows(op, shape, window, stride, padding, dilation, ceil_mode, layout, nam
             "the spatial ones and, if there are, a batch and a channel axis"
         )
     places = geometry.spatial(len(shape), rank, layout)
-    axes = [geometry.along(shape[i], *given, ceil_mode) for i, *given in zip(places, window, stride, padding, dilation)]
+    axes = geometry.lay(tuple([shape[i] for i in places]), window, stride, padding, dilation, ceil_mode)
     for i, a in zip(places, axes):
         if a.count < 1:
             raise ValueError(
@@ -452,6 +463,8 @@ _LARGEST = 2**31 - 1  # so that places computed in 64 bits cannot overflow
 
 
 def _count(op, name, value, least, whole):
+    if type(value) is int and least <= value <= _LARGEST:
+        return value
     if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
         raise TypeError(f"{op}: {name} is {whole!r}, it must be made of ints")
     try:
@@ -465,15 +478,19 @@ def _count(op, name, value, least, whole):
 
 def _counts(op, name, value, rank, least):
     """One int for each of `rank` axes, or one for all."""
+    if type(value) is int and least <= value <= _LARGEST:
+        return (value,) * rank
     if not isinstance(value, (tuple, list)):
         return (_count(op, name, value, least, value),) * rank
     if len(value) != rank:
         raise ValueError(f"{op}: {name} is {value!r}, it must be an int or {rank} ints, one for each axis of the window")
-    return tuple(_count(op, name, n, least, value) for n in value)
+    return tuple([_count(op, name, n, least, value) for n in value])
 
 
 def _padding(op, padding, rank):
     """A pair of ints for each of `rank` axes, or the name of a rule."""
+    if type(padding) is int and 0 <= padding <= _LARGEST:
+        return ((padding, padding),) * rank
     if isinstance(padding, str):
         choice(op, "padding", padding, ("same", "valid"))
         return (padding,) * rank

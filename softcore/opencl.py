@@ -405,6 +405,11 @@ def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0, sh
         _launch(queue, op, launch, arrays)
 
 
+def in_place(outputs, read, dtypes, same=True):
+    """Whether results can be written to `outputs` at once: asked of each view in turn."""
+    return False
+
+
 def run_loss(op, storage, inputs, outputs, nouter, sums, keep, spread, z, weights, factor, ignored):
     """Run a loss, as ``kernels.core.run_loss`` does; of one that is summed, return the parts of the sum."""
     logits, target = inputs[:2]

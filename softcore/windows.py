@@ -5,6 +5,7 @@ Along each spatial axis, tap t of window o reads element ``o * stride - before +
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -50,6 +51,13 @@ def along(size: int, window: int, stride: int, padding: int | tuple[int, int] | 
     return Axis(size, count, window, stride, dilation, before, after)
 
 
+@lru_cache(maxsize=1024)
+def lay(sizes: tuple, windows: tuple, strides: tuple, paddings: tuple, dilations: tuple, ceil_mode: bool) -> tuple[Axis, ...]:
+    """Lay windows along several axes: see `along`."""
+    return tuple(along(*each, ceil_mode) for each in zip(sizes, windows, strides, paddings, dilations))
+
+
+@lru_cache(maxsize=1024)
 def padded_window(axis: Axis) -> int | None:
     """The first window that lies wholly in padding; None if each has an element of the input."""
     for o in range(min(axis.count, -(-axis.before // axis.stride))):
@@ -74,13 +82,12 @@ def spatial(ndim: int, rank: int, layout: str) -> tuple[int, ...]:
     return tuple(range(end - rank, end))
 
 
-def pooled_shape(shape: tuple[int, ...], places: tuple[int, ...], axes: list[Axis]) -> tuple[int, ...]:
-    """`shape` with the windows' counts in the places of the spatial axes."""
-    counts = dict(zip(places, axes))
-    return tuple(counts[i].count if i in counts else n for i, n in enumerate(shape))
+def pooled_shape(shape: tuple[int, ...], places: tuple[int, ...], axes: tuple[Axis, ...]) -> tuple[int, ...]:
+    """`shape` with the windows' counts in the places of the spatial axes, which are neighbours."""
+    return (*shape[: places[0]], *[a.count for a in axes], *shape[places[-1] + 1 :])
 
 
-def reach(axes: list[Axis]) -> int:
+def reach(axes: tuple[Axis, ...]) -> int:
     """How far apart the first and the last element of a window are, as flat indices."""
     far = 0
     for a in axes:

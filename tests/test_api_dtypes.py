@@ -119,7 +119,7 @@ def test_dtypes_that_are_not_taken(name, x):
         getattr(sc, name)(*[x] * operands(name))
 
 
-@pytest.mark.parametrize("x", [None, "text", {}, {1, 2}, object(), 1j, [None], 10**40], ids=repr)
+@pytest.mark.parametrize("x", [None, "text", {}, {1, 2}, object, 1j, [None], 10**40], ids=repr)
 def test_things_that_are_not_arrays(x):
     for name in sc.reference.OPS:
         with pytest.raises(TypeError, match=f"^{name}: "):

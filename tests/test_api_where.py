@@ -76,7 +76,7 @@ def test_rows_in_which_nothing_takes_part():
         (np.ones((2, 3), np.int8), TypeError, "where has dtype int8, it must be bool"),
         (1, TypeError, "where has dtype"),
         ("yes", TypeError, "where has dtype"),
-        (object(), TypeError, "where has dtype object"),
+        (object, TypeError, "where has dtype object"),
         (np.ones((3, 2), bool), ValueError, r"where has shape \(3, 2\), it must broadcast to \(2, 3\)"),
         (np.ones((1, 2, 3), bool), ValueError, "where has shape"),
         ([[True], [True, False]], ValueError, "where must be a boolean array"),

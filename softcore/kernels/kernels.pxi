@@ -2,6 +2,7 @@
 # The kernels of one ISA: this text is compiled once for each (cpu_base.pyx, cpu_avx2.pyx, cpu_avx512.pyx).
 cimport cython
 cimport numpy as cnp
+from cpython.ref cimport Py_INCREF
 from cython.parallel cimport prange
 from libc.math cimport INFINITY, NAN, exp, fabs, isfinite, log, log1p
 from libc.stdlib cimport calloc, free, malloc
@@ -16,7 +17,7 @@ cdef extern from "openmp.h" nogil:
 
 cdef extern from "numpy/arrayobject.h":
     enum: NPY_HALF
-    cnp.ndarray PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, cnp.PyArray_Descr*, int)
+    cnp.ndarray PyArray_Empty(int, cnp.npy_intp*, cnp.PyArray_Descr*, int)
 
 cnp.import_array()
 
@@ -87,8 +88,8 @@ cdef void max_kernels(const Task* t, int op, Kernel* k, element* _) noexcept nog
     elif op == CHOOSE:
         k.fold = NULL
         k.map = <Map> choose_map[element]
-    k.chunk = chunk_size(_)
         k.packs = True
+    k.chunk = chunk_size(_)
     k.lanes = lanes(_)
     k.known = True
 
@@ -141,8 +142,8 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.map = <Map> logsumexp_backward_map[storage]
     elif op == SWEEP:
         k.map = <Map> sweep_map[storage]
-    elif op == GRADIENT_SUM:
         k.packs = True
+    elif op == GRADIENT_SUM:
         k.fold = <Fold> gradient_sum_fold[storage]
         k.merge = <Merge> gradient_sum_merge[storage]
         k.map = <Map> gradient_sum_map[storage]
@@ -151,8 +152,8 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.spreads = True
     elif op == ELEMENTWISE:
         k.map = <Map> elementwise_map[storage]
-    elif op == EXP:
         k.packs = True
+    elif op == EXP:
         k.map = <Map> exp_map[storage]
     elif op == CROSS_ENTROPY or op == BINARY_CROSS_ENTROPY:
         loss_kernels(t, op, k, _)
@@ -365,18 +366,20 @@ cdef void set_operand(Task* t, Operand* a, cnp.ndarray x, int code, int nouter) 
     for d in range(t.nlength):
         a.length[d] = cnp.PyArray_STRIDES(x)[nouter + d] if nd > nouter else 0
 
+cdef tuple SHORT_ROWS = (4, 1, False, False)  # what choose says of a few short rows
+
 cdef object execute(Task* t, int op, int code, str name, bint dry):
     # Choose a plan and follow it.
     cdef Kernel k
     cdef Room* rooms = NULL
     cdef int threads = 1, executor
-    cdef bint rows, columns
+    cdef bint rows, columns, short, small = t.rows * t.n <= small_work
     cdef Py_ssize_t wide_columns
     t.log = op == LOG_SOFTMAX_BACKWARD
     kernel_of(t, op, code, &k)
     if not k.known:
         raise TypeError(f"no kernel of {name} for this storage")
-    if t.rows * t.n <= small_work and t.arg[0].direct and (t.rows == 1 or t.n >= SHORT):
+    if small and t.arg[0].direct and (t.rows == 1 or t.n >= SHORT or k.columns == NULL):
         if dry:
             return 5, 1, False, False
         open_totals(t, 1)
@@ -384,10 +387,13 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         close_totals(t, 1)
         return None
     rows = row_contiguous(t, &k)
-    columns = column_contiguous(t, &k, code)
-    plan = choose(name, t.rows, t.n, t.outer[t.nouter - 1] if t.nouter else 1, t.arg[0].itemsize, t.nargs,
-                  rows, columns, k.columns != NULL and code <= DOUBLE and rows and t.nouter <= 1 and t.n <= SHORT and t.nargs <= 4,
-                  k.fold == NULL and not k.whole, not k.reduces or (t.loss != NULL and t.loss.gradient >= 0), k.whole)
+    short = k.columns != NULL and code <= DOUBLE and rows and t.nouter <= 1 and t.n <= SHORT and t.nargs <= 4
+    if small and short:
+        plan = SHORT_ROWS
+    else:
+        columns = column_contiguous(t, &k, code)
+        plan = choose(name, t.rows, t.n, t.outer[t.nouter - 1] if t.nouter else 1, t.arg[0].itemsize, t.nargs, rows, columns, short,
+                      k.fold == NULL and not k.whole, not k.reduces or (t.loss != NULL and t.loss.gradient >= 0), k.whole)
     executor = plan[0]
     threads = plan[1]
     # What goes to its place by way of a tile, or in part, is written by a copy.
@@ -483,20 +489,72 @@ cdef bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
     cdef char* q = <char*> cnp.PyArray_DATA(b)
     return p == q or p + cnp.PyArray_NBYTES(a) <= q or q + cnp.PyArray_NBYTES(b) <= p
 
-def plain(str op, x, y, axis, scale, out):
-    """The short way for plain arrays: contiguous, native, a single axis, nothing masked.
+cdef void bounds(cnp.ndarray a, char** low, char** high) noexcept:
+    cdef int d
+    cdef Py_ssize_t far
+    low[0] = cnp.PyArray_BYTES(a)
+    high[0] = low[0] + cnp.PyArray_ITEMSIZE(a)
+    for d in range(cnp.PyArray_NDIM(a)):
+        far = (cnp.PyArray_DIMS(a)[d] - 1) * cnp.PyArray_STRIDES(a)[d]
+        if far < 0:
+            low[0] += far
+        else:
+            high[0] += far
 
-    Returns the result, or None where the call is not plain and goes through ``check`` instead.
+cdef bint same_places(cnp.ndarray a, cnp.ndarray b) noexcept:
+    # The same elements in the same order: a kernel reads each of them before it writes it.
+    cdef int nd = cnp.PyArray_NDIM(a)
+    return (cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b) and a.descr is b.descr and cnp.PyArray_NDIM(b) == nd
+            and cnp.PyArray_CompareLists(cnp.PyArray_DIMS(a), cnp.PyArray_DIMS(b), nd)
+            and cnp.PyArray_CompareLists(cnp.PyArray_STRIDES(a), cnp.PyArray_STRIDES(b), nd))
+
+def in_place(tuple outputs, tuple read, dtypes, bint same=True):
+    """Whether results can surely be written to `outputs` at once: each None, or of its dtype, aligned, and beyond the bounds of what is
+    read, or with `same` just where that is."""
+    cdef cnp.ndarray y
+    cdef char* low
+    cdef char* high
+    cdef char* start
+    cdef char* end
+    cdef int i
+    for i in range(len(outputs)):
+        if outputs[i] is None:
+            continue
+        y = outputs[i]
+        if (y.descr is not dtypes[i] and y.descr != dtypes[i]) or not cnp.PyArray_ISALIGNED(y):
+            return False
+        bounds(y, &low, &high)
+        for a in read:
+            if a is not None:
+                bounds(a, &start, &end)
+                if low < end and start < high and not (same and same_places(a, y)):
+                    return False
+    return True
+
+cdef inline int results_of(const Task* t, int which) noexcept:
+    if which == MAX_WITH_ARGMAX or (which == SWEEP and (t.option == MAXIMUM_BACKWARD or t.option == GLU_BACKWARD)):
+        return 2
+    return 3 if which == SWEEP and t.option == GATE_BACKWARD else 1
+
+def plain(str op, tuple inputs, axis, scale, out, int option=0):
+    """The short way for plain arrays: contiguous, native, of one shape and dtype, a single axis, nothing masked; `out` is None or
+    one array.  glu and its backward take halves along the axis of what they are given in one piece, and so is the gradient.
+
+    Returns the result, or a tuple of them, or None where the call is not plain and goes through ``check`` instead.
     """
     cdef Task t
-    cdef int which, code, nd, ax, d, num
+    cdef int which, code, nd, ax, d, num, i, results, rank = 0
     cdef Py_ssize_t batch = 1, inner = 1, n, item
+    cdef cnp.npy_intp half[DIMS]
     cdef cnp.npy_intp dims[DIMS]
-    cdef cnp.ndarray result
-    cdef bint reduces, elementwise
-    if not plain_array(x) or type(axis) is not int or not -DIMS <= axis < DIMS or type(scale) is not float or not 1e-30 <= <double> scale <= 1e30:  # see check.scaled
+    cdef cnp.ndarray x, y
+    cdef bint reduces, elementwise, halves, index
+    cdef list made = None
+    last = inputs[len(inputs) - 1]
+    if not plain_array(last) or type(axis) is not int or not -DIMS <= axis < DIMS or type(scale) is not float or not 1e-30 <= <double> scale <= 1e30:  # see check.scaled
         return None
-    num = cnp.PyArray_TYPE(<cnp.ndarray> x)
+    x = last
+    num = cnp.PyArray_TYPE(x)
     if num == cnp.NPY_FLOAT:
         code = FLOAT
     elif num == cnp.NPY_DOUBLE:
@@ -511,45 +569,72 @@ def plain(str op, x, y, axis, scale, out):
     begin_task(&t)
     t.option = which // 100
     which = which % 100
-    elementwise = which == CHOOSE or which == ELEMENTWISE
-    reduces = which == MAX or which == ARGMAX or which == LOGSUMEXP
-    nd = cnp.PyArray_NDIM(<cnp.ndarray> x)
-    ax = axis + nd if axis < 0 else axis
-    if ax < 0 or ax >= nd or (reduces and code == BFLOAT16):
-        return None
-    if y is not None and (not plain_array(y) or cnp.PyArray_TYPE(<cnp.ndarray> y) != num or not cnp.PyArray_SAMESHAPE(<cnp.ndarray> x, <cnp.ndarray> y)):
-        return None
-    for d in range(nd):
-        if d != ax:
-            dims[d - (d > ax)] = cnp.PyArray_DIMS(<cnp.ndarray> x)[d]
-    if out is not None:
-        if type(out) is not cnp.ndarray or not cnp.PyArray_ISCARRAY(<cnp.ndarray> out) or cnp.PyArray_TYPE(<cnp.ndarray> out) != (cnp.NPY_INTP if which == ARGMAX else num):
-            return None
-        if not apart(x, out) or (y is not None and not apart(y, out)) or (reduces and cnp.PyArray_DATA(<cnp.ndarray> out) == cnp.PyArray_DATA(<cnp.ndarray> x)):
-            return None
-        if cnp.PyArray_NDIM(<cnp.ndarray> out) != nd - reduces or not cnp.PyArray_CompareLists(&dims[0] if reduces else cnp.PyArray_DIMS(<cnp.ndarray> x), cnp.PyArray_DIMS(<cnp.ndarray> out), nd - reduces):
-            return None
-        result = out
-    elif reduces:
-        result = cnp.PyArray_EMPTY(nd - 1, dims, cnp.NPY_INTP if which == ARGMAX else num, 0)
-    else:
-        result = PyArray_NewLikeArray(<cnp.ndarray> x, cnp.NPY_CORDER, NULL, 0)
-    item = cnp.PyArray_ITEMSIZE(<cnp.ndarray> x)
-    for d in range(nd):
-        if d < ax or elementwise:
-            batch *= cnp.PyArray_DIMS(<cnp.ndarray> x)[d]
-        elif d > ax:
-            inner *= cnp.PyArray_DIMS(<cnp.ndarray> x)[d]
-    n = cnp.PyArray_DIMS(<cnp.ndarray> x)[ax]
-    if elementwise:  # one long row
-        n = batch
-        batch = 1
     t.scale = scale
-    plain_operand(&t, x, code, batch, n, inner, item, False)
-    if y is not None:
-        plain_operand(&t, y, code, batch, n, inner, item, False)
+    t.variant = option
+    elementwise = which == CHOOSE or which == ELEMENTWISE or which == SWEEP
+    reduces = which == MAX or which == ARGMAX or which == MAX_WITH_ARGMAX or which == LOGSUMEXP
+    halves = which == SWEEP and (t.option == GLU and len(inputs) == 1 or t.option == GLU_BACKWARD and len(inputs) == 2)
+    results = 1 if halves else results_of(&t, which)
+    nd = cnp.PyArray_NDIM(x)
+    ax = axis + nd if axis < 0 else axis
+    if ax < 0 or ax >= nd:
+        return None
+    n = cnp.PyArray_DIMS(x)[ax]
+    if halves and n % 2:
+        return None
+    for d in range(nd):
+        half[d] = cnp.PyArray_DIMS(x)[d]
+        if d < ax:
+            batch *= half[d]
+        elif d > ax:
+            inner *= half[d]
+        if d != ax or not reduces:
+            dims[rank] = half[d]
+            rank += 1
+    if halves:
+        half[ax] = n // 2
+        if t.option == GLU:
+            dims[ax] = n // 2
+    for i in range(len(inputs) - 1):
+        y = inputs[i] if plain_array(inputs[i]) else None
+        if y is None or cnp.PyArray_TYPE(y) != num or cnp.PyArray_NDIM(y) != nd or not cnp.PyArray_CompareLists(half, cnp.PyArray_DIMS(y), nd):
+            return None
+    item = cnp.PyArray_ITEMSIZE(x)
+    if halves:
+        n = n // 2 * inner
+        inner = 1
+    elif elementwise:  # one long row
+        n *= batch * inner
+        batch = inner = 1
+    for i in range(len(inputs)):
+        y = inputs[i]
+        if halves and i == len(inputs) - 1:
+            plain_operand(&t, cnp.PyArray_BYTES(y), code, batch, n, inner, item, 2 * n * item, False)
+            plain_operand(&t, cnp.PyArray_BYTES(y) + n * item, code, batch, n, inner, item, 2 * n * item, False)
+        else:
+            plain_operand(&t, cnp.PyArray_BYTES(y), code, batch, n, inner, item, n * inner * item, False)
     t.ninputs = t.nargs
-    plain_operand(&t, result, INT64 if which == ARGMAX else code, batch, n, inner, cnp.PyArray_ITEMSIZE(result), reduces)
+    if out is not None:
+        if results > 1 or type(out) is not cnp.ndarray or not cnp.PyArray_ISCARRAY(<cnp.ndarray> out) or cnp.PyArray_TYPE(<cnp.ndarray> out) != (cnp.NPY_INTP if which == ARGMAX else num):
+            return None
+        if cnp.PyArray_NDIM(<cnp.ndarray> out) != rank or not cnp.PyArray_CompareLists(dims, cnp.PyArray_DIMS(<cnp.ndarray> out), rank):
+            return None
+        for a in inputs:
+            if not apart(a, out) or ((reduces or halves) and cnp.PyArray_DATA(<cnp.ndarray> out) == cnp.PyArray_DATA(<cnp.ndarray> a)):
+                return None
+    elif results > 1:
+        made = []
+    for i in range(results):
+        index = which == ARGMAX or i > 0 and which == MAX_WITH_ARGMAX
+        y = out if out is not None else cnp.PyArray_EMPTY(rank, dims, cnp.NPY_INTP, 0) if index else empty_like(x, rank, dims)
+        if made is not None:
+            made.append(y)
+        if halves and t.option == GLU_BACKWARD:
+            plain_operand(&t, cnp.PyArray_BYTES(y), code, batch, n, inner, item, 2 * n * item, False)
+            plain_operand(&t, cnp.PyArray_BYTES(y) + n * item, code, batch, n, inner, item, 2 * n * item, False)
+        else:
+            item = cnp.PyArray_ITEMSIZE(y)
+            plain_operand(&t, cnp.PyArray_BYTES(y), INT64 if index else code, batch, n, inner, item, (inner if reduces else n * inner) * item, reduces)
     t.nlength = 1
     t.length[0] = n
     t.nouter = 0
@@ -562,19 +647,27 @@ def plain(str op, x, y, axis, scale, out):
     t.n = n
     t.rows = batch * inner
     execute(&t, which, code, op, False)
-    return result[()] if reduces and nd == 1 and out is None else result  # a scalar, as NumPy gives
+    if reduces and nd == 1 and out is None:  # scalars, as NumPy gives
+        return y[()] if made is None else tuple([y[()] for y in made])
+    return y if made is None else tuple(made)
 
-cdef void plain_operand(Task* t, cnp.ndarray a, int code, Py_ssize_t batch, Py_ssize_t n, Py_ssize_t inner, Py_ssize_t item, bint value) noexcept:
+cdef cnp.ndarray empty_like(cnp.ndarray x, int rank, cnp.npy_intp* dims):
+    cdef cnp.PyArray_Descr* dtype = <cnp.PyArray_Descr*> cnp.PyArray_DESCR(x)
+    Py_INCREF(<object> dtype)
+    return PyArray_Empty(rank, dims, dtype, 0)
+
+cdef void plain_operand(Task* t, char* data, int code, Py_ssize_t batch, Py_ssize_t n, Py_ssize_t inner, Py_ssize_t item, Py_ssize_t step, bint value) noexcept:
+    # `step` bytes from one of `batch` to the next, of elements or with `value` of one for each row.
     cdef Operand* o = &t.arg[t.nargs]
     cdef int d = 0
     t.nargs += 1
-    o.data = <char*> cnp.PyArray_DATA(a)
+    o.data = data
     o.code = code
     o.itemsize = item
     o.length[0] = 0 if value else inner * item
     o.direct = inner == 1 and not value
     if batch > 1:
-        o.outer[0] = inner * item * (1 if value else n)
+        o.outer[0] = step
         d = 1
     if inner > 1:
         o.outer[d] = item

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from softcore import check
+from softcore import check, kernels
 from softcore.ops.run import result, run, run_gradients
 
 TYPE_CHECKING = False
@@ -57,6 +57,9 @@ def gate(x: ArrayLike, y: ArrayLike, r: ArrayLike, *, out: NDArray | None = None
     >>> sc.gate(np.array([1.0, 2.0, 3.0]), np.array([-1.0, np.nan, np.nan]), np.array([0.0, 50.0, np.inf]))
     array([0., 2., 3.])
     """
+    f = kernels.core.plain("gate", (x, y, r), -1, 1.0, out)
+    if f is not None:
+        return f
     x, y, r = check.arrays("gate", x=x, y=y, r=r)
     dtype = check.computing(x, y, r)
     shape = check.common_shape("gate", x=x, y=y, r=r)
@@ -108,6 +111,10 @@ def gate_backward(
     1.5
     """
     op = "gate_backward"
+    if out is None:
+        gradients = kernels.core.plain(op, (df, x, y, r), -1, 1.0, None)
+        if gradients is not None:
+            return gradients
     df, x, y, r = check.arrays(op, df=df, x=x, y=y, r=r)
     shape = check.common_shape(op, x=x, y=y, r=r)
     df = check.broadcast(op, "df", df, shape)
@@ -174,8 +181,11 @@ def glu(x: ArrayLike | tuple[ArrayLike, ArrayLike], axis: int = -1, *, activatio
     >>> sc.glu((np.array([1.0, 2.0]), np.array([3.0, -4.0])), activation="relu")
     array([3., 0.])
     """
-    a, b = _halves("glu", x, axis)
     by = check.choice("glu", "activation", activation, _ACTIVATIONS)
+    y = kernels.core.plain("glu", *_pieces(x, axis), 1.0, out, by)
+    if y is not None:
+        return y
+    a, b = _halves("glu", x, axis)
     dtype = check.computing(a, b)
     y = check.out("glu", out, a.shape, dtype, a)
     run("glu", dtype, (a, b), (y,), a.shape, option=by)
@@ -226,9 +236,14 @@ def glu_backward(
     array([[0.5 , 0.  , 0.25, 0.  ]])
     """
     op = "glu_backward"
+    by = check.choice(op, "activation", activation, _ACTIVATIONS)
+    inputs, along = _pieces(x, axis)
+    if not isinstance(out, tuple):
+        dx = kernels.core.plain(op, (dy, *inputs), along, 1.0, out, by)
+        if dx is not None:
+            return dx
     a, b = _halves(op, x, axis)
     (dy,) = check.arrays(op, dy=dy)
-    by = check.choice(op, "activation", activation, _ACTIVATIONS)
     dy = check.broadcast(op, "dy", dy, a.shape)
     if isinstance(x, tuple):
         dx = halves = check.outs(op, out, (a.shape, b.shape), (check.computing(a), check.computing(b)), a)
@@ -238,6 +253,11 @@ def glu_backward(
         halves = check.halves(op, "out", dx, axis)
     run(op, check.computing(dy, a, b), (dy, a, b), tuple(halves), a.shape, option=by)
     return tuple(map(result, dx, out or (None, None))) if isinstance(x, tuple) else result(dx, out)
+
+
+def _pieces(x, axis):
+    """What a short call is given, and the axis that is cut if that is one piece."""
+    return (x, -1) if isinstance(x, tuple) and len(x) == 2 else ((x,), axis)
 
 
 def _halves(op, x, axis):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from math import prod
 
 import numpy as np
@@ -272,10 +273,10 @@ def _run(op, dtype, inputs, dloss, loss, dlogits, axes, batch, reduction, total,
     """Fill the loss and the gradient; a row costs ``nothing`` where there is nothing to run over."""
     shape = inputs[0].shape
     none = reduction == "none"
-    with np.errstate(all="ignore"):
-        factor = 1.0 / np.float64(total) if reduction == "mean" else np.float64(1.0)
-        if dloss is not None and not none:
-            factor = factor * check.on_host(dloss).astype(np.float64)
+    over = float(total) if reduction == "mean" else 1.0
+    factor = _quotient(1.0, over)
+    if dloss is not None and not none:
+        factor *= float(check.on_host(dloss))
     each = loss is not None and none
     sums = loss is not None and not none
     storage = np.dtype(np.float32) if dtype.itemsize == 2 else dtype
@@ -294,17 +295,29 @@ def _run(op, dtype, inputs, dloss, loss, dlogits, axes, batch, reduction, total,
         if each:
             loss[...] = summed
     if sums:
-        over = np.float64(total if reduction == "mean" else 1)
-        with np.errstate(all="ignore"):
-            if isinstance(summed, float):
-                loss[...] = summed / over
-            else:  # parts of the sum, on an OpenCL device
-                run("sum", loss.dtype, (summed,), (loss,), summed.shape, (0,), scale=float(1 / over))
+        if isinstance(summed, float):
+            _fill(loss, _quotient(summed, over))
+        else:  # parts of the sum, on an OpenCL device
+            run("sum", loss.dtype, (summed,), (loss,), summed.shape, (0,), scale=_quotient(1.0, over))
+
+
+def _quotient(a: float, b: float) -> float:
+    """a / b as IEEE 754 has it."""
+    return a / b if b else a * math.copysign(math.inf, b)
+
+
+def _fill(loss, number):
+    """Round a number to the dtype of the loss, without a word where it overflows or vanishes there."""
+    if number == 0 or 1e-30 < abs(number) < 1e30:
+        loss[...] = number
+        return
+    with np.errstate(all="ignore"):
+        loss[...] = number
 
 
 def _results(loss, dlogits, out):
     places = out if isinstance(out, tuple) else (out if dlogits is None else None, out)
-    return tuple(None if y is None else result(y, place) for y, place in zip((loss, dlogits), places))
+    return tuple([None if y is None else result(y, place) for y, place in zip((loss, dlogits), places)])
 
 
 def binary_cross_entropy(

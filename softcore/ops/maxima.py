@@ -73,7 +73,7 @@ def max(
     array([5., 4.])
     """
     if where is None and initial is None and keepdims is False:
-        y = kernels.core.plain("max", x, None, axis, 1.0, out)
+        y = kernels.core.plain("max", (x,), axis, 1.0, out)
         if y is not None:
             return y
     (x,) = check.arrays("max", x=x)
@@ -235,7 +235,7 @@ def argmax(
     array([1, 2])
     """
     if where is None and keepdims is False and select_last is False:
-        y = kernels.core.plain("argmax", x, None, axis, 1.0, out)
+        y = kernels.core.plain("argmax", (x,), axis, 1.0, out)
         if y is not None:
             return y
     (x,) = check.arrays("argmax", x=x)
@@ -293,6 +293,10 @@ def max_with_argmax(
     array([1, 0])
     """
     op = "max_with_argmax"
+    if where is None and keepdims is False and select_last is False and out is None:
+        results = kernels.core.plain(op, (x,), axis, 1.0, None)
+        if results is not None:
+            return results
     (x,) = check.arrays(op, x=x)
     dtype = check.selecting(x)
     axes = check.axes(op, axis, x.ndim)
@@ -344,7 +348,7 @@ def hardmax(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, out: NDArr
     array([[0., 1., 0.],
            [1., 0., 0.]])
     """
-    y = kernels.core.plain("hardmax", x, None, axis, 1.0, out)
+    y = kernels.core.plain("hardmax", (x,), axis, 1.0, out)
     if y is not None:
         return y
     (x,) = check.arrays("hardmax", x=x)
@@ -385,7 +389,7 @@ def maximum(a: ArrayLike, b: ArrayLike, *, out: NDArray | None = None) -> Any:
     array([[2., 5.],
            [6., 6.]])
     """
-    y = kernels.core.plain("maximum", a, b, -1, 1.0, out)
+    y = kernels.core.plain("maximum", (a, b), -1, 1.0, out)
     if y is not None:
         return y
     a, b = check.arrays("maximum", a=a, b=b)
@@ -433,6 +437,10 @@ def maximum_backward(
     1.5
     """
     op = "maximum_backward"
+    if out is None:
+        gradients = kernels.core.plain(op, (dy, a, b), -1, 1.0, None)
+        if gradients is not None:
+            return gradients
     dy, a, b = check.arrays(op, dy=dy, a=a, b=b)
     dtype = check.computing(dy, a, b)
     shape = check.common_shape(op, a=a, b=b)
@@ -476,7 +484,7 @@ def relu(x: ArrayLike, *, out: NDArray | None = None) -> Any:
     >>> sc.relu(np.array([-1, 0, 2]))
     array([0, 0, 2])
     """
-    y = kernels.core.plain("relu", x, None, -1, 1.0, out)
+    y = kernels.core.plain("relu", (x,), -1, 1.0, out)
     if y is not None:
         return y
     (x,) = check.arrays("relu", x=x)
@@ -517,7 +525,7 @@ def relu_backward(dy: ArrayLike, x: ArrayLike, *, out: NDArray | None = None) ->
     >>> sc.relu_backward(np.array([5.0, 6.0, 7.0]), np.array([-1.0, 0.0, 2.0]))
     array([0., 0., 7.])
     """
-    dx = kernels.core.plain("relu_backward", dy, x, -1, 1.0, out)
+    dx = kernels.core.plain("relu_backward", (dy, x), -1, 1.0, out)
     if dx is not None:
         return dx
     dy, x = check.arrays("relu_backward", dy=dy, x=x)
@@ -556,7 +564,7 @@ def step(x: ArrayLike, *, out: NDArray | None = None) -> Any:
     >>> sc.step(np.array([-1.0, 0.0, 2.0]))
     array([0., 0., 1.])
     """
-    y = kernels.core.plain("step", x, None, -1, 1.0, out)
+    y = kernels.core.plain("step", (x,), -1, 1.0, out)
     if y is not None:
         return y
     (x,) = check.arrays("step", x=x)

@@ -344,7 +344,7 @@ def topk_gate(
     results = check.outs(op, out, (shape, shape), (dtype, _INDEX), r)
     if 0 not in shape:
         targets = [check.new(y.shape, y.dtype, y) if overlaps(y, r) or not y.flags.aligned else y for y in results]
-        last = [np.moveaxis(a, axis, -1) for a in (r, *targets)]
+        last = [_along_last(a, axis) for a in (r, *targets)]
         if isinstance(r, np.ndarray):
             kernels.core.choose_largest(dtype, *last, renormalize)
         else:
@@ -354,6 +354,10 @@ def topk_gate(
         for y, target in zip(results, targets):
             copy(y, target)
     return tuple(map(result, results, out or (None, None)))
+
+
+def _along_last(a, axis):
+    return a if axis == a.ndim - 1 else np.moveaxis(a, axis, -1)
 
 
 def _largest_on_device(r, weights, indices, renormalize):
@@ -438,11 +442,11 @@ def topk_gate_backward(
     if indices.size == 0:
         dr[...] = 0
     elif not isinstance(r, np.ndarray):
-        _largest_backward_on_device(dtype, *[np.moveaxis(a, axis, -1) for a in (dw, r, indices, dr)], renormalize)
+        _largest_backward_on_device(dtype, *[_along_last(a, axis) for a in (dw, r, indices, dr)], renormalize)
     else:
         over = overlaps(dr, dw) or overlaps(dr, indices) or (overlaps(dr, r) and not is_same(dr, r))
         target = np.empty(dr.shape, dr.dtype) if over else dr
-        last = [np.moveaxis(a, axis, -1) for a in (dw, r, indices, target)]
+        last = [_along_last(a, axis) for a in (dw, r, indices, target)]
         kernels.core.choose_backward(dtype, *last, renormalize)
         copy(dr, target)
     return result(dr, out)

@@ -6,6 +6,8 @@ axes. The kernels see outer dimensions first, then the reduced ones, in the arra
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from softcore import check, kernels
@@ -39,19 +41,24 @@ def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, o
         return None
     outer = [i for i in range(len(shape)) if i not in axes]
     order = (*outer, *axes) if axes and axes[0] < len(outer) else None
+    core = kernels.core_of(inputs[0])
     # A temporary serves an output that overlaps an input out of step, or whose dtype is not the one of arithmetic (the
     # gradient of a float32 input whose incoming gradient is float64).
-    read = (*inputs, mask)
-    dtypes = dtypes or [storage] * len(outputs)
-    targets = [o if o is None or _is_direct(o, read, d) else check.new(o.shape, d, o) for o, d in zip(outputs, dtypes)]
-    arranged = [tuple([_arranged(a, order) for a in arrays]) for arrays in (inputs, targets)]
-    core = kernels.core_of(next(a for a in inputs if a is not None))
+    read, targets = (*inputs, mask), outputs
+    dtypes = dtypes or (storage,) * len(outputs)
+    if not core.in_place(outputs, read, dtypes):
+        targets = tuple([o if o is None or _is_direct(o, read, d) else check.new(o.shape, d, o) for o, d in zip(outputs, dtypes)])
+    arranged = inputs, targets
+    if order is not None:
+        arranged = [tuple([_arranged(a, order) for a in arrays]) for arrays in arranged]
+        mask = _arranged(mask, order)
     if loss is None:
-        total = core.run(op, storage, *arranged, len(outer), _arranged(mask, order), scale, option)
+        total = core.run(op, storage, *arranged, len(outer), mask, scale, option)
     else:
         total = core.run_loss(op, storage, *arranged, len(outer), *loss)
-    for output, target in zip(outputs, targets):
-        copy(output, target)
+    if targets is not outputs:
+        for output, target in zip(outputs, targets):
+            copy(output, target)
     return total
 
 
@@ -104,7 +111,7 @@ def without_shared(a, shape):
 
 
 def _arranged(a, order):
-    return a if order is None or a is None or a.ndim < len(order) else a.transpose(order)
+    return a if a is None or a.ndim < len(order) else a.transpose(order)
 
 
 def by_row(value: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
@@ -167,14 +174,16 @@ def run_windows(op, storage, inputs, outputs, places, axes=(), *, padding=False,
     padding : bool
         Whether a mean counts padding.
     """
-    if any(o.size == 0 for o in outputs):
+    if 0 in outputs[0].shape:
         return None
-    dtypes = dtypes or [storage] * len(outputs)
-    targets = [
-        check.new(o.shape, d, o) if o.dtype != d or not o.flags.aligned or any(overlaps(o, a) for a in inputs) else o
-        for o, d in zip(outputs, dtypes)
-    ]
-    plan = kernels.core_of(inputs[0]).pool(
+    core, targets = kernels.core_of(inputs[0]), outputs
+    dtypes = dtypes or (storage,) * len(outputs)
+    if not core.in_place(outputs, inputs, dtypes, False):
+        targets = [
+            check.new(o.shape, d, o) if o.dtype != d or not o.flags.aligned or any(overlaps(o, a) for a in inputs) else o
+            for o, d in zip(outputs, dtypes)
+        ]
+    plan = core.pool(
         op,
         storage,
         tuple([_planes(a, places) for a in inputs]),
@@ -195,7 +204,12 @@ _POINT = (1, 1, 1, 1, 1, 0, 0)  # a window of one along an axis of one
 
 def _planes(a, places):
     """A view of five axes: two others, then depth, height and width, with axes of one for those that `a` does not have."""
-    others = [i for i in range(a.ndim) if i not in places]
-    a = a.transpose((*others, *places))
+    order, axes = _order_of_planes(a.ndim, places)
+    return a.transpose(order)[axes]
+
+
+@lru_cache(maxsize=256)
+def _order_of_planes(ndim, places):
+    others = [i for i in range(ndim) if i not in places]
     one, every = (None,), (slice(None),)
-    return a[one * (2 - len(others)) + every * len(others) + one * (3 - len(places))]
+    return (*others, *places), one * (2 - len(others)) + every * len(others) + one * (3 - len(places)) + every * len(places)

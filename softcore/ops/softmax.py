@@ -74,7 +74,7 @@ def softmax(
     array([0.5, 0.5, 0. ])
     """
     if where is None:
-        y = kernels.core.plain("softmax", x, None, axis, scale, out)
+        y = kernels.core.plain("softmax", (x,), axis, scale, out)
         if y is not None:
             return y
     return _normalized("softmax", x, axis, scale, where, out)
@@ -124,7 +124,7 @@ def softmax_backward(
     array([ 0.25, -0.25])
     """
     if where is None:
-        dx = kernels.core.plain("softmax_backward", dy, y, axis, scale, out)
+        dx = kernels.core.plain("softmax_backward", (dy, y), axis, scale, out)
         if dx is not None:
             return dx
     return _normalized_backward("softmax_backward", dy, y, axis, scale, where, out)
@@ -171,7 +171,7 @@ def log_softmax(
     -4.248354255291589e-18
     """
     if where is None:
-        y = kernels.core.plain("log_softmax", x, None, axis, scale, out)
+        y = kernels.core.plain("log_softmax", (x,), axis, scale, out)
         if y is not None:
             return y
     return _normalized("log_softmax", x, axis, scale, where, out)
@@ -218,7 +218,7 @@ def log_softmax_backward(
     array([ 0.75, -0.75])
     """
     if where is None:
-        dx = kernels.core.plain("log_softmax_backward", dy, y, axis, scale, out)
+        dx = kernels.core.plain("log_softmax_backward", (dy, y), axis, scale, out)
         if dx is not None:
             return dx
     return _normalized_backward("log_softmax_backward", dy, y, axis, scale, where, out)
@@ -315,7 +315,7 @@ def logsumexp(
     0.693 -1.0
     """
     if where is None and b is None and keepdims is False and return_sign is False:
-        y = kernels.core.plain("logsumexp", x, None, axis, 1.0, out)
+        y = kernels.core.plain("logsumexp", (x,), axis, 1.0, out)
         if y is not None:
             return y
     x, b = check.arrays("logsumexp", x=x, b=b, optional=("b",))
@@ -333,7 +333,7 @@ def logsumexp(
     if x.size == 0:
         for y, empty in zip(results, (-np.inf, 0)):
             y[...] = empty
-    run("logsumexp", dtype, (x, b), [by_row(y, axes, keepdims) for y in results], x.shape, axes, mask=mask)
+    run("logsumexp", dtype, (x, b), tuple([by_row(y, axes, keepdims) for y in results]), x.shape, axes, mask=mask)
     if return_sign:
         return tuple(map(result, results, out or (None, None)))
     return result(results[0], out)
@@ -434,7 +434,7 @@ def sigmoid(x: ArrayLike, *, out: NDArray | None = None) -> Any:
     >>> sc.sigmoid(np.array([-np.inf, 0.0, np.inf]))
     array([0. , 0.5, 1. ])
     """
-    y = kernels.core.plain("sigmoid", x, None, -1, 1.0, out)
+    y = kernels.core.plain("sigmoid", (x,), -1, 1.0, out)
     return y if y is not None else _elementwise("sigmoid", x, out)
 
 
@@ -469,7 +469,7 @@ def sigmoid_backward(dy: ArrayLike, y: ArrayLike, *, out: NDArray | None = None)
     >>> sc.sigmoid_backward(np.ones(2), np.array([0.5, 1.0]))
     array([0.25, 0.  ])
     """
-    dx = kernels.core.plain("sigmoid_backward", dy, y, -1, 1.0, out)
+    dx = kernels.core.plain("sigmoid_backward", (dy, y), -1, 1.0, out)
     return dx if dx is not None else _elementwise_backward("sigmoid_backward", dy, out, y=y)
 
 
@@ -502,7 +502,7 @@ def log_sigmoid(x: ArrayLike, *, out: NDArray | None = None) -> Any:
     >>> print(*sc.log_sigmoid(np.array([-1000.0, 40.0])))
     -1000.0 -4.248354255291589e-18
     """
-    y = kernels.core.plain("log_sigmoid", x, None, -1, 1.0, out)
+    y = kernels.core.plain("log_sigmoid", (x,), -1, 1.0, out)
     return y if y is not None else _elementwise("log_sigmoid", x, out)
 
 
@@ -535,7 +535,7 @@ def log_sigmoid_backward(dy: ArrayLike, x: ArrayLike, *, out: NDArray | None = N
     >>> sc.log_sigmoid_backward(np.ones(2), np.array([0.0, np.inf]))
     array([0.5, 0. ])
     """
-    dx = kernels.core.plain("log_sigmoid_backward", dy, x, -1, 1.0, out)
+    dx = kernels.core.plain("log_sigmoid_backward", (dy, x), -1, 1.0, out)
     return dx if dx is not None else _elementwise_backward("log_sigmoid_backward", dy, out, x=x)
 
 
@@ -569,7 +569,7 @@ def softplus(x: ArrayLike, *, out: NDArray | None = None) -> Any:
     >>> print(*sc.softplus(np.array([-40.0, 1000.0])))
     4.248354255291589e-18 1000.0
     """
-    y = kernels.core.plain("softplus", x, None, -1, 1.0, out)
+    y = kernels.core.plain("softplus", (x,), -1, 1.0, out)
     return y if y is not None else _elementwise("softplus", x, out)
 
 
@@ -602,7 +602,7 @@ def softplus_backward(dy: ArrayLike, x: ArrayLike, *, out: NDArray | None = None
     >>> sc.softplus_backward(np.ones(2), np.array([0.0, np.inf]))
     array([0.5, 1. ])
     """
-    dx = kernels.core.plain("softplus_backward", dy, x, -1, 1.0, out)
+    dx = kernels.core.plain("softplus_backward", (dy, x), -1, 1.0, out)
     return dx if dx is not None else _elementwise_backward("softplus_backward", dy, out, x=x)
 
 
