@@ -279,6 +279,70 @@ template <class S> INLINE S gradient_of_label(const S *x, const S *weight, const
 
 template <class S> INLINE double number_at_address(const S *, const char *p, int code) { double x; gather<double>(&x, p, 0, 1, code); return x; }
 
+// ---------------------------------------------------------------- short rows as columns
+
+// The numbers of rows that lie side by side in a slab of accumulators A, a row to a lane; see RowShare and GradientRow.
+template <class A> struct Turned {
+    static constexpr ptrdiff_t MOST = 4 * lanes<A>();
+    alignas(64) A high[MOST], low[MOST], unit[MOST], keep[MOST], spread[MOST];
+    A own[MOST];         // the gradient at the label,
+    double taken[MOST];  // and what it has less than its share, beyond the spread
+};
+template <class A> INLINE void set_turned(Turned<A> *t, ptrdiff_t i, const LossRow *r, const Loss *o) {
+    const RowShare<A> share = share_of<A>(nullptr, r);
+    t->high[i] = share.inverse.high, t->low[i] = share.inverse.low, t->unit[i] = share.unit;
+    t->keep[i] = (A)(o->keep * r->c), t->spread[i] = (A)(o->spread * r->c), t->taken[i] = r->taken;
+}
+// weigh_row for a Lanes of columns, adding in the same order.
+template <class A> __attribute__((noinline)) void weigh_columns(const A *x, const A *target, const A *weight, ptrdiff_t width, ptrdiff_t n, const Loss *o, Sum<Doubles<A>> *dot, Sum<Doubles<A>> *mass) {
+    typedef Doubles<A> D;
+    const D zero = constant<D>(0);
+    *dot = *mass = {zero, zero};
+    for (ptrdiff_t i = 0; i < lanes<A>() && i < n; i++) {
+        Sum<D> products = {zero, zero}, sum = {zero, zero};
+        for (ptrdiff_t j = i; j < n; j += lanes<A>()) {
+            D p = constant<D>(o->spread), v = doubles<A>(load<A>(x + j * width)), error;
+            if (target) p = mad(doubles<A>(load<A>(target + j * width)), constant<D>(o->keep), p);
+            if (weight) p = p * constant<D>(weight[j]);
+            v = select(p == zero, zero, v);
+            if (sizeof(A) == 4) {
+                products.high = mad(p, v, products.high);
+            } else {
+                v = two_product(p, v, &error);
+                add_lanes<A>(&products, v);
+                products.low = products.low + select(v - v == zero, error, zero);
+            }
+            if (target) add_lanes<A>(&sum, p);
+        }
+        add<double>(dot, products.high);
+        dot->low = dot->low + products.low;
+        add<double>(mass, sum.high);
+        mass->low = mass->low + sum.low;
+    }
+}
+// Exponentials become shares of the gradient,
+template <class A> __attribute__((noinline)) void share_columns(A *e, ptrdiff_t width, ptrdiff_t n, const Turned<A> *t) {
+    for (ptrdiff_t g = 0; g < width; g += lanes<A>()) {
+        Share<A> share;
+        share.inverse = {load<A>(t->high + g), load<A>(t->low + g)};
+        share.unit = load<A>(t->unit + g);
+        share.scaled = !all(share.unit == constant<Lanes<A>>(1));
+        for (ptrdiff_t j = 0; j < n; j++) store<A>(e + j * width + g, share(load<A>(e + j * width + g)));
+    }
+}
+// less what the targets take of them.
+template <class A> __attribute__((noinline)) void less_columns(A *e, const A *target, const A *weight, ptrdiff_t width, ptrdiff_t n, const Turned<A> *t) {
+    for (ptrdiff_t g = 0; g < width; g += lanes<A>()) {
+        const Lanes<A> keep = load<A>(t->keep + g), spread = load<A>(t->spread + g);
+        for (ptrdiff_t j = 0; j < n; j++) {
+            Lanes<A> p = spread;
+            if (target) p = mad(load<A>(target + j * width + g), keep, p);
+            if (weight) p = p * splat<A>(weight[j]);
+            store<A>(e + j * width + g, load<A>(e + j * width + g) - p);
+        }
+    }
+}
+
 // ---------------------------------------------------------------- rows frame by frame
 
 // Labels, no smoothing, plain rows.  A row's exponentials are kept, each frame in its own unit, until the row is known; then they

@@ -4,6 +4,7 @@
 # that t.loss names: class weights, dloss, the losses and the gradient.
 
 cdef enum:
+    TURNED = 128       # the longest row of a loss that is turned into a column
     FAR_ROW = 1 << 17  # logits that leave the second cache with what is written
 
 # ------------------------------------------------------------------------------------------------ rows of any length
@@ -68,12 +69,19 @@ cdef void loss_finish(const Task* t, const Row* row, Room* room, storage* _) noe
 
 cdef void finish_loss(const Task* t, const Row* row, LossRow* r, double log, storage* _) noexcept nogil:
     cdef const Loss* o = t.loss
-    cdef double share = 0, lse = r.s.m + log, x = 0
+    cdef double weight = 1, x = 0
     if not o.soft:
-        share = o.keep
         if o.weight >= 0:
-            share *= as_number(element_at(t, row, o.weight, label_of(t, row), _))
+            weight = as_number(element_at(t, row, o.weight, label_of(t, row), _))
         x = as_number(element_at(t, row, 0, label_of(t, row), _))
+    settle_loss(t, row, r, log, x, weight, _)
+
+# The same for the logit and the class weight at the label.
+cdef inline void settle_loss(const Task* t, const Row* row, LossRow* r, double log, double x, double weight, storage* _) noexcept nogil:
+    cdef const Loss* o = t.loss
+    cdef double share = 0, lse = r.s.m + log
+    if not o.soft:
+        share = o.keep * weight
         r.mass.high = o.spread * o.weights
         r.mass.low = 0
     put_loss(t, row, loss_of(r, log, share, x, lse, o))
@@ -142,9 +150,121 @@ cdef bint is_kept(const Task* t, Py_ssize_t r, storage* _) noexcept nogil:
         fill_tile(<storage*> row.at[t.loss.gradient], t.n, 0)
     return False
 
+# Short rows, turned into columns as short_rows does; what each of them needs is put beside its lane.
+cdef inline bint is_turned(const Task* t) noexcept nogil:
+    return t.n <= TURNED and t.nouter <= 1 and (t.arg[1].direct or not t.loss.soft)
+
+cdef void turned_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
+    cdef char logits[GROUPS * TURNED * 64 + 64]
+    cdef char targets[GROUPS * TURNED * 64 + 64]
+    cdef char exponentials[GROUPS * TURNED * 64 + 64]
+    cdef const Loss* o = t.loss
+    cdef Slab slab
+    cdef Py_ssize_t L = lanes(_), count
+    cdef Py_ssize_t step = t.arg[0].outer[0] if t.nouter else 0, target_step = t.arg[1].outer[0] if t.nouter else 0
+    slab.n = t.n
+    slab.next = NULL
+    slab.at[0] = logits
+    slab.at[1] = <char*> targets if o.soft else <char*> NULL
+    slab.kept = exponentials
+    while first < last:
+        count = min(GROUPS * L, last - first)
+        slab.width = (count + L - 1) // L * L
+        slab.stride[0] = slab.width // L * 64
+        to_columns(<acc[storage]*> logits, slab.width, <const storage*> (t.arg[0].data + first * step), step, t.n, count)
+        if o.soft:
+            to_columns(<acc[storage]*> targets, slab.width, <const storage*> (t.arg[1].data + first * target_step), target_step, t.n, count)
+        if storage is double:
+            finish_turned(t, &slab, first, count, <double*> NULL)
+        else:
+            finish_turned(t, &slab, first, count, <float*> NULL)
+        if o.gradient >= 0:
+            step = t.arg[o.gradient].outer[0] if t.nouter else 0
+            from_columns(<storage*> (t.arg[o.gradient].data + first * step), step, <const acc[storage]*> exponentials, slab.width, t.n, count)
+            step = t.arg[0].outer[0] if t.nouter else 0
+        first += count
+
+# The losses of a slab's columns; slab.kept becomes their gradients.
+cdef void finish_turned(const Task* t, Slab* slab, Py_ssize_t first, Py_ssize_t count, accumulator* _) noexcept nogil:
+    cdef State[Doubles[accumulator]] s[GROUPS]
+    cdef Mass[Doubles[accumulator]] mass[GROUPS]
+    cdef Sum[Doubles[accumulator]] dot[GROUPS]
+    cdef Sum[Doubles[accumulator]] shares[GROUPS]
+    cdef Doubles[accumulator] log[GROUPS]
+    cdef Turned[accumulator] turned
+    cdef char room[TURNED * 8]
+    cdef accumulator* weight = NULL
+    cdef const accumulator* x = <const accumulator*> slab.at[0]
+    cdef const accumulator* target = <const accumulator*> slab.at[1]
+    cdef accumulator* e = <accumulator*> slab.kept
+    cdef const Loss* o = t.loss
+    cdef Py_ssize_t L = lanes(_), n = slab.n, width = slab.width, g, i, j, label
+    cdef LossRow r
+    cdef Row row
+    fold_columns(slab, 1, True, <const Lanes[accumulator]*> NULL, s, _)
+    slab.kept = NULL  # for what follows, which may have to fold again
+    masses_of_columns(slab, 1, s, mass, _)
+    slab.kept = <char*> e
+    if o.weight >= 0:
+        enter(t, first, &row)
+        weight = <accumulator*> room
+        gather_tile(t, &t.arg[o.weight], row.at[o.weight], 0, n, weight)
+    for g in range(width // L):
+        log[g] = logs_of_masses(_, &mass[g])
+        if target != NULL or o.spread != 0:
+            weigh_columns(x + g * L, target + g * L if target != NULL else <const accumulator*> NULL, <const accumulator*> weight, width, n, o, &dot[g], &shares[g])
+    r.dot.high = r.dot.low = 0
+    label = 0
+    for i in range(count):
+        enter(t, first + i, &row)
+        if is_ignored(t, &row):
+            put_loss(t, &row, 0)
+            r.amount = r.c = 0
+            r.taken = 0
+            r.s.m = 0
+            r.s.l.high = 1
+            r.s.l.low = 0
+        else:
+            g = i // L
+            j = i % L
+            r.s.m = number_at(_, &s[g].m, j)
+            r.s.l.high = number_at(_, &s[g].l.high, j)
+            r.s.l.low = number_at(_, &s[g].l.low, j)
+            if target != NULL or o.spread != 0:
+                r.dot.high = number_at(_, &dot[g].high, j)
+                r.dot.low = number_at(_, &dot[g].low, j)
+                r.mass.high = number_at(_, &shares[g].high, j)
+                r.mass.low = number_at(_, &shares[g].low, j)
+            if target == NULL:
+                label = label_of(t, &row)
+            settle_loss(t, &row, &r, number_at(_, &log[g], j), as_number(x[label * width + i]), as_number(weight[label]) if weight != NULL else 1, _)
+        if o.gradient >= 0:
+            set_turned(&turned, i, &r, o)
+    if o.gradient < 0:
+        return
+    # The lanes of no row hold the exponentials of zeros, and are written nowhere.
+    share_columns(e, width, n, &turned)
+    if target == NULL:
+        for i in range(count):
+            enter(t, first + i, &row)
+            if not is_ignored(t, &row):
+                label = label_of(t, &row)
+                turned.own[i] = <accumulator> (<double> e[label * width + i] - (turned.taken[i] + <double> turned.spread[i] * (as_number(weight[label]) if weight != NULL and o.spread != 0 else 1)))
+    if target != NULL or o.spread != 0:
+        less_columns(e, target, <const accumulator*> weight, width, n, &turned)
+    for i in range(count):
+        enter(t, first + i, &row)
+        if is_ignored(t, &row):
+            for j in range(n):
+                e[j * width + i] = 0
+        elif target == NULL:
+            e[label_of(t, &row) * width + i] = turned.own[i]
+
 # Rows of up to a frame, in blocks: see framed_rows.
 cdef void loss_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
-    if t.n <= frame_size(_):
+    if is_turned(t):
+        turned_rows(t, first, last, _)
+    elif t.n <= frame_size(_):
         framed_rows(t, first, last, TO_GRADIENT if t.loss.gradient >= 0 else TO_LOGSUMEXP, _)
     else:
         label_rows(t, first, last, _)
@@ -314,8 +434,8 @@ cdef void loss_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept no
         k.reduces = t.loss.gradient < 0
         # Exponentials are kept where a block of rows stays in the first cache, and where a row would be read from memory again; between,
         # they are made twice in less time than they are written and read.
-        if (not t.loss.soft and t.loss.spread == 0 and t.n > 1 and t.arg[0].direct
-                and (k.reduces or (t.arg[t.loss.gradient].direct and (t.n <= frame_size(_) or t.n >= FAR_ROW)))):
+        if t.n > 1 and t.arg[0].direct and (k.reduces or t.arg[t.loss.gradient].direct) and (is_turned(t) or (
+                not t.loss.soft and t.loss.spread == 0 and (k.reduces or t.n <= frame_size(_) or t.n >= FAR_ROW))):
             k.rows = <Rows> loss_rows[storage]
             k.longest = most_kept(_)
     elif not t.loss.sums:

@@ -15,6 +15,10 @@ ctypedef fused storage:
     float
     double
 
+ctypedef fused accumulator:
+    float
+    double
+
 ctypedef fused element:  # max and its kin keep integers as they are
     half
     bfloat16
@@ -254,6 +258,7 @@ cdef extern from "pool.h" namespace "softcore" nogil:
     void put_sums[S](const S*, char*, Py_ssize_t step, const double* high, const double* low, Py_ssize_t n, bint past)
     void add_slopes[S](const S*, double* high, double* low, const char* dy, Py_ssize_t step, int code, const double* count, Py_ssize_t n)
     void scatter_elements[S](const S*, double* high, double* low, const char* place, Py_ssize_t place_step, const char*, Py_ssize_t step, Py_ssize_t n, Py_ssize_t start, Py_ssize_t length)
+    bint place_elements[S](S* to, Py_ssize_t length, const char* place, Py_ssize_t place_step, const char* v, Py_ssize_t v_step, Py_ssize_t n)
     void scatter_sums[S](const S*, double* high, double* low, const long long* place, const double*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
     void scatter_last[T](T*, const long long* place, const T*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
 
@@ -345,6 +350,14 @@ cdef extern from "losses.h" namespace "softcore" nogil:
     void loss_gradient_row[S](S* y, const S* x, const S* target, const S* weight, Py_ssize_t n, const GradientRow[S]*, bint streaming, const S* ahead)
     S gradient_of_label[S](const S* x, const S* weight, const GradientRow[S]*)
     void binary_tile[S](acc[S]* losses, S* y, const S* x, const S* target, const S* weight, const S* pos_weight, const acc[S]* dloss, Py_ssize_t n, const Loss*, Sum[double]* total, bint streaming)
+    cdef cppclass Turned[A]:
+        A* own
+        A* spread
+        double* taken
+    void set_turned[A](Turned[A]*, Py_ssize_t, const LossRow*, const Loss*)
+    void weigh_columns[A](const A* x, const A* target, const A* weight, Py_ssize_t width, Py_ssize_t n, const Loss*, Sum[Doubles[A]]* dot, Sum[Doubles[A]]* mass)
+    void share_columns[A](A* e, Py_ssize_t width, Py_ssize_t n, const Turned[A]*)
+    void less_columns[A](A* e, const A* target, const A* weight, Py_ssize_t width, Py_ssize_t n, const Turned[A]*)
     cdef cppclass Walk[S]:
         pass
     Py_ssize_t most_kept[S](const S*)
