@@ -510,7 +510,7 @@ def _padding(op, padding, rank):
 def whole_shape(op: str, value, name: str = "shape") -> tuple[int, ...]:
     """The shape of an array."""
     if isinstance(value, (tuple, list)):
-        return tuple(_count(op, name, n, 0, value) for n in value)
+        return tuple([_count(op, name, n, 0, value) for n in value])
     return (_count(op, name, value, 0, value),)
 
 
@@ -537,9 +537,9 @@ def unpooled(op: str, pooled: tuple[int, ...], shape: tuple[int, ...], layout: s
         if not 1 <= rank <= 3:
             continue
         axes = geometry.spatial(len(shape), rank, layout)
-        if any(n != m for i, (n, m) in enumerate(zip(pooled, shape)) if i not in axes):
+        if any([n != m for i, (n, m) in enumerate(zip(pooled, shape)) if i not in axes]):
             continue
-        size = prod(shape[i] for i in axes)
+        size = prod([shape[i] for i in axes])
         if 0 in pooled or (lowest >= 0 and largest < size):
             return axes
     if size is None:

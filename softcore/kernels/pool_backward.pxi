@@ -520,12 +520,18 @@ cdef void gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* 
     cdef double dy[ITEMS]
     cdef Py_ssize_t group, from_, length, wide = 1, first, n, i, j, known = -1
     cdef bint direct = s.wide == 1 and t.arg[0].code == code_of_storage(_) and readable_pixels(&t.arg[0]) and t.arg[1].code == INT64 and readable_pixels(&t.arg[1])
+    cdef bint once = direct and s.bands == 1 and not t.streaming and t.arg[2].code == code_of_storage(_) and readable_pixels(&t.arg[2]) and t.arg[2].step[4] == t.arg[2].itemsize
     cdef char* source
     cdef char* places
     while unit < last:
         group = unit // s.bands
         from_ = unit % s.bands * s.band
         length = min(s.band, s.size - from_)
+        if once:  # until windows turn out to share a maximum
+            once = place_elements(<storage*> plane_of(&t.arg[2], group), length, plane_of(&t.arg[1], group), t.arg[1].step[4], plane_of(&t.arg[0], group), t.arg[0].step[4], s.pixels)
+            if once:
+                unit += 1
+                continue
         if s.bands > 1 and known != group:
             range_of_places(t, &s, group, least_place, most)
             known = group

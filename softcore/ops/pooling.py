@@ -21,8 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from softcore import check, windows
-from softcore.ops import maxima
-from softcore.ops.run import result, run_windows
+from softcore.ops.run import result, run, run_windows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -268,7 +267,10 @@ def _indices(op, indices, shape, layout, like):
         lowest, largest = int(held.min()), int(held.max())
     elif indices.size:
         # One pass, since a negative number read as an unsigned one is larger than any other.
-        largest = int(maxima.max(indices.view(indices.dtype.str.replace("i", "u")), None))
+        unsigned = indices.view(indices.dtype.str.replace("i", "u"))
+        found = np.empty((), unsigned.dtype.newbyteorder("="))
+        run("max", found.dtype, (unsigned,), (found,), unsigned.shape, tuple(range(unsigned.ndim)))
+        largest = int(found)
         if largest > np.iinfo(indices.dtype).max:
             lowest, largest = int(indices.min()), int(indices.max())
     return indices, shape, check.unpooled(op, indices.shape, shape, layout, lowest, largest)
