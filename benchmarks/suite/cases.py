@@ -14,7 +14,7 @@ try:
 except ImportError:  # a commit from before the definitions
     OPS = {}
 
-# The ops but attention. Those of the tree that the suite lies in, not of the commit that is measured, so that every commit has the same list.
+# The ops but attention: those of the tree that the suite lies in, not of the commit that is measured, so that all have the same list.
 REFERENCE = Path(__file__).parents[2] / "softcore" / "reference"
 DEFINED = [
     name
@@ -112,7 +112,6 @@ class Call:
     def in_place(self):
         """The call without the allocation of its results, where it has arrays of them."""
         return self.function(*self.arguments, **self.options, **self.places)
-
 
     def copy(self):
         """np.copyto over as many bytes as the op reads and writes, half of them each way."""

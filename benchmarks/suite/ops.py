@@ -1,7 +1,7 @@
 """Every op of softcore.reference but attention, by dtype, shape and threads.
 
-`time_call` is the time of a call. `track_copies` is how many times as long it takes as np.copyto over as many bytes, in turns with it, both on
-one thread: it can be compared between machines, and days on which they were busy. `track_extra_memory` is what a call needs beyond its
+`time_call` is the time of a call. `track_copies` is how many times as long it takes as np.copyto over as many bytes, in turns with it, both
+on one thread: it can be compared between machines, and days on which they were busy. `track_extra_memory` is what a call needs beyond its
 arguments and results.
 """
 
