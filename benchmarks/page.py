@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 from itertools import product
+from math import isnan
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +73,7 @@ def measured(results):
         for name, columns in kept["results"].items():
             row = dict(zip(kept["result_columns"], columns))
             for number, values in zip(row["result"] or [], product(*row["params"])):
-                if number is not None and number == number:
+                if number is not None and not isnan(number):
                     for seen, value in zip(found.setdefault(name, [set() for _ in values]), values):
                         seen.add(value)
     return found
