@@ -46,8 +46,8 @@ build: $(VENV)/build.stamp
 bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/peers.py --quick
 
-# What asv calls the machine it measures on.
-MACHINE ?= generic
+# What asv calls the machine it measures on. The results that are kept are those of `generic`; git ignores any others.
+MACHINE ?= local
 
 # asv, on what is built here: every benchmark once. It keeps nothing.
 bench-quick: $(VENV)/bench.stamp
@@ -55,13 +55,13 @@ bench-quick: $(VENV)/bench.stamp
 	$(BIN)/python -m asv run --python=same --quick --show-stderr --machine $(MACHINE)
 
 # asv, on the last commits, each built in an environment of its own: some minutes for each. All of the suite would take hours, so what is
-# measured of each is what HISTORY matches: shares, of which it matters little what else the machine did, on one thread.
+# measured of each is what HISTORY matches: multiples, to which it matters little what else the machine did, on one thread.
 # RANGE=HASHFILE:benchmarks/milestones.txt measures the commits whose results are kept in benchmarks/results.
 COMMITS ?= 15
 RANGE ?= HEAD~$(COMMITS)..HEAD
 RATES := max|max_with_argmax|relu|softmax|softmax_backward|log_softmax|logsumexp|sigmoid|cross_entropy_with_grad|max_pool|gate|glu
 RATES := $(RATES)|softmax_gate|topk_gate
-HISTORY ?= ^ops\.($(RATES))\.track_copy_share\(.*, 1\)|^attention\..*track_product_share\(.*float32.*, 1\)|^calls\.(Over.*track|track|peakmem)
+HISTORY ?= ^ops\.($(RATES))\.track_copies\(|^attention\..*track_products\(.*float32.*, 1\)|^calls\.(Over.*track|track|peakmem)
 bench-history: $(VENV)/bench.stamp
 	$(BIN)/python -m asv machine --machine $(MACHINE) --yes
 	$(BIN)/python -m asv run --machine $(MACHINE) --skip-existing-successful --bench '$(HISTORY)' $(RANGE)

@@ -144,13 +144,18 @@ def kept(name):
     return json.loads(KEPT.read_text()).get(build(name.endswith(SMALL)), {}).get(name)
 
 
+def builds(small=False):
+    """Those of which counts are kept."""
+    return sorted(name for name in json.loads(KEPT.read_text()) if ("Python" in name) == small)
+
+
 def missing():
     """Why nothing can be counted here; None where it can."""
     import softcore as sc
 
     if "avx2" not in sc.info()["isa_available"]:
-        return "the avx2 kernels do not run here"
-    return None if shutil.which("valgrind") else "valgrind is not installed"
+        return "compared with nothing: the avx2 kernels, whose instructions are counted, do not run here"
+    return None if shutil.which("valgrind") else "compared with nothing: valgrind, which counts, is not installed"
 
 
 def grown(found):

@@ -13,6 +13,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
+from itertools import product
+from math import isnan
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -62,19 +65,39 @@ def settle(folder):
     page.write_text(ELSEWHERE.sub(beside, page.read_text()))
 
 
-def measured(folder):
-    """Leave out the benchmarks of the suite that have no results, of which the pages would show empty frames."""
-    index = folder / "index.json"
-    content = json.loads(index.read_text())
-    graphs = folder / "graphs" / "summary"
-    content["benchmarks"] = {name: told for name, told in content["benchmarks"].items() if (graphs / f"{name}.json").exists()}
-    index.write_text(json.dumps(content))
+def measured(results):
+    """{benchmark: for each of its parameters, the values with which any commit has a number}."""
+    found = {}
+    for file in results.glob("*/*-*.json"):
+        kept = json.loads(file.read_text())
+        for name, columns in kept["results"].items():
+            row = dict(zip(kept["result_columns"], columns))
+            for number, values in zip(row["result"] or [], product(*row["params"])):
+                if number is not None and not isnan(number):
+                    for seen, value in zip(found.setdefault(name, [set() for _ in values]), values):
+                        seen.add(value)
+    return found
+
+
+def publish(folder):
+    """Without what was not measured, of which the pages would show empty frames, and legends of lines that are not there."""
+    with tempfile.TemporaryDirectory() as room:
+        results, config = Path(room, "results"), Path(room, "asv.conf.json")
+        shutil.copytree(ROOT / "benchmarks" / "results", results)
+        found, listed = measured(results), json.loads((results / "benchmarks.json").read_text())
+        kept = {name: told for name, told in listed.items() if name in found or name == "version"}
+        for name, values in found.items():
+            if name in kept:
+                kept[name]["params"] = [[v for v in every if v in seen] for every, seen in zip(kept[name]["params"], values)]
+        (results / "benchmarks.json").write_text(json.dumps(kept))
+        settings = json.loads((ROOT / "asv.conf.json").read_text())
+        config.write_text(json.dumps({**settings, "repo": str(ROOT), "results_dir": str(results), "html_dir": str(folder)}))
+        subprocess.run([sys.executable, "-m", "asv", "publish", "--no-pull", "--config", config], check=True)
 
 
 def main():
     folder = Path(sys.argv[1]).absolute()
-    subprocess.run([sys.executable, "-m", "asv", "publish", "--no-pull", "--html-dir", folder], cwd=ROOT, check=True)
-    measured(folder)
+    publish(folder)
     if shutil.which("npm"):
         settle(folder)
     else:

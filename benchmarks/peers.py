@@ -1,4 +1,5 @@
-"""softcore beside NumPy, SciPy, torch, jax, numexpr and tinygrad: the cases it promises to be fast in, and what it promises.
+"""softcore beside NumPy, SciPy, torch, jax, numexpr and tinygrad: the cases it promises to be fast in, what it promises, and every other op
+that one of them has or can compose, by one case each.
 
     python benchmarks/peers.py --threads 1 2 --picture peers.png --json peers.json
     python benchmarks/peers.py --quick --case "softmax.*512"
@@ -149,6 +150,13 @@ def pooling():
 
 TILE = (4096, 1024)
 MILLION = 2**20
+# The other ops, which are held to nothing. softmax_pool_backward is missing: no library has it.
+ROWS = ("max_backward", "hardmax", "logsumexp_backward", "cross_entropy", "cross_entropy_backward", "topk_gate_backward")
+ELEMENTS = (
+    *("maximum", "maximum_backward", "relu", "relu_backward", "step", "sigmoid_backward", "log_sigmoid", "log_sigmoid_backward"),
+    *("softplus", "softplus_backward", "binary_cross_entropy", "binary_cross_entropy_with_grad", "binary_cross_entropy_backward"),
+    *("max_unpool", "softmax_pool"),
+)
 CASES = [
     Case("softmax", TILE, faster({1: 1.8, 2: 1.6})),
     Case("softmax", (512, 512), faster({1: 1.8, 2: 1.6})),
@@ -185,6 +193,7 @@ CASES = [
     Case("glu", (4096, 8192), faster(3, "torch"), libraries=("torch",), options={"activation": "silu"}),
     Case("glu_backward", (4096, 8192), faster(3, "torch"), libraries=("torch",), options={"activation": "silu"}),
     *attentions(),
+    *(Case(op, TILE, (), axis=-1 if op in ROWS else None, libraries=("numpy", "scipy", "torch"), copy=True) for op in (*ROWS, *ELEMENTS)),
 ]
 
 
@@ -205,6 +214,8 @@ def inputs(case, x, rng):
     """The arguments, made by softcore itself: the definitions would take minutes over the large cases."""
     import softcore as sc
 
+    if case.op in (*ROWS, *ELEMENTS):
+        return sc.reference.OPS[case.op].inputs(x, rng, **({"axis": case.axis} if case.op in ROWS else {}))
     if case.op.endswith(("_pool", "_pool_backward")):
         window, options = case.options["window"], {name: v for name, v in case.options.items() if name not in ("window", "return_indices")}
         if not case.op.endswith("_backward"):
@@ -496,7 +507,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of threads (default: 1 2)")
     parser.add_argument("--case", default="", metavar="REGEX", help="only the cases whose name matches")
-    parser.add_argument("--json", metavar="FILE", help="write the rows")
+    parser.add_argument("--json", metavar="FILE", help="write the rows, and how they were measured")
     parser.add_argument("--picture", metavar="FILE", help="draw the ratios")
     parser.add_argument("--quick", action="store_true", help="few short blocks: a check that it runs, not a measurement")
     parser.add_argument("--work", type=int, metavar="N", help=argparse.SUPPRESS)
@@ -515,7 +526,8 @@ def main(arguments=None):
     print("", *summary(rows), sep="\n")
     if chosen.json:
         with open(chosen.json, "w") as file:
-            json.dump({"versions": found, "softcore": sc.info(), "rows": rows}, file, indent=1)
+            run = {"quick": chosen.quick, "threads": chosen.threads, "case": chosen.case}
+            json.dump({"run": run, "versions": found, "softcore": sc.info(), "rows": rows}, file, indent=1)
     if chosen.picture and rows:
         draw(rows, chosen.picture)
     return None

@@ -398,6 +398,18 @@ def ladder():
     return table(["softmax", "ms", "ns an element"], rows)
 
 
+def targets():
+    """How benchmarks/peers.json was measured, how many targets were met, and which were not."""
+    kept = json.loads((Path(__file__).parents[1] / "benchmarks" / "peers.json").read_text())
+    run, judged = kept["run"], [(row, target) for row in kept["rows"] for target in row["targets"]]
+    missed = [[row["case"], str(row["threads"]), target["text"], f"{target['ratio']:.2f}"] for row, target in judged if not target["met"]]
+    how = ["--quick"] * run["quick"] + ["--threads", *map(str, run["threads"])] + ["--case", run["case"]] * bool(run["case"])
+    unsure = ", in few short blocks whose numbers are unsure" * run["quick"]
+    told = f"They were made by {kept['softcore']['isa']} kernels, with ``{' '.join(how)}``{unsure}.\n"
+    told += f"{len(judged) - len(missed)} of {len(judged)} targets are met{', but not these:' if missed else '.'}\n"
+    return told + ("\n" + table(["case", "threads", "target", "measured"], missed) if missed else "")
+
+
 def main():
     GENERATED.mkdir(exist_ok=True)
     start, queued = time.perf_counter(), peers.waited()
@@ -409,7 +421,7 @@ def main():
     when = "measured when these pages were built" + (", on a busy machine: the numbers are unsure." if busy else ".")
     kept = {"machine": f"{machine()}, one thread", "ops": measured, "attention": attention, "ceilings": most}
     (GENERATED / "costs.json").write_text(json.dumps(kept, indent=1))
-    pages = {"others": others(), "ladder": f"{steps}\n{machine()}; {when}\n", "rows": rows()}
+    pages = {"others": others(), "ladder": f"{steps}\n{machine()}; {when}\n", "rows": rows(), "targets": targets()}
     for family in FAMILIES:
         pages[f"accuracy_{family}"] = attention_accuracy() if family == "attention" else accuracy(family)
         pages[f"cost_{family}"] = f"{tables[family]}, one thread; {when}\n"

@@ -151,7 +151,8 @@ def test_the_comparison_covers_every_promise_once(comparison):
     module = comparison
     names = [case.name for case in module.CASES]
     assert len(names) == len(set(names))
-    assert all(case.op in sc.reference.OPS and case.targets for case in module.CASES)
+    assert all(case.targets for case in module.CASES if case.op not in (*module.ROWS, *module.ELEMENTS))
+    assert {case.op for case in module.CASES} == sc.reference.OPS.keys() - {"softmax_pool_backward"}  # which no library has
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ async function tour() {
   if (!hits().some(hit => hit.includes("ops/softmax"))) found.push(`search finds ${hits()}`);
   const link = (await open("/performance.html")).querySelector('a[href="history/index.html"]');
   if (!link) found.push("performance.html does not link to the history");
-  else await graphs(`${link.href}#ops.softmax.track_copy_share`);
+  else await graphs(`${link.href}#ops.softmax.track_copies`);
   return pages.length;
 }
 

@@ -17,8 +17,12 @@ pytestmark = pytest.mark.skipif(counting.missing() is not None, reason=str(count
 
 
 def comparable(name):
+    small = name == CALL
     if counting.kept(name) is None:
-        pytest.skip(f"there are no counts of {counting.build(small=name == CALL)}: python benchmarks/instructions.py --write")
+        pytest.skip(
+            f"compared with nothing: this is a build by {counting.build(small)}, counts are kept of {'; '.join(counting.builds(small))}. "
+            "Those of this build are kept by: python benchmarks/instructions.py --write"
+        )
 
 
 @pytest.fixture(scope="module")

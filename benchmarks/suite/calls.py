@@ -32,7 +32,7 @@ class Overhead(Timed):
         pairs = [(own.timeit(2000), exp.timeit(2000)) for _ in range(10)]
         return min(a for a, _ in pairs) / min(b for _, b in pairs)
 
-    track_of_exp.unit = "of the time of np.exp"
+    track_of_exp.unit = "times of np.exp"
 
 
 def track_import():
@@ -53,3 +53,31 @@ def peakmem_softmax():
 
 
 peakmem_softmax.version = "1"
+
+
+# Of each family a call, by the op that a commit must have for it, of 64 MB.
+CALLS = {
+    "max_backward": lambda x: sc.max_backward(x[:, 0], x),
+    "softmax_backward": lambda x: sc.softmax_backward(x, x),
+    "max_pool": lambda x: sc.max_pool(x, 2, return_indices=True),
+    "cross_entropy_with_grad": lambda x: sc.cross_entropy_with_grad(x, np.zeros(len(x), int)),
+    "glu": lambda x: sc.glu(x),
+    "softmax_gate": lambda x: sc.softmax_gate(x.reshape(64, 4096, 64), x[:64]),
+    "attention": lambda x: sc.attention(*3 * (x.reshape(512, 512, 64),)),
+}
+
+
+class Memory:
+    """A process that makes such a call."""
+
+    version = "1"
+    timeout = 120
+    param_names = ("op",)
+    params = (list(CALLS),)
+
+    def setup(self, op):
+        if not hasattr(sc, op):
+            raise NotImplementedError(f"this commit has no {op}")
+
+    def peakmem_call(self, op):
+        CALLS[op](np.ones((4096, 4096), np.float32))

@@ -1,6 +1,9 @@
 """The cases that benchmarks of ops share, and how they are measured."""
 
+import re
 import timeit
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +14,15 @@ try:
 except ImportError:  # a commit from before the definitions
     OPS = {}
 
+# The ops but attention: those of the tree that the suite lies in, not of the commit that is measured, so that all have the same list.
+REFERENCE = Path(__file__).parents[2] / "softcore" / "reference"
+DEFINED = [
+    name
+    for path in sorted(REFERENCE.glob("*.py"))
+    for name in re.findall(r"^@definition\ndef (\w+)", path.read_text(), re.MULTILINE)
+    if "attention" not in name
+]
+
 # What it stands for: its shape, and the axis of those ops that have one.
 SHAPES = {
     "digits 1797 x 10": ((1797, 10), -1),
@@ -19,7 +31,6 @@ SHAPES = {
     "heads 8 x 12 x 128 x 128": ((8, 12, 128, 128), -1),
 }
 LARGE = [name for name in SHAPES if not name.startswith("digits")]
-
 
 # Attention: the op, the shape of q, the heads and the length of k, and the options.
 ATTENTION = {
@@ -102,6 +113,11 @@ class Call:
         """The call without the allocation of its results, where it has arrays of them."""
         return self.function(*self.arguments, **self.options, **self.places)
 
+    def copy(self):
+        """np.copyto over as many bytes as the op reads and writes, half of them each way."""
+        source = np.ones(self.moved // 2, np.uint8)
+        return partial(np.copyto, np.zeros_like(source), source)
+
 
 def bfloat16():
     try:
@@ -111,12 +127,12 @@ def bfloat16():
     return ml_dtypes.bfloat16
 
 
-def best_in_turns(*calls, rounds=7, block=0.005):
-    """The least time of each call, in seconds."""
-    timers = [timeit.Timer(call) for call in calls]
+def multiples(call, other, scale=1.0, rounds=11, block=0.005):
+    """How many times as long the call takes as the other, by `scale`: a sample for each turn, as asv takes them to tell how sure it is."""
+    timers = [timeit.Timer(call), timeit.Timer(other)]
     counts = [max(1, round(block / min(timer.repeat(2, 1)))) for timer in timers]
-    taken = [[timer.timeit(n) / n for timer, n in zip(timers, counts)] for _ in range(rounds)]
-    return np.min(taken, axis=0)
+    turns = [[timer.timeit(n) / n for timer, n in zip(timers, counts)] for _ in range(rounds)]
+    return {"samples": [scale * own / its for own, its in turns], "number": 1}
 
 
 def peak():

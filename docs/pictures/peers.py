@@ -6,23 +6,26 @@ from matplotlib import pyplot as plt
 import softcore as sc
 
 kept = json.loads((Path(sc.__file__).parents[1] / "benchmarks" / "peers.json").read_text())
-threads = max(row["threads"] for row in kept["rows"])
-rows = [row for row in kept["rows"] if row["threads"] == threads and row.get("best_peer") and "softcore" in row["ms"]]
-libraries = [name for name in kept["versions"] if name != "python"]
-colours = dict(zip(libraries, plt.rcParams["axes.prop_cycle"].by_key()["color"]))
+timed = {name for row in kept["rows"] for name in row["ms"]}
+peers = {name: f"{name} {version}" for name, version in kept["versions"].items() if name in timed}
+peers["np.exp"] = "np.exp, of 16 numbers"
+rows = {(row["case"], row["threads"]): row["ms"] for row in kept["rows"] if peers.keys() & row["ms"].keys()}
+cases, threads = list(dict.fromkeys(case for case, _ in rows)), sorted({n for _, n in rows})
+colours = dict(zip(peers, plt.rcParams["axes.prop_cycle"].by_key()["color"]))
 
-figure, axes = plt.subplots(figsize=(8.6, 0.19 * len(rows) + 1))
-for library in libraries:
-    found = [(row["ms"][library] / row["ms"]["softcore"], i) for i, row in enumerate(rows) if library in row["ms"]]
-    if found:
-        axes.plot(*zip(*found), "o", markersize=5, color=colours[library], label=f"{library} {kept['versions'][library]}")
-axes.axvline(1, color="black", linewidth=1)
-axes.set_yticks(range(len(rows)), [row["case"] for row in rows], fontsize=8)
-axes.set_ylim(len(rows) - 0.5, -0.5)
-axes.tick_params(axis="y", length=0)
-axes.set_xscale("log", base=2)
-axes.xaxis.set_major_formatter("{x:g}")
-axes.grid(axis="x", alpha=0.3)
-axes.set_xlabel("times as long as softcore takes")
-axes.set_title(f"{threads} thread{'s' * (threads > 1)}, {kept['softcore']['isa']} kernels")
-axes.legend(fontsize=8, loc="lower right")
+figure, panels = plt.subplots(1, len(threads), figsize=(8.6, 0.19 * len(cases) + 1.2), sharex=True, sharey=True, squeeze=False)
+for axes, n in zip(panels[0], threads):
+    for peer, label in peers.items():
+        times = {i: rows[case, n] for i, case in enumerate(cases) if peer in rows.get((case, n), ())}
+        ratios = [ms[peer] / ms["softcore"] for ms in times.values()]
+        axes.plot(ratios, list(times), "o", markersize=5, color=colours[peer], label=label)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel("times as long as softcore takes")
+    axes.set_title(f"{n} thread{'s' * (n > 1)}, {kept['softcore']['isa']} kernels")
+panels[0, 0].set_yticks(range(len(cases)), cases, fontsize=8)
+panels[0, 0].set_ylim(len(cases) - 0.5, -0.5)
+figure.legend(*panels[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
