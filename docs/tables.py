@@ -191,7 +191,7 @@ EDGES = {
     ],
     "attention": [
         ("all keys masked out", "sc.attention([[[1.0]]], [[[1.0]]], [[[2.0]]], mask=[[False]], return_lse=True)"),
-        ("the same with a sink", "sc.attention([[[1.0]]], [[[1.0]]], [[[2.0]]], mask=[[False]], sinks=[0.0], return_lse=True)"),
+        ("the same with a sink: still -inf", "sc.attention([[[1.0]]], [[[1.0]]], [[[2.0]]], mask=[[False]], sinks=[0.0], return_lse=True)"),
         ("the gradients", "sc.attention_backward([[[1.0]]], [[[1.0]]], [[[1.0]]], [[[2.0]]], [[[0.0]]], [[-inf]], mask=[[False]])"),
         ("no keys", "sc.attention([[[1.0]]], np.empty((1, 0, 1)), np.empty((1, 0, 1)), return_lse=True)"),
         ("a masked-out key and value are not read", "sc.attention([[[1.0]]], [[[0.0], [nan]]], [[[2.0], [inf]]], mask=[[True, False]])"),
