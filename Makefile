@@ -36,9 +36,9 @@ test-serial: $(VENV)/test.stamp $(VENV)/serial.stamp
 test-opencl: $(VENV)/test.stamp
 	SOFTCORE_TEST_OPENCL=1 $(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/pytest tests/test_opencl*.py tests/test_examples.py -k opencl
 
-# How fast it is there, beside what the device allows.
+# How fast it is there, beside what the device allows: docs/opencl.rst shows what this writes.
 bench-opencl: $(VENV)/test.stamp
-	$(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/python benchmarks/opencl.py
+	$(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/python benchmarks/opencl.py --json benchmarks/opencl.json
 
 build: $(VENV)/build.stamp
 

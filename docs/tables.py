@@ -398,6 +398,22 @@ def ladder():
     return table(["softmax", "ms", "ns an element"], rows)
 
 
+def opencl():
+    """What `make bench-opencl` wrote."""
+    kept = json.loads((Path(__file__).parents[1] / "benchmarks" / "opencl.json").read_text())
+    rows = []
+    for row in kept["rows"]:
+        targets = "; ".join(f"{t['text']}: {'met' if t['met'] else format(t['value'], '.3g')}" for t in row["targets"]) or "-"
+        if "value" in row:
+            rows.append([row["case"], f"{row['value']:.3g} {row['unit'].replace('us', 'µs')}", "", "", targets.replace("us", "µs")])
+        else:
+            share = f"{row['shares'][row['limit']]:.2f} of {row['limit']}"
+            rows.append([row["case"], f"{row['ms']['opencl']:.3g} ms", share, f"{row['to_cython']:.2f}", targets])
+    about = kept["about"]
+    head = ["case", "one call", "of the rate", "times the CPU core's", "target, and what was found where it is missed"]
+    return f"{table(head, rows)}\nfloat32; {about['device']}, {about['runtime'].partition(',')[0].strip()}; the CPU core with {about['isa']} kernels\n"
+
+
 def main():
     GENERATED.mkdir(exist_ok=True)
     start, queued = time.perf_counter(), peers.waited()
@@ -409,7 +425,7 @@ def main():
     when = "measured when these pages were built" + (", on a busy machine: the numbers are unsure." if busy else ".")
     kept = {"machine": f"{machine()}, one thread", "ops": measured, "attention": attention, "ceilings": most}
     (GENERATED / "costs.json").write_text(json.dumps(kept, indent=1))
-    pages = {"others": others(), "ladder": f"{steps}\n{machine()}; {when}\n", "rows": rows()}
+    pages = {"others": others(), "ladder": f"{steps}\n{machine()}; {when}\n", "rows": rows(), "opencl": opencl()}
     for family in FAMILIES:
         pages[f"accuracy_{family}"] = attention_accuracy() if family == "attention" else accuracy(family)
         pages[f"cost_{family}"] = f"{tables[family]}, one thread; {when}\n"
