@@ -6,6 +6,8 @@ python docs/tables.py
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -279,17 +281,64 @@ def cost_of(op):
     }
 
 
+# What a formula asks of each element, on average: additions, multiplications, divisions and comparisons; and exponentials and logarithms.
+OPERATIONS = {
+    **dict.fromkeys(("max", "argmax", "max_with_argmax", "hardmax", "max_backward"), (1, 0)),  # a comparison
+    **dict.fromkeys(("maximum", "maximum_backward", "relu", "relu_backward", "step"), (1, 0)),
+    "softmax": (4, 1),  # compare, subtract, exp, add, divide
+    "softmax_backward": (4, 0),  # multiply and add, subtract, multiply
+    "log_softmax": (4, 1),
+    "log_softmax_backward": (3, 1),
+    "logsumexp": (3, 1),
+    "logsumexp_backward": (2, 1),
+    "sigmoid": (2, 1),  # exp, add, divide
+    "sigmoid_backward": (3, 0),
+    "log_sigmoid": (2, 2),  # compare, subtract, log1p of exp
+    "log_sigmoid_backward": (3, 1),
+    "softplus": (2, 2),
+    "softplus_backward": (3, 1),
+    # Of tiles of 2 x 2: an addition or comparison for three elements of four, a division for one.
+    "max_pool": (0.75, 0),
+    "max_pool_backward": (0, 0),
+    "max_unpool": (0, 0),
+    "avg_pool": (1, 0),
+    "avg_pool_backward": (0.25, 0),
+    "softmax_pool": (4.5, 1),
+    "softmax_pool_backward": (9.5, 1),
+    "cross_entropy": (3, 1),
+    "cross_entropy_with_grad": (4, 1),
+    "cross_entropy_backward": (4, 1),
+    "binary_cross_entropy": (5, 2),
+    "binary_cross_entropy_with_grad": (9, 2),
+    "binary_cross_entropy_backward": (4, 1),
+    "gate": (6, 1),
+    "gate_backward": (9, 1),
+    "glu": (3, 1),
+    "glu_backward": (7, 1),
+    # Rows of three numbers: three multiplications and additions for a score.
+    "softmax_gate": (10, 1),
+    "softmax_gate_backward": (16, 1),
+    "topk_gate": (1, 0),
+    "topk_gate_backward": (0, 0),
+}
+
+
+def operations(name):
+    plain, exps = OPERATIONS[name]
+    return f"{plain:g}{f' + {exps} exp' if exps else ''}"
+
+
 def machine():
     return f"float32, {SIZE[0]} x {SIZE[1]}, last axis, {sc.info()['isa']} kernels"
 
 
 def costs(family, measured):
     rows = [
-        [name_of(name), f"{m['bytes']:.1f}", f"{m['ns']:.2f}", f"{m['GB/s']:.1f}", f"{m['share']:.0%}"]
+        [name_of(name), f"{m['bytes']:.1f}", operations(name), f"{m['ns']:.2f}", f"{m['GB/s']:.1f}", f"{m['share']:.0%}"]
         for name, m in measured.items()
         if OPS[name].family == family
     ]
-    head = ["", "bytes an element", "ns an element", "GB/s", "of the rate of a copy"]
+    head = ["", "bytes an element", "operations an element", "ns an element", "GB/s", "of the rate of a copy"]
     return table(head, rows)
 
 
@@ -422,6 +471,9 @@ def opencl():
 
 
 def main():
+    if sc.info()["isa"] == "avx512" and "OPENBLAS_CORETYPE" not in os.environ:
+        # OpenBLAS has no kernels for the wide vectors of AMD's processors, and takes narrow ones: their product would be no limit.
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OPENBLAS_CORETYPE": "SkylakeX"})
     GENERATED.mkdir(exist_ok=True)
     start, queued = time.perf_counter(), peers.waited()
     measured, steps = {name: cost_of(op) for name, op in OPS.items() if op.family != "attention"}, ladder()
