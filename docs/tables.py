@@ -471,9 +471,8 @@ def opencl():
 
 
 def main():
-    if sc.info()["isa"] == "avx512" and "OPENBLAS_CORETYPE" not in os.environ:
-        # OpenBLAS has no kernels for the wide vectors of AMD's processors, and takes narrow ones: their product would be no limit.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OPENBLAS_CORETYPE": "SkylakeX"})
+    if os.environ.pop("OPENBLAS_CORETYPE", None):  # that names kernels for narrower vectors than the machine's, say: no limit then
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     GENERATED.mkdir(exist_ok=True)
     start, queued = time.perf_counter(), peers.waited()
     measured, steps = {name: cost_of(op) for name, op in OPS.items() if op.family != "attention"}, ladder()

@@ -29,7 +29,7 @@ memory.set_yscale("log")
 memory.set_xlabel("bytes an element that must be read or written")
 memory.set_ylabel("10⁹ bytes a second")
 memory.set_title("limited by memory")
-memory.legend(fontsize=8, loc="lower left")
+memory.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4)
 
 intensity = np.geomspace(0.5, 1000, 200)
 for name, style in (("read", "--"), ("copy", "-")):
@@ -37,8 +37,8 @@ for name, style in (("read", "--"), ("copy", "-")):
     work.plot(intensity, roof / 1e9, color="black", linewidth=1.2, linestyle=style)
 # Four of them lie close together: numbers on the points, and what they mean below.
 for number, (words, m) in enumerate(measured["attention"].items(), 1):
-    work.plot(m["intensity"], m["rate"] / 1e9, "o", color=colours["attention"], markersize=11, alpha=0.85, label=f"{number}: {words}")
-    work.annotate(str(number), (m["intensity"], m["rate"] / 1e9), fontsize=7, color="white", ha="center", va="center")
+    work.plot(m["intensity"], m["rate"] / 1e9, "o", color=colours["attention"], markersize=11, alpha=0.6, label=f"{number}: {words}")
+    work.annotate(str(number), (m["intensity"], m["rate"] / 1e9), fontsize=8, color="black", ha="center", va="center")
 work.legend(fontsize=8, loc="lower right", handlelength=0, handletextpad=0, markerscale=0)
 work.annotate("a matrix product", (0.6, most["product"] / 1e9), xytext=(0, 4), textcoords="offset points", fontsize=8)
 work.set_xscale("log", base=2)
