@@ -221,7 +221,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 @built
 @pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
-@pytest.mark.skipif(not SCRIPTS.exists(), reason="the pages have no scripts for the history: `make docs` puts them there where npm is installed")
+@pytest.mark.skipif(not SCRIPTS.exists(), reason="the history has no scripts: `make docs`, where npm is installed")
 def test_the_site_in_a_browser(tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Site, directory=SITE)) as server:
         server.missing, server.done, server.found = [], threading.Event(), None

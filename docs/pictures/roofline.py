@@ -20,8 +20,9 @@ for family, colour in colours.items():
 widest = max(measured["ops"], key=lambda name: measured["ops"][name]["bytes"])  # has no room on its right
 for name in ("max", "softmax", "cross_entropy_with_grad", "softmax_gate_backward", "relu"):
     m = measured["ops"][name]
-    side = "right" if name == widest else "left"
-    memory.annotate(name, (m["bytes"], m["GB/s"]), xytext=(-6 if side == "right" else 6, -3), textcoords="offset points", fontsize=8, ha=side)
+    x, side = (-6, "right") if name == widest else (6, "left")
+    paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    memory.annotate(name, (m["bytes"], m["GB/s"]), xytext=(x, -3), textcoords="offset points", fontsize=8, ha=side, bbox=paper)
 for name, style in (("copy", "-"), ("read", "--")):
     memory.axhline(most[name] / 1e9, color="black", linewidth=1.2, linestyle=style, label=f"a {name}")
 memory.set_xscale("log", base=2)
