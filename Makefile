@@ -36,9 +36,9 @@ test-serial: $(VENV)/test.stamp $(VENV)/serial.stamp
 test-opencl: $(VENV)/test.stamp
 	SOFTCORE_TEST_OPENCL=1 $(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/pytest tests/test_opencl*.py tests/test_examples.py -k opencl
 
-# How fast it is there, beside what the device allows.
+# How fast it is there, beside what the device allows: docs/opencl.rst shows what this writes.
 bench-opencl: $(VENV)/test.stamp
-	$(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/python benchmarks/opencl.py
+	$(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/python benchmarks/opencl.py --json benchmarks/opencl.json
 
 build: $(VENV)/build.stamp
 
@@ -70,10 +70,11 @@ bench-history: $(VENV)/bench.stamp
 bench-page: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/page.py .asv/html
 
-# The tables are measured first. The pages are in docs/_build/html, the graphs of the history in history/ there.
+# The tables are measured first. The pages are in docs/_build/html, the graphs of the history in history/ there. The example for OpenCL devices
+# runs on one of RUNTIME, as in test-opencl.
 docs: $(VENV)/docs.stamp $(VENV)/bert.stamp $(VENV)/bench.stamp
 	$(BIN)/python docs/tables.py
-	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	$(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
 	$(BIN)/python benchmarks/page.py docs/_build/html/history
 	@echo docs/_build/html/index.html
 

@@ -1,6 +1,6 @@
 """The OpenCL core beside what the device allows, the Cython core, torch and tinygrad: the cases it promises to be fast in.
 
-    python benchmarks/opencl.py --json opencl.json
+    make bench-opencl    # writes benchmarks/opencl.json, which docs/opencl.rst shows
     SOFTCORE_OPENCL=pocl python benchmarks/opencl.py --quick --case softmax
 
 One process on the device that softcore chooses. In a case the contenders take turns over the same data, block by block, as in

@@ -43,6 +43,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"softcore {version}"
 html_static_path = ["_static"]
 html_css_files = ["softcore.css"]
+html_favicon = "_static/favicon.svg"
+html_context = {"default_mode": "auto"}  # the theme's script asks for one
 html_show_sourcelink = False
 html_theme_options = {
     "navbar_align": "left",

@@ -6,7 +6,10 @@ python docs/tables.py
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +194,7 @@ EDGES = {
     ],
     "attention": [
         ("all keys masked out", "sc.attention([[[1.0]]], [[[1.0]]], [[[2.0]]], mask=[[False]], return_lse=True)"),
-        ("the same with a sink", "sc.attention([[[1.0]]], [[[1.0]]], [[[2.0]]], mask=[[False]], sinks=[0.0], return_lse=True)"),
+        ("the same with a sink: still -inf", "sc.attention([[[1.0]]], [[[1.0]]], [[[2.0]]], mask=[[False]], sinks=[0.0], return_lse=True)"),
         ("the gradients", "sc.attention_backward([[[1.0]]], [[[1.0]]], [[[1.0]]], [[[2.0]]], [[[0.0]]], [[-inf]], mask=[[False]])"),
         ("no keys", "sc.attention([[[1.0]]], np.empty((1, 0, 1)), np.empty((1, 0, 1)), return_lse=True)"),
         ("a masked-out key and value are not read", "sc.attention([[[1.0]]], [[[0.0], [nan]]], [[[2.0], [inf]]], mask=[[True, False]])"),
@@ -279,17 +282,64 @@ def cost_of(op):
     }
 
 
+# What a formula asks of each element, on average: additions, multiplications, divisions and comparisons; and exponentials and logarithms.
+OPERATIONS = {
+    **dict.fromkeys(("max", "argmax", "max_with_argmax", "hardmax", "max_backward"), (1, 0)),  # a comparison
+    **dict.fromkeys(("maximum", "maximum_backward", "relu", "relu_backward", "step"), (1, 0)),
+    "softmax": (4, 1),  # compare, subtract, exp, add, divide
+    "softmax_backward": (4, 0),  # multiply and add, subtract, multiply
+    "log_softmax": (4, 1),
+    "log_softmax_backward": (3, 1),
+    "logsumexp": (3, 1),
+    "logsumexp_backward": (2, 1),
+    "sigmoid": (2, 1),  # exp, add, divide
+    "sigmoid_backward": (3, 0),
+    "log_sigmoid": (2, 2),  # compare, subtract, log1p of exp
+    "log_sigmoid_backward": (3, 1),
+    "softplus": (2, 2),
+    "softplus_backward": (3, 1),
+    # Of tiles of 2 x 2: an addition or comparison for three elements of four, a division for one.
+    "max_pool": (0.75, 0),
+    "max_pool_backward": (0, 0),
+    "max_unpool": (0, 0),
+    "avg_pool": (1, 0),
+    "avg_pool_backward": (0.25, 0),
+    "softmax_pool": (4.5, 1),
+    "softmax_pool_backward": (9.5, 1),
+    "cross_entropy": (3, 1),
+    "cross_entropy_with_grad": (4, 1),
+    "cross_entropy_backward": (4, 1),
+    "binary_cross_entropy": (5, 2),
+    "binary_cross_entropy_with_grad": (9, 2),
+    "binary_cross_entropy_backward": (4, 1),
+    "gate": (6, 1),
+    "gate_backward": (9, 1),
+    "glu": (3, 1),
+    "glu_backward": (7, 1),
+    # Rows of three numbers: three multiplications and additions for a score.
+    "softmax_gate": (10, 1),
+    "softmax_gate_backward": (16, 1),
+    "topk_gate": (1, 0),
+    "topk_gate_backward": (0, 0),
+}
+
+
+def operations(name):
+    plain, exps = OPERATIONS[name]
+    return f"{plain:g}{f' + {exps} exp' if exps else ''}"
+
+
 def machine():
     return f"float32, {SIZE[0]} x {SIZE[1]}, last axis, {sc.info()['isa']} kernels"
 
 
 def costs(family, measured):
     rows = [
-        [name_of(name), f"{m['bytes']:.1f}", f"{m['ns']:.2f}", f"{m['GB/s']:.1f}", f"{m['share']:.0%}"]
+        [name_of(name), f"{m['bytes']:.1f}", operations(name), f"{m['ns']:.2f}", f"{m['GB/s']:.1f}", f"{m['share']:.0%}"]
         for name, m in measured.items()
         if OPS[name].family == family
     ]
-    head = ["", "bytes an element", "ns an element", "GB/s", "of the rate of a copy"]
+    head = ["", "bytes an element", "operations an element", "ns an element", "GB/s", "of the rate of a copy"]
     return table(head, rows)
 
 
@@ -310,7 +360,9 @@ def attended(queries, keys, causal=False, window=None):
     return int(np.sum(seen if window is None else np.minimum(seen, window[0] + 1)))
 
 
-SQUARE = 1024
+SQUARE = 512  # large enough for the rate of a product, and over before the system hands the processor to someone else
+# Rows, steps and columns of products of which the fastest is the roof: no one shape suits every BLAS.
+PRODUCTS_OF_ROOF = ((256, 256, 256), (SQUARE, SQUARE, SQUARE), (1024, 256, 256), (1024, 1024, 1024))
 
 
 def ceilings():
@@ -318,12 +370,17 @@ def ceilings():
     from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(0)
-    x, square = rng.standard_normal(SIZE, dtype=np.float32), rng.standard_normal((SQUARE, SQUARE), dtype=np.float32)
+    x = rng.standard_normal(SIZE, dtype=np.float32)
     y = np.zeros_like(x)
-    calls = {"copy": lambda: np.copyto(y, x), "read": lambda: sc.max(x, None), "product": lambda: square @ square}
+    calls = {"copy": lambda: np.copyto(y, x), "read": lambda: sc.max(x, None)}
+    for shape in PRODUCTS_OF_ROOF:
+        m, n, k = shape
+        factors = rng.standard_normal((m, n), dtype=np.float32), rng.standard_normal((n, k), dtype=np.float32)
+        calls[shape] = partial(np.matmul, *factors, out=np.empty((m, k), np.float32))
     with sc.num_threads(1), threadpool_limits(1, user_api="blas"):
         times = peers.take_turns(calls, rounds=5, block=0.01, patience=20)
-    return {"copy": 2 * x.nbytes / times["copy"], "read": x.nbytes / times["read"], "product": 2 * SQUARE**3 / times["product"]}
+    product = max(2 * np.prod(shape) / times[shape] for shape in PRODUCTS_OF_ROOF)
+    return {"copy": 2 * x.nbytes / times["copy"], "read": x.nbytes / times["read"], "product": float(product)}
 
 
 def rates_of_attention():
@@ -410,7 +467,25 @@ def targets():
     return told + ("\n" + table(["case", "threads", "target", "measured"], missed) if missed else "")
 
 
+def opencl():
+    """What `make bench-opencl` wrote."""
+    kept = json.loads((Path(__file__).parents[1] / "benchmarks" / "opencl.json").read_text())
+    rows = []
+    for row in kept["rows"]:
+        targets = "; ".join(f"{t['text']}: {'met' if t['met'] else format(t['value'], '.3g')}" for t in row["targets"])
+        if "value" in row:
+            rows.append([row["case"], f"{row['value']:.3g} {row['unit'].replace('us', 'µs')}", "", "", targets.replace("us", "µs")])
+        else:
+            share = f"{row['shares'][row['limit']]:.2f} of {row['limit']}"
+            rows.append([row["case"], f"{row['ms']['opencl']:.3g} ms", share, f"{row['to_cython']:.2f}", targets])
+    about = kept["about"]
+    head = ["case", "one call", "of the rate", "times the CPU core's", "target, and what was found where it is missed"]
+    return f"{table(head, rows, '30 11 14 12 33')}\nfloat32; {about['device']}, {about['runtime'].partition(',')[0].strip()}; the CPU core with {about['isa']} kernels\n"
+
+
 def main():
+    if os.environ.pop("OPENBLAS_CORETYPE", None):  # that names kernels for narrower vectors than the machine's, say: no limit then
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     GENERATED.mkdir(exist_ok=True)
     start, queued = time.perf_counter(), peers.waited()
     measured, steps = {name: cost_of(op) for name, op in OPS.items() if op.family != "attention"}, ladder()
@@ -421,7 +496,7 @@ def main():
     when = "measured when these pages were built" + (", on a busy machine: the numbers are unsure." if busy else ".")
     kept = {"machine": f"{machine()}, one thread", "ops": measured, "attention": attention, "ceilings": most}
     (GENERATED / "costs.json").write_text(json.dumps(kept, indent=1))
-    pages = {"others": others(), "ladder": f"{steps}\n{machine()}; {when}\n", "rows": rows(), "targets": targets()}
+    pages = {"others": others(), "ladder": f"{steps}\n{machine()}; {when}\n", "rows": rows(), "opencl": opencl(), "targets": targets()}
     for family in FAMILIES:
         pages[f"accuracy_{family}"] = attention_accuracy() if family == "attention" else accuracy(family)
         pages[f"cost_{family}"] = f"{tables[family]}, one thread; {when}\n"

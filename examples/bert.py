@@ -19,6 +19,8 @@ each layer attends to. The weights (22 million, Apache 2.0) ship in a package wh
 - N. Reimers and I. Gurevych, "Sentence-BERT", EMNLP 2019.
 """
 
+# sphinx_gallery_thumbnail_path = "_static/bert.svg"
+
 import argparse
 import json
 

@@ -245,7 +245,7 @@ def main(arguments=None):
 
     reason = missing()
     if reason:
-        print(f"skipped: {reason}")
+        print(f"not run, for want of a device: {reason}")
         return None
     trained = train(10 if options.quick else 40)
     right = int(np.sum(trained.predictions == trained.labels))

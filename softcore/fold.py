@@ -22,6 +22,22 @@ The laws, which ``tests/test_fold.py`` checks with every awkward value in every 
 So threads over rows, threads within a row, and the chunks of a cache may be merged freely, and a fold over no tiles has a result.
 States are tuples of arrays of shape (batch...), tiles have shape (batch..., n), and all functions work on whole batches at once.
 The kernels keep the same four functions, in this order, for each op.
+
+Examples
+--------
+A row in two tiles, folded one after the other and then apart:
+
+>>> import numpy as np
+>>> from softcore.fold import ArgmaxState, SoftmaxState
+>>> a, b = np.log([1.0, 3.0]), np.log([4.0, 2.0, 6.0])
+>>> left, right = SoftmaxState.empty().absorb(a), SoftmaxState.empty().absorb(b)
+>>> whole = left.merge(right)
+>>> print(np.exp(whole.finish()).round(12), np.exp(left.absorb(b).finish()).round(12))
+16.0 16.0
+>>> whole.share(a).round(4)
+array([0.0625, 0.1875])
+>>> print(ArgmaxState.empty().absorb(a).absorb(b, start=2).finish())
+4
 """
 
 from __future__ import annotations

@@ -71,6 +71,15 @@ def set_num_threads(n: int) -> None:
     See Also
     --------
     num_threads : the same for a ``with`` block, in one Python thread.
+
+    Examples
+    --------
+    >>> import softcore as sc
+    >>> before = sc.get_num_threads()
+    >>> sc.set_num_threads(1)
+    >>> sc.get_num_threads()
+    1
+    >>> sc.set_num_threads(before)
     """
     global _explicit
     _explicit = _count("set_num_threads", n)

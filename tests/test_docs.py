@@ -2,12 +2,14 @@
 
 import doctest
 import functools
+import html.parser
 import http.server
 import json
 import re
 import shutil
 import subprocess
 import threading
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -66,10 +68,47 @@ def test_pages_of_ops_have_the_same_headings(page):
     assert found[1:] == HEADINGS
 
 
+# ------------------------------------------------------------------------------------------------------- the built pages
+
+built = pytest.mark.skipif(not (SITE / "index.html").exists(), reason="the pages are not built: `make docs` does it, in docs/_build/html")
+
+
+class Links(html.parser.HTMLParser):
+    """Where a page's links lead, and what in it can be linked to."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.links, self.anchors = [], set()
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.anchors |= {given.get("id"), given.get("name")}
+        self.links += [given[name] for name in ("href", "src") if given.get(name) and tag != "base"]
+
+
+@built
+def test_links_between_pages():
+    pages = [page for page in SITE.rglob("*.html") if not {"_static", "history"} & set(page.relative_to(SITE).parts)]
+    found = {page: Links(page) for page in pages}
+    broken = []
+    for page in pages:
+        for link in found[page].links:
+            parts = urllib.parse.urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (page.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else page
+            anchor = urllib.parse.unquote(parts.fragment)
+            if not target.exists() or (anchor and target in found and anchor not in found[target].anchors):
+                broken.append(f"{page.relative_to(SITE)}: {link}")
+    assert broken == []
+    assert sum(len(of_page.links) for of_page in found.values()) > 1000
+
+
 # ---------------------------------------------------------------------------------------------------------- in a browser
 
 # Opens each page in a frame, in both themes, and tells what is wrong with it.
-TOUR = """<!doctype html><link rel="icon" href="data:,"><iframe id="frame" width="1300" height="900"></iframe><script>
+TOUR = """<!doctype html><link rel="icon" href="data:,"><iframe id="frame" width="1920" height="1080"></iframe><script>
 const frame = document.getElementById("frame"), found = [];
 const light = colour => colour.match(/[0-9.]+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) / 765;
 
@@ -95,14 +134,33 @@ async function graphs(page) {
   if (!drawn()) found.push(`${page}: no graph is drawn`);
 }
 
+// The page of attention's heads shades the tokens anew for the one that the pointer is over.
+async function explorer(page) {
+  const inner = (await open(page)).querySelector("iframe[srcdoc]")?.contentDocument;
+  for (let i = 0; i < 100 && !inner?.querySelector("#tokens button"); i++) await new Promise(done => setTimeout(done, 50));
+  const chips = [...inner?.querySelectorAll("#tokens button") ?? []];
+  const shares = () => chips.map(chip => chip.textContent).join();
+  if (chips.length < 4) return found.push(`${page}: it has no tokens to hover over`);
+  for (const chip of chips.slice(1, 4)) {
+    const before = shares();
+    chip.dispatchEvent(new MouseEvent("mouseenter"));
+    if (shares() === before || chip.className !== "asking") found.push(`${page}: nothing happens where the pointer is over ${chip.textContent}`);
+  }
+  const told = inner.getElementById("chosen").textContent, before = shares();
+  inner.querySelector("#heads button[aria-pressed=false]").click();
+  if (inner.getElementById("chosen").textContent === told || shares() === before) found.push(`${page}: another head shows the same`);
+}
+
 async function tour() {
-  localStorage.setItem("mode", "light");  // the theme complains where there is none
   const pages = await (await fetch("/pages.json")).json();
   for (const page of pages) {
     const opened = await open(page), root = opened.documentElement;
     for (const image of opened.images)
       if (image.loading !== "lazy" && !image.naturalWidth) found.push(`${page}: ${image.src} is not shown`);
     if (!opened.querySelector("h1")) found.push(`${page}: it has no heading`);
+    if (!page.startsWith("gallery/"))
+      for (const code of opened.querySelectorAll(".highlight-python pre, .highlight-default pre"))
+        if (code.scrollWidth > code.clientWidth) found.push(`${page}: a line is cut: ${code.textContent.slice(0, 60)}`);
     for (const theme of ["light", "dark"]) {
       root.dataset.theme = theme;
       const style = frame.contentWindow.getComputedStyle(opened.body);
@@ -117,7 +175,10 @@ async function tour() {
   if (!hits().some(hit => hit.includes("ops/softmax"))) found.push(`search finds ${hits()}`);
   const link = (await open("/performance.html")).querySelector('a[href="history/index.html"]');
   if (!link) found.push("performance.html does not link to the history");
-  else await graphs(`${link.href}#ops.softmax.track_copies`);
+  else
+    for (const graph of ["ops.softmax.track_copies", "ops.max.track_copies", "attention.Attention.track_products", "calls.track_import"])
+      await graphs(`${link.href}?${graph}#${graph}`);  // by another address, or nothing would be loaded
+  await explorer("/gallery/bert.html");
   return pages.length;
 }
 
@@ -158,9 +219,9 @@ SCRIPTS = SITE / "history" / "jquery.min.js"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.mark.skipif(not (SITE / "index.html").exists(), reason="the site is not built: make docs")
+@built
 @pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
-@pytest.mark.skipif(not SCRIPTS.exists(), reason="the site has no scripts for the history: make docs, with npm")
+@pytest.mark.skipif(not SCRIPTS.exists(), reason="the history has no scripts: `make docs`, where npm is installed")
 def test_the_site_in_a_browser(tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Site, directory=SITE)) as server:
         server.missing, server.done, server.found = [], threading.Event(), None

@@ -344,5 +344,5 @@ def test_opencl_digits_without_a_device(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sc.opencl, "_queue", None)
     assert load(*OPENCL).main([]) is None
     printed = capsys.readouterr().out
-    assert printed.startswith("skipped: softcore.opencl found no OpenCL device named 'no such device'") and printed.count("\n") == 1
+    assert printed.startswith("not run, for want of a device: softcore.opencl found no OpenCL device named 'no such device'") and printed.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -8,11 +8,13 @@ import doctest
 import faulthandler
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -447,6 +449,17 @@ def test_oclgrind_finds_nothing(tiles, tmp_path):
             if DEVICE and tiles == "cpu":
                 assert same_bits(results[name], expected), name
             np.testing.assert_allclose(results[name], expected, rtol=3e-6, atol=2e-6, err_msg=name)
+
+
+def test_oclgrind_runs_the_examples_of_readme_and_page(tmp_path):
+    faulthandler.cancel_dump_traceback_later()
+    root = Path(__file__).parents[1]
+    blocks = re.findall(r"^```py\n(.*?)^```", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    page = re.findall(r"^\.\. code-block:: python\n\n(.*?)^(?=\S)", (root / "docs" / "opencl.rst").read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks and page
+    code = "import numpy as np, softcore as sc\na = np.zeros((4, 1000), np.float32)\n"
+    code += "\n".join([*blocks, *map(textwrap.dedent, page)]).replace("range(1000)", "range(3)")
+    assert simulated(tmp_path, "-c", f"{code}\nassert np.allclose(y.get().sum(axis=-1), 1)") == ""
 
 
 @pytest.mark.parametrize(

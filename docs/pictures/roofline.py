@@ -17,9 +17,12 @@ for family, colour in colours.items():
     ops = {name: m for name, m in measured["ops"].items() if sc.reference.OPS[name].family == family}
     if ops:
         memory.plot([m["bytes"] for m in ops.values()], [m["GB/s"] for m in ops.values()], "o", color=colour, label=family)
+widest = max(measured["ops"], key=lambda name: measured["ops"][name]["bytes"])  # has no room on its right
 for name in ("max", "softmax", "cross_entropy_with_grad", "softmax_gate_backward", "relu"):
     m = measured["ops"][name]
-    memory.annotate(name, (m["bytes"], m["GB/s"]), xytext=(6, -3), textcoords="offset points", fontsize=8)
+    x, side = (-6, "right") if name == widest else (6, "left")
+    paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    memory.annotate(name, (m["bytes"], m["GB/s"]), xytext=(x, -3), textcoords="offset points", fontsize=8, ha=side, bbox=paper)
 for name, style in (("copy", "-"), ("read", "--")):
     memory.axhline(most[name] / 1e9, color="black", linewidth=1.2, linestyle=style, label=f"a {name}")
 memory.set_xscale("log", base=2)
@@ -27,17 +30,17 @@ memory.set_yscale("log")
 memory.set_xlabel("bytes an element that must be read or written")
 memory.set_ylabel("10⁹ bytes a second")
 memory.set_title("limited by memory")
-memory.legend(fontsize=8, loc="lower left")
+memory.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4)
 
 intensity = np.geomspace(0.5, 1000, 200)
 for name, style in (("read", "--"), ("copy", "-")):
     roof = np.minimum(most["product"], most[name] * intensity)
     work.plot(intensity, roof / 1e9, color="black", linewidth=1.2, linestyle=style)
-places = {"all keys": ((7, -3), "left"), "causal": ((-6, 4), "right")}
-for words, m in measured["attention"].items():
-    offset, side = places.get(words, ((-6, -11), "right"))
-    work.plot(m["intensity"], m["rate"] / 1e9, "o", color=colours["attention"])
-    work.annotate(words, (m["intensity"], m["rate"] / 1e9), xytext=offset, textcoords="offset points", fontsize=8, ha=side)
+# Four of them lie close together: numbers on the points, and what they mean below.
+for number, (words, m) in enumerate(measured["attention"].items(), 1):
+    work.plot(m["intensity"], m["rate"] / 1e9, "o", color=colours["attention"], markersize=11, alpha=0.6, label=f"{number}: {words}")
+    work.annotate(str(number), (m["intensity"], m["rate"] / 1e9), fontsize=8, color="black", ha="center", va="center")
+work.legend(fontsize=8, loc="lower right", handlelength=0, handletextpad=0, markerscale=0)
 work.annotate("a matrix product", (0.6, most["product"] / 1e9), xytext=(0, 4), textcoords="offset points", fontsize=8)
 work.set_xscale("log", base=2)
 work.set_yscale("log")

@@ -1,9 +1,10 @@
-"""How the kernels walk the data: a box is one vector, its number the order, its colour the thread."""
+"""How the kernels walk the data: a box is one vector, its number the order, its colour the thread, or the work-group of an OpenCL device."""
 
 from matplotlib import pyplot as plt
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 BLUE, RED, GREY = "#bcd3ea", "#f2c4bb", "#eef1f4"
+GROUPS = (BLUE, RED, "#cfe5cd", "#eedfb6")
 INK = "#33475b"
 
 
@@ -164,6 +165,130 @@ def chunks_of_keys(axes):
     axes.set_ylim(8.3, -1)
 
 
+# --- The walks of OpenCL devices ---------------------------------------------------------------------------------------------
+
+
+def on_device(axes, title, words, shape, boxes, *, beside=1, height=1, width=2):
+    """Boxes (row, column, group, step) of a work-item each, or of `beside` neighbours that take their step together, over a grid."""
+    rows, columns = shape
+    cells(axes, rows, columns)
+    for i, j, group, step in boxes:
+        for k in range(beside):
+            vector(axes, i, j + k * width, height, width, GROUPS[group], step)
+    note(axes, 0, rows + 0.8, words)
+    finish(axes, title, columns, rows + 1.2)
+
+
+def rows_on_cpu(axes):
+    boxes = [(i, 4 * j, i // 2, 4 * (i % 2) + j + 1) for i in range(4) for j in range(4)]
+    on_device(axes, "a CPU: whole rows", "a group is one work-item", (4, 16), boxes, width=4)
+
+
+def rows_on_gpu(axes):
+    boxes = [(i, 8 * j, i // 2, 2 * (i % 2) + j + 1) for i in range(4) for j in range(2)]
+    on_device(axes, "a GPU: work-items share a row", "four of a group take a step together", (4, 16), boxes, beside=4)
+
+
+def slabs_on_cpu(axes):
+    boxes = [(i, 8 * group + 2 * j, group, 4 * i + j + 1) for group in range(2) for i in range(4) for j in range(4)]
+    on_device(axes, "a CPU, axis 0: slabs", "lanes are columns; a stretch of each row", (4, 16), boxes)
+
+
+def parts_on_device(axes):
+    for launch, y in ((1, 0), (2, 2.2)):
+        for k in range(8):
+            vector(axes, y, 2 * k, 1, 2, GROUPS[k // 2], k % 2 + 1)
+        note(axes, -0.3, y + 0.5, f"{launch}.", ha="right")
+    for k in range(4):
+        arrow(axes, (4 * k + 2, 1.05), (4 * k + 2, 2.15))
+        note(axes, 4 * k + 2.2, 1.6, "state")
+    note(axes, 0, 4, "a part to a group, twice: each joins all states")
+    finish(axes, "a long row: two launches", 16, 4.4)
+
+
+def chunks_on_cpu(axes):
+    boxes = [(i, 8 * k + 2 * j, k, j + 1) for i in range(4) for k in range(2) for j in range(4)]
+    on_device(axes, "a CPU: a chunk to a work-item", "x, y, r and f, a vector of each at a time", (4, 16), boxes)
+
+
+def chunks_on_gpu(axes):
+    boxes = [(i, 8 * k + 4 * j, k, j + 1) for i in range(4) for k in range(2) for j in range(2)]
+    on_device(axes, "a GPU: a chunk to a work-group", "four work-items take a step together", (4, 16), boxes, beside=4, width=1)
+
+
+def windows_on_cpu(axes):
+    boxes = [(i, 4 * j, i // 2, 2 * (i % 2) + j + 1) for i in range(4) for j in range(2)]
+    on_device(axes, "a CPU: a stretch of results", "max_pool: a vector", (4, 8), boxes, width=4)
+
+
+def windows_on_gpu(axes):
+    boxes = [(i, 4 * k, k, i + 1) for i in range(4) for k in range(2)]
+    on_device(axes, "a GPU: neighbours at a time", "a result to a work-item", (4, 8), boxes, beside=4, width=1)
+
+
+def planes_on_device(axes):
+    cells(axes, 4, 9)
+    for k, (colour, places) in enumerate(((BLUE, [(0, 1), (1, 3), (3, 0), (2, 2)]), (RED, [(0, 2), (1, 0), (2, 3), (3, 1)]))):
+        for order, (i, j) in enumerate(places, 1):
+            vector(axes, i, 5 * k + j, 1, 1, colour, order)
+    axes.add_patch(Rectangle((4.03, -0.05), 0.94, 4.1, facecolor="white", edgecolor="none"))
+    note(axes, 0, 4.8, "indices say where")
+    finish(axes, "max_pool_backward: a plane each", 9, 5.2)
+
+
+def weights_on_device(axes):
+    for i in range(6):
+        vector(axes, i, 0, 1, 1, GREY)
+    note(axes, 0.5, -0.5, "w", ha="center")
+    for group in range(2):
+        for i in range(6):
+            vector(axes, i, 2 + 4 * group, 1, 4, GROUPS[group], i + 1)
+        arrow(axes, (4 + 4 * group, 6.1), (4 + 4 * group, 7.1))
+        vector(axes, 7.2, 2 + 4 * group, 1, 4, GREY, "o")
+    note(axes, 6, -0.5, "x: n rows", ha="center")
+    finish(axes, "", 10, 8.4)
+    axes.set_title("softmax_gate: w, and then x", fontsize=10, pad=12)
+    axes.set_ylim(8.6, -1)
+
+
+def best_on_device(axes):
+    for k, found in enumerate((5, 2)):
+        at = 3 * k
+        for j in range(8):
+            vector(axes, at, 2 * j, 1, 2, GREY if j == found else BLUE, j + 1)
+        arrow(axes, (2 * found + 1, at + 1.1), (2 * found + 1, at + 1.8))
+        note(axes, 2 * found + 1.4, at + 1.7, ("the largest", "the next below it")[k])
+    note(axes, 0, 5.8, "k passes over a row, by a work-group")
+    finish(axes, "topk_gate: one by one", 16, 6.2)
+
+
+def tiles_on_device(axes, keys_stay):
+    for i in range(4):
+        for j in range(4):
+            stay, step = (j, i - j + 1) if keys_stay else (i, j + 1)
+            vector(axes, 1.5 * i, 3 * j, 1.5, 3, GREY if j > i else GROUPS[stay], "" if j > i else step)
+    note(axes, -0.3, 3, "queries", rotation=90, ha="right")
+    note(axes, 6, -0.5, "keys", ha="center")
+    for k in range(4):
+        if keys_stay:
+            arrow(axes, (3 * k + 1.5, 6.1), (3 * k + 1.5, 6.8))
+            vector(axes, 6.9, 3 * k + 0.2, 1.1, 2.6, GREY, "dk, dv")
+        else:
+            arrow(axes, (12.1, 1.5 * k + 0.75), (13, 1.5 * k + 0.75))
+            vector(axes, 1.5 * k + 0.2, 13.1, 1.1, 2.6, GREY, "o; dq")
+    title = "backward, second: keys stay" if keys_stay else "forward; backward, first: queries stay"
+    finish(axes, title, 16, 8)
+    axes.set_ylim(8.3, -1)
+
+
+def queries_stay(axes):
+    tiles_on_device(axes, False)
+
+
+def keys_stay(axes):
+    tiles_on_device(axes, True)
+
+
 # --- The pages ---------------------------------------------------------------------------------------------------------------
 
 
@@ -197,3 +322,32 @@ def mixtures():
 
 def attention():
     side_by_side(strips_of_queries, chunks_of_keys, height=2.6)
+
+
+def maxima_opencl():
+    side_by_side(rows_on_cpu, rows_on_gpu, height=2)
+
+
+losses_opencl = maxima_opencl
+
+
+def softmax_opencl():
+    _, grid = plt.subplots(2, 2, figsize=(8.6, 4.2))
+    for axes, walk in zip(grid.flat, (rows_on_cpu, rows_on_gpu, slabs_on_cpu, parts_on_device)):
+        walk(axes)
+
+
+def pooling_opencl():
+    side_by_side(windows_on_cpu, windows_on_gpu, planes_on_device, height=2.2)
+
+
+def gates_opencl():
+    side_by_side(chunks_on_cpu, chunks_on_gpu, height=2)
+
+
+def mixtures_opencl():
+    side_by_side(weights_on_device, best_on_device, height=3)
+
+
+def attention_opencl():
+    side_by_side(queries_stay, keys_stay, height=2.6)

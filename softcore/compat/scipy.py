@@ -30,7 +30,15 @@ __all__ = ["expit", "log_expit", "log_softmax", "logsumexp", "softmax"]
 
 
 def softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any:
-    """``exp(x) / sum(exp(x))``, as :func:`scipy.special.softmax`."""
+    """``exp(x) / sum(exp(x))``, as :func:`scipy.special.softmax`.
+
+    Examples
+    --------
+    >>> from softcore.compat import scipy
+    >>> scipy.softmax([[0.0, 0.0], [0.0, 0.0]], axis=1)
+    array([[0.5, 0.5],
+           [0.5, 0.5]])
+    """
     x = _array("softmax", x)
     if x.dtype.kind != "c":
         return _core(x).softmax(x, axis)
@@ -40,7 +48,14 @@ def softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any:
 
 
 def log_softmax(x: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any:
-    """``log(softmax(x))``, as :func:`scipy.special.log_softmax`."""
+    """``log(softmax(x))``, as :func:`scipy.special.log_softmax`.
+
+    Examples
+    --------
+    >>> from softcore.compat import scipy
+    >>> scipy.log_softmax([0.0, 0.0]).round(3)
+    array([-0.693, -0.693])
+    """
     x = _array("log_softmax", x)
     if x.dtype.kind != "c":
         return _core(x).log_softmax(x, axis)
@@ -56,7 +71,15 @@ def logsumexp(
     keepdims: bool = False,
     return_sign: bool = False,
 ) -> Any:
-    """``log(sum(b * exp(a)))``, as :func:`scipy.special.logsumexp`. The sign of a complex sum is its phase."""
+    """``log(sum(b * exp(a)))``, as :func:`scipy.special.logsumexp`. The sign of a complex sum is its phase.
+
+    Examples
+    --------
+    >>> from softcore.compat import scipy
+    >>> log, sign = scipy.logsumexp([0.0, 0.0], b=[1.0, -3.0], return_sign=True)
+    >>> print(log.round(3), sign)
+    0.693 -1.0
+    """
     a, b = _promoted(a, b)
     if keepdims:
         a = np.atleast_1d(a)
@@ -80,12 +103,26 @@ def logsumexp(
 
 
 def expit(x: ArrayLike, out: NDArray | None = None) -> Any:
-    """``1 / (1 + exp(-x))``, as :func:`scipy.special.expit`; float16 and all integers become float64."""
+    """``1 / (1 + exp(-x))``, as :func:`scipy.special.expit`; float16 and all integers become float64.
+
+    Examples
+    --------
+    >>> from softcore.compat import scipy
+    >>> scipy.expit([-1000, 0, 1000])
+    array([0. , 0.5, 1. ])
+    """
     return _core(x).sigmoid(_not_half("expit", x), out=out)
 
 
 def log_expit(x: ArrayLike, out: NDArray | None = None) -> Any:
-    """``log(expit(x))``, as :func:`scipy.special.log_expit`; float16 and all integers become float64."""
+    """``log(expit(x))``, as :func:`scipy.special.log_expit`; float16 and all integers become float64.
+
+    Examples
+    --------
+    >>> from softcore.compat import scipy
+    >>> scipy.log_expit([-1000, 1000])
+    array([-1000.,     0.])
+    """
     return _core(x).log_sigmoid(_not_half("log_expit", x), out=out)
 
 

@@ -79,7 +79,10 @@ def _choose():
 
 
 if not _built("base"):
-    raise ImportError("softcore: its compiled kernels are missing; build them with `pip install .` in softcore's source folder")
+    raise ImportError(
+        f"softcore: its compiled kernels are missing from {os.path.dirname(__file__)}, which Python imported. Of a source folder, "
+        "`pip install --editable .` builds them there; a softcore that is installed elsewhere is found from any other folder"
+    )
 # The base module runs on every CPU of the architecture, and is asked what else this one can do.
 _supported: tuple[str, ...] = import_module(f"{__name__}.cpu_base").supported()
 core = _choose()

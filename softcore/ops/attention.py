@@ -195,7 +195,7 @@ def attention(
     softcap : float, optional
         Scores s become ``softcap * tanh(s / softcap)``, before bias and masks.
     sinks : array_like, optional
-        One logit for each query head that takes part in the denominator, and in lse, but has no value.
+        One logit for each query head that takes part in the denominator, but has no value. It is in the lse of every query that has a key.
     q_lengths, kv_lengths : array_like of int, optional
         One for each element of the batch: rows past it take no part. "end" then is the difference of the two.
     cu_seqlens_q, cu_seqlens_kv : array_like of int, optional
@@ -227,7 +227,7 @@ def attention(
 
     Notes
     -----
-    A query whose keys are all masked out gives 0, and an lse of -inf. What a mask, a window or a length hides is not read into the
+    A query whose keys are all masked out gives 0, and an lse of -inf, with a sink as well: so it changes nothing in a merge. What a mask, a window or a length hides is not read into the
     result, whatever it holds. Keys go in chunks of 256, each with a state (m, l, o) of its own, merged in order: threads, and the other
     rows, do not change a bit.
 
@@ -564,7 +564,20 @@ class KVCache:
         return _given(self._v[:, :, : self._length])
 
     def append(self, k: ArrayLike, v: ArrayLike) -> None:
-        """Add n positions: k and v of shape (batch, heads, n, dim). More than there is room for is a ValueError, and changes nothing."""
+        """Add n positions: k and v of shape (batch, heads, n, dim). More than there is room for is a ValueError, and changes nothing.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import softcore as sc
+        >>> cache = sc.KVCache(1, 2, 8, 4)
+        >>> cache.append(np.zeros((1, 2, 5, 4)), np.ones((1, 2, 5, 4)))
+        >>> len(cache), cache.k.shape
+        (5, (1, 2, 5, 4))
+        >>> cache.append(np.zeros((1, 2, 4, 4)), np.ones((1, 2, 4, 4)))
+        Traceback (most recent call last):
+        ValueError: KVCache.append: k has 4 positions, it must have no more than 3, for which there is room
+        """
         op = "KVCache.append"
         k, v = check.arrays(op, k=k, v=v)
         batch, heads, capacity, dim = self._shape
@@ -585,7 +598,20 @@ class KVCache:
         self._length = end
 
     def attend(self, q: ArrayLike, **options) -> Any:
-        """`attention` of q, (batch, Hq, n, dim), to all keys so far, its rows being the last n positions; other options are passed on."""
+        """`attention` of q, (batch, Hq, n, dim), to all keys so far, its rows being the last n positions; other options are passed on.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import softcore as sc
+        >>> cache = sc.KVCache(1, 1, 8, 2)
+        >>> cache.append(np.zeros((1, 1, 3, 2)), [[[[1.0, 2.0], [3.0, 4.0], [8.0, 6.0]]]])
+        >>> cache.attend(np.zeros((1, 1, 2, 2), np.float32))  # positions 1 and 2: the first two values, and all three
+        array([[[[2., 3.],
+                 [4., 4.]]]], dtype=float32)
+        >>> cache.attend(np.zeros((1, 1, 1, 2), np.float32), window=(0, 0))
+        array([[[[8., 6.]]]], dtype=float32)
+        """
         return attention(q, self.k, self.v, **{"causal": True, "causal_offset": "end", **options})
 
 

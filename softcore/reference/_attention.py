@@ -85,7 +85,7 @@ def attention(
     """softmax(scale q k^T) v, over the keys that each query may attend to; and with ``return_lse`` the log of the denominators.
 
     Scores are scaled, capped (c tanh(s / c)), biased, and masked. A sink is one more score, without a value. A query without a key
-    gives 0, and -inf.
+    gives 0, and -inf whatever the sink.
     """
     last = cu_seqlens_q is not None or layout == "BLHD"
     q, k, v = _heads_first(layout, cu_seqlens_q is not None, q, k, v)
