@@ -185,6 +185,39 @@ def test_layouts(op, dtype, length):
         assert bits(call(op, tuple(mixed))) == expected, f"operand {i} reversed"
 
 
+@pytest.mark.parametrize("length", [1, 3, 5, 8, 17, 63])
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("op", ELEMENTWISE, ids=named)
+def test_short_rows_with_gaps(op, dtype, length):
+    # They are packed, two dimensions of rows at a time, and come back to their gaps.
+    arguments = operands(op, 6 * 70, length, dtype)
+    expected = call(op, arguments)
+    several = isinstance(expected, tuple)
+    expected = expected if several else (expected,)
+
+    def with_gaps(a):
+        room = np.full((6, 70, length + 3), 7, a.dtype)
+        room[:, :68, 1:-2] = a.reshape(6, 70, length)[:, :68]
+        return room
+
+    def within(room):
+        return room[:, :68, 1:-2]
+
+    rooms = [with_gaps(np.asarray(a)) for a in arguments]
+    given = tuple(map(within, rooms))
+    wanted = tuple(map(with_gaps, expected))
+    results = tuple(with_gaps(np.zeros_like(a)) for a in expected)
+    out = tuple(map(within, results))
+    call(op, given, out=out if several else out[0])
+    assert bits(results) == bits(wanted)
+    y = call(op, given)
+    assert bits(y if several else (y,)) == bits(tuple(np.ascontiguousarray(within(a)) for a in wanted))
+    if given[0].dtype == out[0].dtype:  # in place
+        out = (given[0], *out[1:])
+        call(op, given, out=out if several else out[0])
+        assert bits((rooms[0], *results[1:])) == bits(wanted)
+
+
 @pytest.mark.parametrize("op", OPS.values(), ids=named)
 def test_broadcast_strides(op):
     arguments = operands(op, 6, 200)

@@ -40,6 +40,11 @@ def targets(x, rng, soft, axis=-1, ignored=-100):
     return np.where(rng.random(shape) < 0.2, ignored, rng.integers(0, x.shape[axis], shape))
 
 
+def of_one_nan(a):
+    """The array with one kind of NaN, whose signs differ between the walks."""
+    return np.where(a == a, a, a.dtype.type(NAN))
+
+
 def tolerant(actual, expected, ulps, at):
     """The largest error is a few ulp of the largest terms."""
     assert actual.shape == np.shape(expected)
@@ -439,6 +444,26 @@ def test_avx2_and_avx512(soft, options, rng):
             with kernels.use(isa):
                 results.append([*sc.cross_entropy_with_grad(x, t, **given), *sc.binary_cross_entropy_with_grad(x, np.abs(x) > 1)])
         assert all(map(same_bits, *results))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("options", WEIGHTED)
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "probabilities"])
+def test_short_rows_side_by_side_and_one_by_one_agree(soft, options, isa, rng):
+    for dtype, length in itertools.product(FLOATING, (2, 15, 16, 17, 64, 65, 127, 128)):
+        x = (5 * rng.standard_normal((67, length))).astype(dtype)
+        given = WEIGHTED[options](length, rng)
+        t = targets(x, rng, soft, ignored=given.get("ignore_index", -100))
+        if soft:
+            given.pop("ignore_index", None)
+        x[1], x[2, 0], x[3, -1], x[4, 1:], x[5], x[6, 0] = -INF, NAN, INF, -INF, 1000, 60
+        apart = np.repeat(x, 2, axis=1)[:, ::2]  # with gaps, which no row may have that is turned into a column
+        with kernels.use(isa):
+            for function in (sc.cross_entropy_with_grad, lambda *a, **k: (sc.cross_entropy(*a, **k),)):
+                together = tuple(map(of_one_nan, function(x, t, reduction="none", **given)))
+                assert all(map(same_bits, together, map(of_one_nan, function(apart, t, reduction="none", **given)))), (dtype, length)
+                one = function(x[20], t[20], reduction="none", **given)
+                assert all(map(same_bits, one, [a[20] for a in together])), (dtype, length)
 
 
 @pytest.mark.parametrize("scale", [1, 100])
