@@ -27,7 +27,10 @@ template <class A> INLINE bool readable(int code, ptrdiff_t column) {
 }
 // A row of results, rounded to dtype `code`.
 template <class S, class A> INLINE void put_results_as(char *p, ptrdiff_t stride, const A *a, ptrdiff_t n) {
-    for (ptrdiff_t j = 0; j < n; j++) {
+    ptrdiff_t j = 0;
+    if constexpr (std::is_same<A, acc<S>>::value)
+        for (; stride == (ptrdiff_t)sizeof(S) && j + lanes<S>() <= n; j += lanes<S>()) store<S>((S *)(p + j * stride), load<A>(a + j));
+    for (; j < n; j++) {
         const S value = narrow<S>((acc<S>)a[j]);
         std::memcpy(p + j * stride, &value, sizeof value);
     }
