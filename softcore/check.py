@@ -38,10 +38,13 @@ def arrays(op: str, optional: tuple[str, ...] = (), **operands) -> list:
             arrays[name] = _array(op, name, a)
     if len(arrays) == len(operands):
         return list(arrays.values())
-    if on_device and arrays:
+    scalars = [name for name in arrays if on_device and isinstance(operands[name], np.generic)]
+    if on_device and len(arrays) > len(scalars):
         raise TypeError(f"{op}: {', '.join(on_device)} is a pyopencl array and {', '.join(arrays)} is not, all must be of one kind")
     for name in on_device:
-        arrays[name] = _view(op, name, operands[name])
+        arrays[name] = _beside_view(op, name, _view(op, name, operands[name]), arrays.get(on_device[0]))
+    for name in scalars:
+        arrays[name] = type(arrays[on_device[0]]).of(arrays[name], arrays[on_device[0]])
     if numbers:
         like = next(iter(arrays.values()), None)
         beside = selecting(*arrays.values()) if arrays else None
@@ -77,7 +80,18 @@ def _view(op, name, a):
         raise TypeError(f"{op}: {name} is a pyopencl array, it must be a NumPy array: the OpenCL core has no {op} yet")
     if a.queue is None:
         raise ValueError(f"{op}: {name} has no queue, it must have one to run on: see pyopencl.array.Array.with_queue")
+    if not a.dtype.isnative:
+        raise TypeError(f"{op}: {name} has dtype {a.dtype}, which no device reads: a pyopencl array must have the machine's byte order")
+    if a.base_data is not None and not hasattr(a.base_data, "int_ptr"):
+        raise TypeError(f"{op}: {name} lies in shared virtual memory, it must lie in a pyopencl.Buffer")
     return _of_numbers(op, name, View(a))
+
+
+def _beside_view(op, name, view, like):
+    """The view, which must be of the context that `like`, an array of any kind or None, is of."""
+    if like is not None and not isinstance(like, np.ndarray) and view.array.context != like.array.context:
+        raise ValueError(f"{op}: {name} is of another OpenCL context than the arrays before it, all must be of one")
+    return view
 
 
 def _own(op, name, a, like):
@@ -89,7 +103,7 @@ def _own(op, name, a, like):
         return a
     if not _is_opencl(a):
         raise TypeError(f"{op}: {name} is a {type(a).__name__}, it must be a pyopencl.array.Array")
-    return type(like)(a)
+    return _beside_view(op, name, type(like)(a), like)
 
 
 def _of_kind(op, name, a, like):
@@ -97,13 +111,13 @@ def _of_kind(op, name, a, like):
     if _is_opencl(a) == isinstance(like, np.ndarray):
         is_one, are = ("is a pyopencl array", "are not") if _is_opencl(a) else ("is not a pyopencl array", "are")
         raise TypeError(f"{op}: {name} {is_one} and the other arrays {are}; all must be of one kind")
-    return _array(op, name, a) if isinstance(like, np.ndarray) else _view(op, name, a)
+    return _array(op, name, a) if isinstance(like, np.ndarray) else _beside_view(op, name, _view(op, name, a), like)
 
 
 def same_kind(op: str, name: str, a, like):
     """`a`, an ndarray or a view, which must be of the kind that `like` is; a number goes where that is."""
     if isinstance(a, np.ndarray) == isinstance(like, np.ndarray):
-        return a
+        return a if isinstance(a, np.ndarray) else _beside_view(op, name, a, like)
     if isinstance(a, np.ndarray) and a.ndim == 0:
         return type(like).of(a, like)
     is_one, are = ("is not a pyopencl array", "are") if isinstance(a, np.ndarray) else ("is a pyopencl array", "are not")
@@ -358,7 +372,7 @@ def choice(op: str, name: str, value, choices: tuple[str, ...]) -> int:
 
 def mask(op: str, where, shape: tuple[int, ...], like, name: str = "where") -> np.ndarray | None:
     """`where` as a boolean view of `shape`, of the kind that `like` is; None where every element takes part."""
-    if where is None or where is True:
+    if where is None or where is True or (isinstance(where, np.bool_) and where):
         return None
     if _is_opencl(where) == isinstance(like, np.ndarray):
         is_one, are = ("is a pyopencl array", "are not") if _is_opencl(where) else ("is not a pyopencl array", "are")
@@ -368,6 +382,8 @@ def mask(op: str, where, shape: tuple[int, ...], like, name: str = "where") -> n
         where = np.asarray(where) if isinstance(like, np.ndarray) else type(like)(where)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{op}: {name} must be a boolean array: {error}") from None
+    if not isinstance(like, np.ndarray):
+        _beside_view(op, name, where, like)
     if where.dtype != bool:
         raise TypeError(f"{op}: {name} has dtype {where.dtype}, it must be bool")
     return broadcast(op, name, where, shape)

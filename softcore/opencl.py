@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from softcore import planner
+from softcore import planner, threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def use(device: pyopencl.Device | str) -> pyopencl.Device:
 
     Raises
     ------
+    TypeError
+        If it is neither.
     ValueError
         If no device has that name.
     RuntimeError
@@ -112,6 +114,8 @@ def use(device: pyopencl.Device | str) -> pyopencl.Device:
     >>> sc.opencl.use("GeForce")  # doctest: +SKIP
     <pyopencl.Device 'NVIDIA GeForce RTX 4090' on 'NVIDIA CUDA' at 0x55d8c6a1a2c0>
     """
+    if not isinstance(device, (str, _pyopencl().Device)):
+        raise TypeError(f"opencl.use: device is a {type(device).__name__}, it must be a pyopencl.Device or a str")
     if isinstance(device, str):
         every = _some_devices()
         found = [d for d in every if device.lower() in f"{d.platform.name} {d.name}".lower()]
@@ -205,6 +209,8 @@ def to_device(a: Any, *, allocator: Any = None) -> pyopencl.array.Array:
     """
     from softcore import check
 
+    if type(a).__module__.partition(".")[0] == "pyopencl":
+        raise TypeError("opencl.to_device: a is a pyopencl array already")
     (a,) = check.arrays("opencl.to_device", a=a)
     a = np.asarray(a, a.dtype.newbyteorder("="), order="C")  # what is not C-contiguous would arrive in another order
     _pyopencl()
@@ -246,7 +252,7 @@ def _after_fork():
 
 def _alive():
     # Runtimes keep threads and locks that a fork does not take along: PoCL waits for them for ever.
-    if _forked:
+    if _forked or threads.devices_lost:
         raise RuntimeError("softcore.opencl: OpenCL does not survive os.fork(); start processes by 'spawn', or fork before its first use")
 
 
@@ -397,8 +403,8 @@ def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0, sh
         prepared = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names)
         if len(_launches) >= 4096:
             _launches.clear()
-        _launches[key] = prepared
-    launches, states = prepared
+        _launches[key] = prepared = (*prepared, queue)  # kept, so that no other gets its address
+    launches, states, _ = prepared
     if states:
         arrays.append(type(outputs[0]).empty(*states, outputs[0]).array)
     for launch in launches:

@@ -6,7 +6,9 @@ threadpoolctl's limits may change while the process runs.
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from contextvars import ContextVar
 
 from softcore.kernels import cpu_base
@@ -24,6 +26,8 @@ _scope: ContextVar[tuple | None] = ContextVar("softcore.num_threads", default=No
 _quota: int | None = None
 _quota_read = False
 _in_forked_child = False
+#: Whether this process was forked from one that had used an OpenCL device.
+devices_lost = False
 
 
 def get_num_threads() -> int:
@@ -191,9 +195,12 @@ def _read(path):
 
 
 def _after_fork():
-    # The threads of the parent's OpenMP team do not exist in the child, and libgomp waits for them for ever: stay serial.
-    global _in_forked_child
+    # The threads of the parent's OpenMP team do not exist in the child, and libgomp waits for them for ever: stay serial. Nor do those of
+    # a device: who has arrays of pyopencl has used one, though perhaps not through softcore.
+    global _in_forked_child, devices_lost
     _in_forked_child = True
+    arrays = sys.modules.get("pyopencl.array")
+    devices_lost = devices_lost or (arrays is not None and any(issubclass(type(a), arrays.Array) for a in gc.get_objects()))
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,6 +6,7 @@ A kernel that goes wrong on these runtimes may hang: every test here has a time 
 import dataclasses
 import doctest
 import faulthandler
+import gc
 import json
 import os
 import re
@@ -238,6 +239,54 @@ def test_a_result_is_on_its_operands_queue(rng):
     np.testing.assert_allclose(z.get(), sc.log_softmax(sc.softmax(x.get())), atol=1e-5)
 
 
+def test_a_queue_at_the_address_of_one_that_is_gone(rng):
+    x = rng.standard_normal((3, 5)).astype(np.float32)
+    for _ in range(30):
+        queue = cl.CommandQueue(cl.Context([sc.opencl.queue().device]))
+        assert same_bits(sc.softmax(cl.array.to_device(queue, x)).get(), on_device("softmax", x))
+        del queue
+        gc.collect()
+
+
+def test_arrays_that_do_not_go_together(rng):
+    x = sc.opencl.to_device(rng.standard_normal((3, 5)).astype(np.float32))
+    foreign = cl.array.to_device(cl.CommandQueue(cl.Context([x.queue.device])), x.get())
+    for call in (lambda: sc.maximum(x, foreign), lambda: sc.softmax(x, out=foreign), lambda: sc.softmax(x, where=foreign > 0)):
+        with pytest.raises(ValueError, match="is of another OpenCL context than the arrays before it"):
+            call()
+    with pytest.raises(TypeError, match="softmax: x has dtype .*, which no device reads"):
+        sc.softmax(cl.array.to_device(x.queue, x.get().astype(x.dtype.newbyteorder())))
+    with pytest.raises(TypeError, match="is a pyopencl array already"):
+        sc.opencl.to_device(x)
+    with pytest.raises(TypeError, match="opencl.use: device is a int"):
+        sc.opencl.use(3)
+    zero = sc.maximum(x, np.float32(0)).get()  # a number, of which NumPy makes what it makes
+    assert zero.dtype == np.float32 and same_bits(zero, sc.maximum(x, 0.0).get())
+    assert same_bits(sc.softmax(x, where=np.True_).get(), sc.softmax(x).get())
+
+
+@pytest.mark.parametrize("name", ["maximum", "relu", "sigmoid", "softmax", "max", "glu", "softmax_gate", "topk_gate"])
+def test_a_double_gradient_of_halves(name, rng):
+    # Computed in double, and rounded to half where it is written.
+    x = rng.standard_normal((5, 9 if name != "glu" else 8)).astype(np.float16)
+    dy = rng.standard_normal(x.shape)
+    _, i = sc.topk_gate(x, 2)
+    arguments = {
+        "maximum": (dy, x, x[::-1].copy()), "max": (dy[:, 0], x), "glu": (dy[:, :4], x), "softmax_gate": (dy[0], x, x[:, 0]),
+        "topk_gate": (dy[:, :2], x, i),
+    }.get(name, (dy, x))  # fmt: skip
+    function = getattr(sc, f"{name}_backward")
+    expected, actual = function(*arguments), function(*(sc.opencl.to_device(a) for a in arguments))
+    for a, b in zip(actual, expected) if isinstance(expected, tuple) else [(actual, expected)]:
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a.get().astype(float), b.astype(float), rtol=2e-3, atol=1e-6)
+
+
+def test_indices_with_gaps_of_rows_of_one(rng):
+    r, dw, i = np.ones((3, 1), np.float32), np.ones((3, 2), np.float32), np.zeros((3, 6), np.int64)
+    assert not sc.topk_gate_backward(*map(sc.opencl.to_device, (dw, r)), sc.opencl.to_device(i)[:, ::3]).get().any()
+
+
 def test_out_of_order_queue(rng):
     queue = cl.CommandQueue(sc.opencl.queue().context, properties=cl.command_queue_properties.OUT_OF_ORDER_EXEC_MODE_ENABLE)
     x = sc.opencl.to_device(rng.standard_normal((300, 1000)).astype(np.float32)).with_queue(queue)
@@ -399,6 +448,24 @@ def test_after_fork():
         print(os.wait()[1])
     """
     assert child(code).splitlines() == ["True"] * 3 + ["[0.5 0.5]", "0"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_after_the_fork_of_a_process_with_arrays_of_its_own():
+    code = f"""
+        import os, numpy as np, softcore as sc, pyopencl as cl, pyopencl.array
+        device = [d for p in cl.get_platforms() for d in p.get_devices() if d.name == {DEVICE.name!r}][0]
+        x = cl.array.to_device(cl.CommandQueue(cl.Context([device])), np.zeros((2, 4), np.float32))
+        (x + 1).get()
+        if os.fork() == 0:
+            try:
+                sc.softmax(x)
+            except RuntimeError as error:
+                print("does not survive os.fork()" in str(error), flush=True)
+            os._exit(0)
+        print(os.wait()[1])
+    """
+    assert child(code).splitlines() == ["True", "0"]
 
 
 def test_exit_with_work_pending():

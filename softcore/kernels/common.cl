@@ -215,7 +215,12 @@ FUNCTION PASTE(float, VEC) load_halves(const __global half *p) {
     const PASTE(ushort, VEC) bits = *(const __global LooseHalves *)p;
     return PASTE(vload_half, VEC)(0, (const half *)&bits);
 }
-FUNCTION void store_halves(PASTE(float, VEC) v, __global half *p) {
+#ifdef DOUBLE
+#define HALVES_OF V
+#else
+#define HALVES_OF PASTE(float, VEC)
+#endif
+FUNCTION void store_halves(HALVES_OF v, __global half *p) {
     PASTE(ushort, VEC) bits;
     PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, (half *)&bits);
     *(__global LooseHalves *)p = bits;

@@ -373,6 +373,11 @@ def _largest_on_device(r, weights, indices, renormalize):
 
 def _largest_backward_on_device(storage, dw, r, indices, dr, renormalize):
     opencl = kernels.core_of(r)
+    if r.shape[-1] == 1 and indices.shape[-1] > 1:  # rows of one element have no axis, along which indices had a stride
+        gapless = check.new(indices.shape, indices.dtype, indices), check.new(indices.shape, dw.dtype, dw)
+        for a, given in zip(gapless, (indices, np.broadcast_to(dw, indices.shape))):
+            np.copyto(a, given)
+        indices, dw = gapless
     k, axes = indices.shape[-1], (r.ndim - 1,)
     if renormalize:
         weights, dw = check.new(indices.shape, storage, r), np.broadcast_to(dw, indices.shape)
