@@ -339,3 +339,10 @@ def test_pooling_in_place_and_with_bad_indices(rng):
         on_device("max_unpool", y, np.where(indices == indices.max(), 99, indices), x.shape)
     with pytest.raises(TypeError, match="max_unpool: indices is not a pyopencl array and the other arrays are"):
         sc.max_unpool(to_device(y), indices, x.shape)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, *OTHERS[1:]], ids=str)
+def test_pooling_of_huge_elements(dtype):
+    for row in ([1e20, 0], [1e20] * 4, [1e20] * 3, [-1e30, 3e30, 3e30]):
+        x, dy = np.array([row], dtype), np.ones((1, 1), dtype)
+        alike(on_device("softmax_pool_backward", dy, x, len(row)), sc.softmax_pool_backward(dy, x, len(row)))
