@@ -117,6 +117,30 @@ def test_activations(activation, dtype, rng):
         np.testing.assert_array_equal(actual, e)
 
 
+# ------------------------------------------------------------------------------------------------------ logsumexp of weights
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logsumexp_of_weights_at_the_edges(dtype, rng):
+    tiny, huge = np.finfo(dtype).smallest_subnormal, 0.9 * np.finfo(dtype).max
+    x = np.array([0, 1, 2, -1], dtype)
+    far = -1e4 * np.ones(4, dtype)
+    for a, b in ((x, [tiny] * 4), (x, [huge] * 4), (x, [-huge] * 4), (50 * x, [huge, 1, tiny, 1]), (far * x, [np.inf, 1, 1, 1])):
+        b = np.array(b, dtype)
+        # The NumPy call rounds products with the smallest float64, and those with the largest overflow.
+        expected = (sc if dtype is np.float32 else sc.reference).logsumexp(*widened((a,)), b=widened((b,))[0], return_sign=True)
+        for d, e in zip(on_device("logsumexp", a, b=b, return_sign=True), expected):
+            np.testing.assert_allclose(np.asarray(d, float), np.asarray(e, float), rtol=4 * np.finfo(dtype).eps)
+    a, where = np.array([2, -200, 1], dtype), np.array([True, True, False])
+    for b in ([1, np.inf, 1], [1, -np.inf, 1], [np.inf, -np.inf, 1], [1, -1, np.inf], [0, 0, np.nan]):
+        b = np.array(b, dtype)
+        for d, e in zip(on_device("logsumexp", a, b=b, where=where, return_sign=True), sc.logsumexp(a, b=b, where=where, return_sign=True)):
+            np.testing.assert_allclose(d, e, rtol=4 * np.finfo(dtype).eps)
+    x = rng.standard_normal((9, 70)).astype(dtype)
+    b = np.ldexp(rng.uniform(1, 2, x.shape), rng.integers(-100, 100, x.shape)).astype(dtype)
+    alike(on_device("logsumexp", x, b=b), sc.logsumexp(x, b=b))
+
+
 # ----------------------------------------------------------------------------------------------------------------- mixtures
 
 
