@@ -370,3 +370,9 @@ def test_pooling_of_huge_elements(dtype):
     for row in ([1e20, 0], [1e20] * 4, [1e20] * 3, [-1e30, 3e30, 3e30]):
         x, dy = np.array([row], dtype), np.ones((1, 1), dtype)
         alike(on_device("softmax_pool_backward", dy, x, len(row)), sc.softmax_pool_backward(dy, x, len(row)))
+    top = np.finfo(dtype).max if dtype.kind == "f" else dtype.type(3e38)
+    infinite = [top, np.inf, -top], [np.inf, -np.inf], [top, top, np.nan]
+    for row in ([top, top, -top, -top, 0], [top, top, top, -top], [top] * 3, [top] * 7, *infinite):
+        x = np.array([row], dtype)
+        for padding in (0, 1):
+            alike(on_device("avg_pool", x, len(row), padding=padding), sc.avg_pool(x, len(row), padding=padding))

@@ -246,14 +246,23 @@ FUNCTION ACC divisor(const Pool *p, const long *o) {
 
 #ifdef OP_avg_pool
 
+FUNCTION ACC mean_of(const Pool *p, const long *o, const __global IN0 *x, ACC unit) {
+    long place[3];
+    Total s = {0, 0};
+    FOR_TAPS(p, o + 2) add_to(&s, value0(x + at_place(&p->arg[0], o, place)) * unit);
+    return total_of(s) / divisor(p, o + 2);
+}
 KERNEL(avg_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y) {
     const Pool *p = &pool;
     FOR_ELEMENTS {
-        long o[5], place[3];
-        Total s = {0, 0};
+        long o[5];
         locate(p, e, o);
-        FOR_TAPS(p, o + 2) add_to(&s, value0(x + at_place(&p->arg[0], o, place)));
-        set0(y + at_element(&p->arg[1], o), total_of(s) / divisor(p, o + 2));
+        ACC mean = mean_of(p, o, x, 1);
+        if (mean - mean != 0) {  // the sum may have overflowed on its way: the same of parts so small that it cannot
+            const int bits = ilogb((ACC)divisor(p, o + 2)) + 2;
+            mean = ldexp(mean_of(p, o, x, ldexp((ACC)1, -bits)), bits);
+        }
+        set0(y + at_element(&p->arg[1], o), mean);
     }
 }
 
