@@ -281,6 +281,17 @@ def test_edges_of_cross_entropy(rng):
     alike(on_device("cross_entropy", x[None, :3, :2], np.array([4]), (1, 2)), sc.cross_entropy(x[None, :3, :2], np.array([4]), (1, 2)))
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"weight": np.float32([0.3])}, {"z_loss": 0.1}], ids=str)
+def test_cross_entropy_of_one_class(options, rng):
+    x = np.append(9 * rng.standard_normal(97), [np.inf, -np.inf, np.nan])[:, None].astype(np.float32)
+    for target in (np.where(rng.random(100) < 0.3, -100, 0), rng.random((100, 1)).astype(np.float32)):
+        for reduction in ("none", "sum"):
+            loss, gradient = on_device("cross_entropy_with_grad", x, target, reduction=reduction, **options)
+            expected = sc.cross_entropy_with_grad(x, target, reduction=reduction, **options)
+            alike(loss, np.asarray(expected[0]))
+            np.testing.assert_allclose(gradient, expected[1], rtol=1e-6)  # exactly 0, but for z_loss
+
+
 def test_binary_cross_entropy(rng):
     x = (3 * rng.standard_normal((70, 90))).astype(np.float32)  # more than one chunk
     target, weight = rng.random(x.shape).astype(np.float32), rng.random(90).astype(np.float32)
