@@ -79,6 +79,13 @@ def test_gradients_of_what_was_broadcast(name, shapes, rng):
         np.testing.assert_allclose(actual.get(), e, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, FLOAT32, *OTHERS], ids=str)
+def test_maximum_of_zeros(dtype):
+    a, b = np.array([0, -0.0, 0, -0.0, -1, 2, 3], dtype), np.array([-0.0, 0, 0, -0.0, -0.0, 2, 1], dtype)
+    actual, expected = on_device("maximum", a, b), sc.maximum(a, b)
+    assert actual.dtype == expected.dtype and actual.tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gates_at_the_edges(dtype, rng):
     one, zero = ENDS[np.dtype(dtype).itemsize]
