@@ -79,6 +79,13 @@ def test_gradients_of_what_was_broadcast(name, shapes, rng):
         np.testing.assert_allclose(actual.get(), e, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, FLOAT32, *OTHERS], ids=str)
+def test_maximum_of_zeros(dtype):
+    a, b = np.array([0, -0.0, 0, -0.0, -1, 2, 3], dtype), np.array([-0.0, 0, 0, -0.0, -0.0, 2, 1], dtype)
+    actual, expected = on_device("maximum", a, b), sc.maximum(a, b)
+    assert actual.dtype == expected.dtype and actual.tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gates_at_the_edges(dtype, rng):
     one, zero = ENDS[np.dtype(dtype).itemsize]
@@ -115,6 +122,30 @@ def test_activations(activation, dtype, rng):
         sc.reference.glu_backward(np.ones_like(b), (np.ones_like(b), b), activation=activation),
     ):
         np.testing.assert_array_equal(actual, e)
+
+
+# ------------------------------------------------------------------------------------------------------ logsumexp of weights
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logsumexp_of_weights_at_the_edges(dtype, rng):
+    tiny, huge = np.finfo(dtype).smallest_subnormal, 0.9 * np.finfo(dtype).max
+    x = np.array([0, 1, 2, -1], dtype)
+    far = -1e4 * np.ones(4, dtype)
+    for a, b in ((x, [tiny] * 4), (x, [huge] * 4), (x, [-huge] * 4), (50 * x, [huge, 1, tiny, 1]), (far * x, [np.inf, 1, 1, 1])):
+        b = np.array(b, dtype)
+        # The NumPy call rounds products with the smallest float64, and those with the largest overflow.
+        expected = (sc if dtype is np.float32 else sc.reference).logsumexp(*widened((a,)), b=widened((b,))[0], return_sign=True)
+        for d, e in zip(on_device("logsumexp", a, b=b, return_sign=True), expected):
+            np.testing.assert_allclose(np.asarray(d, float), np.asarray(e, float), rtol=4 * np.finfo(dtype).eps)
+    a, where = np.array([2, -200, 1], dtype), np.array([True, True, False])
+    for b in ([1, np.inf, 1], [1, -np.inf, 1], [np.inf, -np.inf, 1], [1, -1, np.inf], [0, 0, np.nan]):
+        b = np.array(b, dtype)
+        for d, e in zip(on_device("logsumexp", a, b=b, where=where, return_sign=True), sc.logsumexp(a, b=b, where=where, return_sign=True)):
+            np.testing.assert_allclose(d, e, rtol=4 * np.finfo(dtype).eps)
+    x = rng.standard_normal((9, 70)).astype(dtype)
+    b = np.ldexp(rng.uniform(1, 2, x.shape), rng.integers(-100, 100, x.shape)).astype(dtype)
+    alike(on_device("logsumexp", x, b=b), sc.logsumexp(x, b=b))
 
 
 # ----------------------------------------------------------------------------------------------------------------- mixtures
@@ -257,6 +288,17 @@ def test_edges_of_cross_entropy(rng):
     alike(on_device("cross_entropy", x[None, :3, :2], np.array([4]), (1, 2)), sc.cross_entropy(x[None, :3, :2], np.array([4]), (1, 2)))
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"weight": np.float32([0.3])}, {"z_loss": 0.1}], ids=str)
+def test_cross_entropy_of_one_class(options, rng):
+    x = np.append(9 * rng.standard_normal(97), [np.inf, -np.inf, np.nan])[:, None].astype(np.float32)
+    for target in (np.where(rng.random(100) < 0.3, -100, 0), rng.random((100, 1)).astype(np.float32)):
+        for reduction in ("none", "sum"):
+            loss, gradient = on_device("cross_entropy_with_grad", x, target, reduction=reduction, **options)
+            expected = sc.cross_entropy_with_grad(x, target, reduction=reduction, **options)
+            alike(loss, np.asarray(expected[0]))
+            np.testing.assert_allclose(gradient, expected[1], rtol=1e-6)  # exactly 0, but for z_loss
+
+
 def test_binary_cross_entropy(rng):
     x = (3 * rng.standard_normal((70, 90))).astype(np.float32)  # more than one chunk
     target, weight = rng.random(x.shape).astype(np.float32), rng.random(90).astype(np.float32)
@@ -339,3 +381,16 @@ def test_pooling_in_place_and_with_bad_indices(rng):
         on_device("max_unpool", y, np.where(indices == indices.max(), 99, indices), x.shape)
     with pytest.raises(TypeError, match="max_unpool: indices is not a pyopencl array and the other arrays are"):
         sc.max_unpool(to_device(y), indices, x.shape)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, *OTHERS[1:]], ids=str)
+def test_pooling_of_huge_elements(dtype):
+    for row in ([1e20, 0], [1e20] * 4, [1e20] * 3, [-1e30, 3e30, 3e30]):
+        x, dy = np.array([row], dtype), np.ones((1, 1), dtype)
+        alike(on_device("softmax_pool_backward", dy, x, len(row)), sc.softmax_pool_backward(dy, x, len(row)))
+    top = np.finfo(dtype).max if dtype.kind == "f" else dtype.type(3e38)
+    infinite = [top, np.inf, -top], [np.inf, -np.inf], [top, top, np.nan]
+    for row in ([top, top, -top, -top, 0], [top, top, top, -top], [top] * 3, [top] * 7, *infinite):
+        x = np.array([row], dtype)
+        for padding in (0, 1):
+            alike(on_device("avg_pool", x, len(row), padding=padding), sc.avg_pool(x, len(row), padding=padding))

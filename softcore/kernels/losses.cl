@@ -31,6 +31,7 @@
 #ifdef GRADIENT
 #define GRADIENT_PARAMETER , __global OUT1 *dx
 #define put_gradient put1
+#define set_gradient set1
 #define GRADIENT_TYPE OUT1
 #define GRADIENT_AT (INPUTS + 1)
 #else
@@ -40,6 +41,7 @@
 #define VALUE_PARAMETER
 #define GRADIENT_PARAMETER , __global OUT0 *dx
 #define put_gradient put0
+#define set_gradient set0
 #define GRADIENT_TYPE OUT0
 #define GRADIENT_AT INPUTS
 #endif
@@ -153,8 +155,12 @@ KERNEL(cross_entropy)(Task task, const __global IN0 *x,
 #ifdef HAS_DLOSS
         if (n) c *= PASTE(value, I_DLOSS)(dloss + at[I_DLOSS]);
 #endif
-        p += h;
+        p = t->n == 1 ? 0 : p + h;  // the share of one class is 1, and all that is wanted of it
         if (Z_LOSS != 0) p += 2 * Z_LOSS * lse;
+        if (t->n == 1) {
+            if (LANE == 0 && n) set_gradient(dx + at[GRADIENT_AT], kept ? c * p + (m - m) : 0);
+            continue;
+        }
         const ACC inverse = 1 / (count * of_row(e) + total(l));
         const GradientRow g = {f, inverse, kept ? c * p + (m - m) : 0, kept ? c : 0, kept ? c * h : 0, label};
         OVER_TILES(gradient_tile(t, x + at[0] TARGET_ROW WEIGHT_ROW, dx + at[GRADIENT_AT], j, end, &g))

@@ -25,7 +25,13 @@ DEFINE_UNARY(copy, x)
 // ---------------------------------------------------------------- maximum, relu, step
 
 #ifdef OP_maximum
+// Of zeros -0 is the smaller; other equal numbers have the same bits.
+#if defined(FLOAT) || defined(DOUBLE)
+FUNCTION V either(V u, V v) { return PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(u) & PASTE(as_, PASTE(SIGNED, VEC))(v)); }
+DEFINE_BINARY(maximum, u == v ? either(u, v) : LARGER(u, v))
+#else
 DEFINE_BINARY(maximum, LARGER(u, v))
+#endif
 #endif
 #ifdef OP_relu
 DEFINE_UNARY(relu, x <= ZERO ? ZERO : x)

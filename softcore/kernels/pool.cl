@@ -246,14 +246,23 @@ FUNCTION ACC divisor(const Pool *p, const long *o) {
 
 #ifdef OP_avg_pool
 
+FUNCTION ACC mean_of(const Pool *p, const long *o, const __global IN0 *x, ACC unit) {
+    long place[3];
+    Total s = {0, 0};
+    FOR_TAPS(p, o + 2) add_to(&s, value0(x + at_place(&p->arg[0], o, place)) * unit);
+    return total_of(s) / divisor(p, o + 2);
+}
 KERNEL(avg_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y) {
     const Pool *p = &pool;
     FOR_ELEMENTS {
-        long o[5], place[3];
-        Total s = {0, 0};
+        long o[5];
         locate(p, e, o);
-        FOR_TAPS(p, o + 2) add_to(&s, value0(x + at_place(&p->arg[0], o, place)));
-        set0(y + at_element(&p->arg[1], o), total_of(s) / divisor(p, o + 2));
+        ACC mean = mean_of(p, o, x, 1);
+        if (mean - mean != 0) {  // the sum may have overflowed on its way: the same of parts so small that it cannot
+            const int bits = ilogb((ACC)divisor(p, o + 2)) + 2;
+            mean = ldexp(mean_of(p, o, x, ldexp((ACC)1, -bits)), bits);
+        }
+        set0(y + at_element(&p->arg[1], o), mean);
     }
 }
 
@@ -279,6 +288,12 @@ KERNEL(avg_pool_backward)(const Pool pool, const __global IN0 *dy, __global OUT0
 
 FUNCTION ACC exponential(ACC x) { return of_row(decay(CONSTANT(x), ZERO)) * (ACC)(1 / UNIT); }
 typedef struct { ACC m, l, y; } Window;  // the state of a softmax, and the mean
+// The gradient wants what the mean lies below the maximum: of huge elements that is small, and their difference from the mean too.
+#ifdef OP_softmax_pool
+#define ADDEND(v, m) (v)
+#else
+#define ADDEND(v, m) ((v) - (m))
+#endif
 // What has no share, such as -inf, adds 0 to the mean.
 FUNCTION Window window_of(const Pool *p, const Operand *a, const long *others, const long *o, const __global PASTE(IN, I_X) *x) {
     long place[3];
@@ -292,7 +307,7 @@ FUNCTION Window window_of(const Pool *p, const Operand *a, const long *others, c
     w.l = total_of(l);
     FOR_TAPS(p, o) {
         const ACC v = PASTE(value, I_X)(x + at_place(a, others, place)), share = exponential(v - w.m) / w.l;
-        add_to(&y, share == 0 ? 0 : share * v);
+        add_to(&y, share == 0 ? 0 : share * ADDEND(v, w.m));
     }
     w.y = total_of(y);
     return w;
@@ -323,7 +338,7 @@ KERNEL(softmax_pool_backward)(const Pool pool, const __global IN0 *dy, const __g
         FOR_WINDOWS(p, at + 2) {
             const Window w = window_of(p, &p->arg[1], at, o, x);
             const ACC share = exponential(v - w.m) / w.l;
-            add_to(&s, share == 0 ? 0 : value0(dy + at_place(&p->arg[0], at, o)) * share * (1 + v - w.y));
+            add_to(&s, share == 0 ? 0 : value0(dy + at_place(&p->arg[0], at, o)) * share * (1 + ((v - w.m) - w.y)));
         }
         set0(dx + at_element(&p->arg[2], at), total_of(s));
     }

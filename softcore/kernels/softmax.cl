@@ -566,16 +566,39 @@ FUNCTION V weighted(const Task *t, const __global IN0 *x, const __global IN1 *b 
     return take1(t, b, j, n, 0) == CONSTANT(0) ? CONSTANT(-INFINITY) : X(j);
 }
 FUNCTION ACC shift(ACC m) { return m - m == 0 ? m : 0; }
-// b exp(x - shift(m)). An infinite weight makes any positive exponential infinite, however small, and of -inf the exponential is 0.
-FUNCTION void term_tile(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n, ACC m, V *high,
-                        V *low) {
+FUNCTION V weight_of(const Task *t, const __global IN1 *b MASK_PARAMETER, long j, long n) { return HIDE(take1(t, b, j, n, 0), j, 0); }
+// A finite weight but 0 as part 2^exponent, 1 <= |part| < 2: neither the smallest nor the largest weight may lose or overflow in a product.
+FUNCTION V parted(V weight, V *exponent) {
+    const I small = (weight < CONSTANT(1 / UNIT)) & (weight > CONSTANT(-1 / UNIT));
+    const I bits = PASTE(as_, PASTE(SIGNED, VEC))(small ? weight * CONSTANT(UNIT) : weight);
+    const I field = (I)((SIGNED)(2 * BIAS + 1)) << MANTISSA, k = ((bits & field) >> MANTISSA) - (I)(BIAS);
+    const V e = PASTE(as_, V_NAME)(k + PASTE(as_, PASTE(SIGNED, VEC))(CONSTANT(MAGIC))) - CONSTANT(MAGIC);
+    *exponent = small ? e - CONSTANT(HEADROOM) : e;
+    return PASTE(as_, V_NAME)((bits & ~field) | ((I)(BIAS) << MANTISSA));
+}
+// Terms that are not finite: an infinite weight makes any positive exponential infinite, however small, and of -inf the exponential is 0.
+FUNCTION I finite_term(V weight, V v) { return (weight - weight == CONSTANT(0)) & (v < CONSTANT(INFINITY)); }
+// b exp(x - shift(m)) is about 2^this.
+FUNCTION V power_of_term(V weight, V v, ACC m) {
+    V k;
+    parted(weight, &k);
+    const V power = k + (v - CONSTANT(shift(m))) * CONSTANT(LOG2E);
+    return (finite_term(weight, v) & (weight != CONSTANT(0))) ? power : CONSTANT(-INFINITY);
+}
+// b exp(x - shift(m)) 2^-top: the power of two of each weight is one with that of its exponential.
+FUNCTION void term_tile(const Task *t, const __global IN0 *x, const __global IN1 *b MASK_PARAMETER, long j, long n, ACC m, ACC top,
+                        V *high, V *low) {
     V e[4];
-    FOUR(k) {
-        const V weight = take1(t, b, j + k * STEP, n, 0), v = weighted(t, x, b MASK_ARGUMENT, j + k * STEP, n);
-        V lost, z = scaled_difference(t, v, CONSTANT(shift(m)), &lost), term = decay(z, lost) * CONSTANT(1 / UNIT);
-        if (m == INFINITY) term = v == v ? CONSTANT(1) : v;
-        term = v == CONSTANT(INFINITY) ? v : v == CONSTANT(-INFINITY) ? CONSTANT(0) : term;
-        e[k] = weight == CONSTANT(0) ? weight : weight * term;
+    FOUR(i) {
+        const V weight = weight_of(t, b MASK_ARGUMENT, j + i * STEP, n), v = weighted(t, x, b MASK_ARGUMENT, j + i * STEP, n);
+        V lost, z = scaled_difference(t, v, CONSTANT(shift(m)), &lost), k, part = parted(weight, &k);
+        k = finite_term(weight, v) ? k - CONSTANT(top) : CONSTANT(0);
+        const V lowest = CONSTANT(LOWEST) - k * CONSTANT(LN2_HIGH);
+        const I far = !(z > lowest);
+        const V share = exp_offset_low(far ? lowest : z, far ? CONSTANT(0) : lost, CONSTANT(MAGIC + BIAS + HEADROOM) + k);
+        const V term = (far | (CONSTANT(m) == CONSTANT(INFINITY))) ? CONSTANT(0) : part * (share * CONSTANT(1 / UNIT));
+        const V infinite = weight * (v > CONSTANT(-INFINITY) ? CONSTANT(INFINITY) : v == v ? CONSTANT(0) : v);
+        e[i] = weight == CONSTANT(0) ? weight : finite_term(weight, v) ? term : infinite;
     }
     add_tile(high, low, e);
 }
@@ -595,16 +618,31 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, const __global IN1 *b, __glo
         }
         ACC m = largest_lane(top);
         OVER_GROUP(highs, m, highs[other] > highs[own] ? highs[other] : highs[own])
+        top = CONSTANT(-INFINITY);
+        for (long j = LANE * VEC; j < n; j += STEP) {
+            const V v = weighted(t, x + at[0], b + at[1] MASK_ROW, j, n);
+            const V power = power_of_term(weight_of(t, b + at[1] MASK_ROW, j, n), v, m);
+            top = power > top ? power : top;
+        }
+        ACC k = largest_lane(top);
+        OVER_GROUP(highs, k, highs[other] > highs[own] ? highs[other] : highs[own])
+        k = k > -INFINITY ? rint(k) : 0;
         ACCUMULATORS(high, low)
-        OVER_TILES(term_tile(t, x + at[0], b + at[1] MASK_ROW, j, end, m, high + chain, low + chain))
+        OVER_TILES(term_tile(t, x + at[0], b + at[1] MASK_ROW, j, end, m, k, high + chain, low + chain))
         Sum l = sum_lanes(high, low);
         OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))
         if (LANE == 0 && n) {
-            const ACC sum = total(l), size = fabs(sum);
-            const bool near = size > (ACC)0.8 && size < (ACC)1.2;
+            // As much of 2^k as keeps the sum a normal number goes back into it, so that what is near 1 is seen as such.
+            const ACC within = fabs(k) <= HEADROOM / 2 ? k : 0, part = fabs(total(l)) < 1 / UNIT ? HEADROOM : within, rest = k - part;
+            const ACC unit = of_row(power_of_two(CONSTANT(MAGIC + BIAS + part)));
+            const Sum scaled = {l.high * unit, l.low * unit};
+            const ACC sum = total(scaled), size = fabs(sum), rounding = (scaled.high - sum) + scaled.low;  // all may be in the low part
+            const bool near = size > (ACC)0.8 && size < (ACC)1.2 && rest == 0;
             const ACC one = near ? 1 : 0, s = sum < 0 ? -1 : 1;
-            ACC log = of_row(log_of(CONSTANT(one), CONSTANT(s * l.high - one), CONSTANT(s * l.low)));
-            log = size == 0 ? -INFINITY : sum - sum == 0 ? shift(m) + log : size;
+            V lost;
+            const ACC large = of_row(two_sum(CONSTANT(shift(m)), CONSTANT(rest * LN2_HIGH), &lost));
+            ACC log = of_row(log_of(CONSTANT(one), CONSTANT(size - one), CONSTANT(s * rounding)));
+            log = size == 0 ? -INFINITY : sum - sum == 0 ? large + (log + (of_row(lost) + rest * LN2_LOW)) : size;
 #if OUTPUTS > 1
             set1(sign + at[3], sum != sum ? sum : sum == 0 ? 0 : s);
 #else
