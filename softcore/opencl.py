@@ -397,18 +397,23 @@ def run(op, storage, inputs, outputs, nouter, mask=None, scale=1.0, option=0, sh
     arrays = [a.array for a in operands if a is not None]
     queue = arrays[0].queue
     described = tuple([None if a is None else (a.dtype, a.offset, a.shape, a.strides) for a in operands])
-    key = (op, storage, described, len(inputs), nouter, scale, option, shape, numbers, names, queue.int_ptr)
-    prepared = _launches.get(key)
-    if prepared is None:
-        prepared = _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names)
-        if len(_launches) >= 4096:
-            _launches.clear()
-        _launches[key] = prepared = (*prepared, queue)  # kept, so that no other gets its address
-    launches, states, _ = prepared
+    key = (op, storage, described, len(inputs), nouter, scale, option, shape, numbers, names)
+    launches, states = _once(key, _prepare, queue, op, storage, inputs, outputs, nouter, mask, scale, option, shape, numbers, names)
     if states:
         arrays.append(type(outputs[0]).empty(*states, outputs[0]).array)
     for launch in launches:
         _launch(queue, op, launch, arrays)
+
+
+def _once(key, prepare, queue, *arguments):
+    """What `prepare` makes of a queue and arguments that the key tells apart."""
+    key = (queue.int_ptr, key)
+    kept = _launches.get(key)
+    if kept is None:
+        if len(_launches) >= 4096:
+            _launches.clear()
+        kept = _launches[key] = prepare(queue, *arguments), queue  # which stays, so that no other gets its address
+    return kept[0]
 
 
 def in_place(outputs, read, dtypes, same=True):
@@ -779,12 +784,8 @@ def _attention(op, storage, inputs, outputs, how, mask, bias):
     numbers = (how["sequences"], queries, keys, offset, how["scale"], how["softcap"], how["causal"], how["window"])
     given = (*rest, *(name for name, a in (("MASKED", mask), ("SLOPES", how["slopes"]), ("RAGGED", table)) if a is not None))
     pairs = more[-1].size if op == "bias_gradients" else 0  # says how many biases there are, beside the shapes
-    key = (op, storage, described, numbers, given, pairs, outputs[-1] is None, queue.int_ptr)
-    launch = _launches.get(key)
-    if launch is None:
-        if len(_launches) >= 4096:
-            _launches.clear()
-        launch = _launches[key] = _prepare_attention(queue, op, storage, inputs, rest, outputs, mask, how, numbers, given, pairs)
+    key = (op, storage, described, numbers, given, pairs, outputs[-1] is None)
+    launch = _once(key, _prepare_attention, queue, op, storage, inputs, rest, outputs, mask, how, numbers, given, pairs)
     if launch:
         _launch(queue, op, launch, arrays)
 

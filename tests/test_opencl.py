@@ -244,6 +244,7 @@ def test_a_queue_at_the_address_of_one_that_is_gone(rng):
     for _ in range(30):
         queue = cl.CommandQueue(cl.Context([sc.opencl.queue().device]))
         assert same_bits(sc.softmax(cl.array.to_device(queue, x)).get(), on_device("softmax", x))
+        assert sc.attention(*[cl.array.to_device(queue, x[None, None])] * 3).get().shape == (1, 1, 3, 5)
         del queue
         gc.collect()
 

@@ -114,7 +114,7 @@ def test_one_long_row_is_shared_and_the_same_as_in_a_batch(op, rng):
     row = get(getattr(sc, op.name)(*(to_device(a[1:2]) for a in arguments)))
     for a, b in zip(*[r if isinstance(r, tuple) else (r,) for r in (row, whole)]):
         assert same_bits(a, b[1:2])
-    ((launches, _),) = sc.opencl._launches.values()
+    (((launches, _), _),) = sc.opencl._launches.values()
     assert all(launch[3][1] >= 4 for launch in launches)  # work-groups: the row has so many parts
 
 
