@@ -227,9 +227,9 @@ def attention(
 
     Notes
     -----
-    A query whose keys are all masked out gives 0, and an lse of -inf, with a sink as well: so it changes nothing in a merge. What a mask, a window or a length hides is not read into the
-    result, whatever it holds. Keys go in chunks of 256, each with a state (m, l, o) of its own, merged in order: threads, and the other
-    rows, do not change a bit.
+    A query whose keys are all masked out gives 0, and an lse of -inf, with a sink as well: so it changes nothing in a merge. What a mask,
+    a window or a length hides is not read into the result, whatever it holds. Keys go in chunks of 256, each with a state (m, l, o) of its
+    own, merged in order: threads, and the other rows, do not change a bit.
 
     References
     ----------
