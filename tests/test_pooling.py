@@ -545,8 +545,9 @@ USUAL = [
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 @pytest.mark.parametrize("window, options", USUAL, ids=case)
 def test_gradients_of_maxima_wherever_they_are(window, options, layout, rng):
-    # The windows of ordinary indices are guessed, and their gradients taken row by row: one index elsewhere, or all, must not matter.
-    for dtype, (channels, width) in itertools.product(FLOATING, ((3, 40), (3, 83), (37, 83))):  # rows too short for that, and longer
+    # Channels last, the windows of ordinary indices are guessed, and their gradients taken row by row: one index elsewhere, or all, must
+    # not matter.
+    for dtype, (channels, width) in itertools.product(FLOATING, ((3, 40), (3, 130), (37, 83))):
         x = rng.standard_normal(shaped((2, channels, 37, width), window, layout)).astype(dtype)
         x[rng.random(x.shape) < 0.02] = 9  # where several windows meet
         y, found = sc.max_pool(x, window, return_indices=True, layout=layout, **options)
@@ -575,6 +576,48 @@ def test_gradients_that_are_broadcast(layout, rng):
             assert bits(sc.avg_pool_backward(dy, *given, **taken)) == bits(sc.avg_pool_backward(dy.copy(), *given, **taken))
         given, taken = (indices, shape), {"layout": layout}
         assert bits(sc.max_pool_backward(dy, *given, **taken)) == bits(sc.max_pool_backward(dy.copy(), *given, **taken))
+
+
+@pytest.mark.parametrize("size", [30, 1024, 1025, 4097, 9000, 16384, 16385, 40000])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_places_near_and_far(size, streaming, rng):
+    # What windows have waits in a ring until none that comes later can reach it: where they come in order, far apart, backwards, anyhow.
+    choose = planner.choose_windows
+    windows_of = size // 4
+    near = np.sort(rng.integers(0, size, windows_of)) + rng.integers(-40, 40, windows_of)
+    orders = {
+        "apart": np.sort(rng.permutation(size)[:windows_of]),
+        "near": near.clip(0, size - 1),
+        "anyhow": rng.integers(0, size, windows_of),
+        "backwards": np.arange(size - 1, -1, -4)[:windows_of],
+        "one late": np.concatenate([np.sort(rng.integers(0, size, windows_of - 1)), [0]]),
+        "at the ends": rng.choice([0, size - 1], windows_of),
+    }
+    for dtype, (order, places) in itertools.product((*FLOATING, np.dtype(np.uint8)), orders.items()):
+        indices = np.stack([places, places[::-1], places])[:, None]
+        v = (9 * rng.standard_normal(indices.shape)).astype(dtype)
+        v.flat[rng.integers(0, v.size, v.size // 9)] = 0
+        if dtype.kind != "u":
+            v.flat[rng.integers(0, v.size, v.size // 9)] = -0.0
+        for name in ("max_pool_backward", "max_unpool"):
+            if name == "max_pool_backward" and dtype.kind == "u":
+                continue
+            given = (v, indices, (3, 1, size))
+            expected = getattr(ref, name)(wide(v), *given[1:])
+            for start in (0, 1, 5):
+                room = np.full(3 * size + 200, 7, dtype)
+                line = -(room.ctypes.data // dtype.itemsize) % (64 // dtype.itemsize)
+                out = room[line + start :][: 3 * size].reshape(3, 1, size)
+                try:
+                    kernels.core.configure_windows(lambda *a, **k: (*choose(*a, **k)[:2], streaming, False))
+                    getattr(sc, name)(*given, out=out)
+                finally:
+                    kernels.core.configure_windows(choose)
+                assert (out.astype(expected.dtype) == expected.astype(dtype).astype(expected.dtype)).all(), (name, dtype, order, start)
+                assert not np.signbit(out[out == 0]).any() or name == "max_unpool"
+                assert (room[: line + start] == 7).all() and (room[line + start + out.size :] == 7).all()
+            apart = np.repeat(v, 2, axis=-1)[..., ::2], np.repeat(indices, 3, axis=-1)[..., ::3].astype(np.int32)
+            assert bits(out.copy()) == bits(getattr(sc, name)(*apart, given[2])), (name, dtype, order)  # which are not read as they lie
 
 
 @pytest.mark.skipif(SERIAL, reason="a build without OpenMP has one thread")

@@ -473,45 +473,15 @@ template <class S> void add_slopes(const S *, double *high, double *low, const c
     }
 }
 
-// What is evenly spaced needs no copy.
-template <class S> void scatter_elements(const S *, double *high, double *low, const char *place, ptrdiff_t place_step, const char *v, ptrdiff_t v_step, ptrdiff_t n, ptrdiff_t from, ptrdiff_t length) {
-    for (ptrdiff_t j = 0; j < n; j++, place += place_step, v += v_step) {
-        const size_t i = (size_t)(*(const long long *)place - from);
-        if (i < (size_t)length) add_number<S>(high + i, low + i, (double)widen<S>(*(const S *)v));
-    }
-}
-
-// Elements to their places in a plane, as they are (but for -0, which a sum would not keep); false if two or more met at one place,
-// where the plane has fewer that are not 0 than came: then it is to be summed.
-template <class S> bool place_elements(S *to, ptrdiff_t length, const char *place, ptrdiff_t place_step, const char *v, ptrdiff_t v_step, ptrdiff_t n) {
-    typedef typename std::conditional<sizeof(S) == 2, uint16_t, typename std::conditional<sizeof(S) == 4, uint32_t, uint64_t>::type>::type Bits;
-    ptrdiff_t came = 0, there = 0;
-    std::memset((void *)to, 0, length * sizeof(S));
-    for (ptrdiff_t j = 0; j < n; j++, place += place_step, v += v_step) {
-        const size_t i = (size_t)*(const long long *)place;
-        Bits b;
-        std::memcpy(&b, v, sizeof b);
-        b = (Bits)(b << 1) ? b : 0;
-        came += b != 0;
-        if (i < (size_t)length) std::memcpy((void *)(to + i), &b, sizeof b);
-    }
-    for (ptrdiff_t i = 0; i < length; i++) {
-        Bits b;
-        std::memcpy(&b, to + i, sizeof b);
-        there += b != 0;
-    }
-    return there == came;
-}
-
 // Numbers to their places, which are counted from `from`; those beyond `length` belong to others.
-template <class S> void scatter_sums(const S *, double *high, double *low, const long long *place, const double *v, ptrdiff_t n, ptrdiff_t wide, ptrdiff_t from, ptrdiff_t length) {
+template <class S> void add_to_places(const S *, double *high, double *low, const long long *place, const double *v, ptrdiff_t n, ptrdiff_t wide, ptrdiff_t from, ptrdiff_t length) {
     for (ptrdiff_t j = 0, c = 0; j < n; j++) {
         const size_t i = (size_t)(place[j] - from);
         if (i < (size_t)length) add_number<S>(high + i * wide + c, low + i * wide + c, v[j]);
         if (++c == wide) c = 0;
     }
 }
-template <class T> void scatter_last(T *to, const long long *place, const T *v, ptrdiff_t n, ptrdiff_t wide, ptrdiff_t from, ptrdiff_t length) {
+template <class T> void put_in_places(T *to, const long long *place, const T *v, ptrdiff_t n, ptrdiff_t wide, ptrdiff_t from, ptrdiff_t length) {
     for (ptrdiff_t j = 0, c = 0; j < n; j++) {
         const size_t i = (size_t)(place[j] - from);
         if (i < (size_t)length) to[i * wide + c] = v[j];

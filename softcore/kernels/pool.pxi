@@ -48,6 +48,7 @@ cdef struct Pool:
     bint streaming
     bint across          # channels are neighbours in memory
     bint straight        # windows are read where they lie
+    bint even            # elements of a plane are evenly spaced, in each operand
     int channel          # which of the first two axes those are
     Py_ssize_t planes
     Windows w[3]
@@ -429,13 +430,13 @@ cdef Py_ssize_t pool_units(const Pool* t, int op, int code, Py_ssize_t unit, Py_
         return 0
     if op == MAX_UNPOOL:
         if t.arg[2].itemsize == 1:
-            moved_bands(t, unit, last, room, <unsigned char*> NULL)
+            moved_units(t, unit, last, room, <unsigned char*> NULL)
         elif t.arg[2].itemsize == 2:
-            moved_bands(t, unit, last, room, <unsigned short*> NULL)
+            moved_units(t, unit, last, room, <unsigned short*> NULL)
         elif t.arg[2].itemsize == 4:
-            moved_bands(t, unit, last, room, <unsigned int*> NULL)
+            moved_units(t, unit, last, room, <unsigned int*> NULL)
         else:
-            moved_bands(t, unit, last, room, <unsigned long long*> NULL)
+            moved_units(t, unit, last, room, <unsigned long long*> NULL)
         return 0
     if code == HALF:
         return float_units(t, op, unit, last, room, <half*> NULL)
@@ -456,14 +457,21 @@ cdef Py_ssize_t float_units(const Pool* t, int op, Py_ssize_t unit, Py_ssize_t l
     elif t.straight:
         if t.across:
             return take_across(t, unit, last, room, _)
-        if op == MAX_POOL_BACKWARD:
-            return match_straight(t, unit, last, room, _)
         spread_straight(t, unit, last, room, _)
     elif op == MAX_POOL_BACKWARD:
-        gradient_bands(t, unit, last, room, _)
+        if t.even:
+            scatter_bands(t, unit, last, room, _)
+        else:
+            gradient_bands(t, unit, last, room, _)
     else:
         spread_rows(t, unit, last, room, _)
     return 0
+
+cdef void moved_units(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, moved* _) noexcept nogil:
+    if t.even:
+        move_bands(t, unit, last, room, _)
+    else:
+        moved_bands(t, unit, last, room, _)
 
 cdef void set_planes(Planes* a, cnp.ndarray x, int code) noexcept:
     cdef int d
@@ -514,12 +522,13 @@ def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding
         t.straight = t.straight and lies_straight(&t.arg[i], INT64 if (t.index and i == 2) or (which == MAX_POOL_BACKWARD and i == 1) else code,
                                                   t.arg[i].step[t.channel if t.across else 4])
     if which == MAX_POOL_BACKWARD:
-        t.straight = t.straight and (t.across or t.arg[2].shape[4] >= LONG_ROW) and guess_windows(&t)
+        t.straight = t.straight and t.across and guess_windows(&t)
     elif which == AVG_POOL_BACKWARD:
         t.straight = t.straight and takes_rows(&t)
     else:
         t.straight = t.straight and (t.across or reads_rows(&t))
     t.across = t.across and (t.straight or which == MAX_POOL_BACKWARD or which == MAX_UNPOOL)
+    t.even = (which == MAX_POOL_BACKWARD or which == MAX_UNPOOL) and scatters_evenly(&t)
     plan, found = run_pool(&t, which, code, whole, dry)
     if t.straight and which == MAX_POOL_BACKWARD and not dry and found != t.planes * t.arg[1].shape[2] * t.arg[1].shape[3] * t.arg[1].shape[4]:
         t.straight = False
@@ -537,7 +546,7 @@ cdef tuple run_pool(const Pool* given, int which, int code, int whole, bint dry)
         bytes += 2 * STAGED_ROOM if t.straight else BENCH_BYTES
     elif t.straight:
         units = t.w[0].size * t.w[1].size * (t.arg[whole].shape[1 - t.channel] if t.across else t.planes * ((t.w[2].size + SPAN - 1) // SPAN))
-        bytes += course_bytes(&t) + (0 if t.across else sizeof(Slopes) if t.op == POOL_MEAN else HELD * sizeof(Found[double]))
+        bytes += course_bytes(&t) + (0 if t.across else sizeof(Slopes))
     elif which == MAX_POOL_BACKWARD or which == MAX_UNPOOL:
         units = bands_of(&t).groups * bands_of(&t).bands
         bytes += band_bytes(&t)

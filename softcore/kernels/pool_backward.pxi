@@ -84,25 +84,19 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
 # arg: dy, perhaps indices, dx.  A unit is a row of dx with all its channels, or a stretch of one: it takes from the windows that hold
 # its elements, as in spread_rows; of maxima in row-major order, and only from those whose index is the element's.
 
+cdef enum:
+    ROWS_MATCHED = 4     # rows of windows that hold an element: of more, scattering their maxima costs less
+
 # Whether windows are few and near enough for that.
 cdef bint takes_rows(const Pool* t) noexcept nogil:
     cdef bint near = t.w[2].stride <= 2 or t.across
     cdef int i
     for i in range(3):
         near = near and t.w[i].dilation == 1 and most_holders(&t.w[i]) <= HOLDS
-    if t.op == POOL_MEAN:
-        return near and most_holders(&t.w[0]) * most_holders(&t.w[1]) <= ROWS_TAKEN
-    return near and slots_of(&t.w[0]) * slots_of(&t.w[1]) <= HELD
+    return near and most_holders(&t.w[0]) * most_holders(&t.w[1]) <= (ROWS_TAKEN if t.op == POOL_MEAN else ROWS_MATCHED)
 
 cdef inline Py_ssize_t most_holders(const Windows* w) noexcept nogil:
     return (w.window + w.stride - 1) // w.stride
-
-# The same as a power of two.
-cdef inline Py_ssize_t slots_of(const Windows* w) noexcept nogil:
-    cdef Py_ssize_t n = 1
-    while n < most_holders(w):
-        n *= 2
-    return n
 
 # Rows of dx, or stretches of them, one after the other; the windows that hold each element of each axis; and those of the present row.
 cdef struct Course:
@@ -210,51 +204,6 @@ cdef void spread_straight(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char*
         unit += 1
     close_staged(&s.staged)
 
-cdef Py_ssize_t match_straight(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
-    # How many windows found their maximum.
-    cdef const Planes* dx = &t.arg[2]
-    cdef const Windows* w = &t.w[2]
-    cdef Py_ssize_t block = -1, plane = -1, found = 0, n = 0, i, slot, od, oh, wide = slots_of(&t.w[1]), deep = slots_of(&t.w[0])
-    cdef char* source = NULL
-    cdef char* places = NULL
-    cdef char* target = NULL
-    cdef Py_ssize_t tag[HELD]
-    cdef char* row[HELD]
-    cdef Course s
-    cdef Stretch windows
-    cdef char* held = open_course(t, &s, unit, (w.size + SPAN - 1) // SPAN, room)
-    cdef char* to
-    while unit < last:
-        if s.block != block or s.plane != plane:
-            if s.block != block:
-                for i in range(HELD):
-                    clear_row(_, held + i * sizeof(Found[storage]))
-            block = s.block
-            plane = s.plane
-            n = min(SPAN, w.size - block * SPAN)
-            windows = stretch_of(w, block * SPAN, n)
-            for i in range(HELD):
-                tag[i] = -1
-            found += take_matches(_, s.matches)
-            source = plane_of(&t.arg[0], plane)
-            places = plane_of(&t.arg[1], plane)
-            target = plane_of(dx, plane)
-        i = 0
-        for od in range(s.holders[0][s.d].first, s.holders[0][s.d].end):
-            for oh in range(s.holders[1][s.h].first, s.holders[1][s.h].end):
-                slot = (od & (deep - 1)) * wide + (oh & (wide - 1))
-                row[i] = held + slot * sizeof(Found[storage])
-                if tag[slot] != od * t.w[1].count + oh:
-                    tag[slot] = od * t.w[1].count + oh
-                    find_row(_, row[i], row_of(&t.arg[0], source, od, oh), row_of(&t.arg[1], places, od, oh), w, windows)
-                i += 1
-        to = stage(&s.staged, row_of(dx, target, s.d, s.h) + block * SPAN * dx.itemsize, n * dx.itemsize)
-        match_row(_, to, row, i, w, windows, block * SPAN, n, (s.d * t.w[1].size + s.h) * w.size + block * SPAN, s.matches)
-        next_row(t, &s)
-        unit += 1
-    close_staged(&s.staged)
-    return found + take_matches(_, s.matches)
-
 # The same across channels, whose rows have all of them.
 cdef Py_ssize_t take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
     cdef const Planes* dy = &t.arg[0]
@@ -286,9 +235,6 @@ cdef Py_ssize_t take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, cha
         unit += 1
     close_staged(&s.staged)
     return found + take_matches(_, s.matches)
-
-cdef enum:
-    LONG_ROW = 80  # elements of a row of a plane: what happens once a row costs more than to scatter fewer
 
 # max_pool_backward is not told its windows: they are guessed from some of the indices, so that the tiles of an ordinary pooling are taken
 # row by row.  Where an index turns out to be elsewhere, everything is done again as if nothing were known.
@@ -444,9 +390,11 @@ cdef void take_pixels(const Pool* t, const Planes* a, char* group, Py_ssize_t wi
 cdef inline bint evenly_spaced(const Planes* a) noexcept nogil:
     cdef bint rows = a.shape[3] == 1 or a.step[3] == a.step[4] * a.shape[4]
     return rows and (a.shape[2] == 1 or a.step[2] == a.step[4] * a.shape[4] * a.shape[3])
-# And whether they can be read as they lie.
-cdef inline bint readable_pixels(const Planes* a) noexcept nogil:
-    return evenly_spaced(a) and <size_t> a.data % a.itemsize == 0
+
+# Whether that holds for all of them, which need no copy then.
+cdef bint scatters_evenly(const Pool* t) noexcept nogil:
+    return not t.across and t.arg[1].code == INT64 and t.arg[0].code == t.arg[2].code and evenly_spaced(&t.arg[0]) and evenly_spaced(&t.arg[1]) and evenly_spaced(&t.arg[2])
+
 
 cdef inline Py_ssize_t pixels_at_once(Py_ssize_t wide) noexcept nogil:
     return ITEMS // wide
@@ -505,10 +453,73 @@ cdef void put_moved(const Pool* t, const Planes* x, char* group, Py_ssize_t wide
         first += run
         n -= run
 
-# A thread's memory for bands: sums or elements, and the ranges of places.
+# A thread's memory for bands: sums or elements, and the places that windows reach.
 cdef Py_ssize_t band_bytes(const Pool* t) noexcept nogil:
     cdef Bands s = bands_of(t)
+    if t.even:
+        return 2 * 8 * ring_room(&s) + sizeof(Extent) * stretches_of(s.pixels) + 64
     return 2 * 8 * BAND + 64 + (2 * 8 * ((s.pixels + pixels_at_once(s.wide) - 1) // pixels_at_once(s.wide)) if s.bands > 1 else 0)
+
+# The largest ring that a band may need.
+cdef inline Py_ssize_t ring_room(const Bands* s) noexcept nogil:
+    cdef Py_ssize_t n = 64
+    while n < s.size and n < BAND:
+        n *= 2
+    return n
+
+# Bands of planes whose elements lie evenly: see pool_scatter.h.
+cdef struct Scatterer:
+    Bands bands
+    Ring ring
+    Scattering band
+    Py_ssize_t plane
+
+# Returns whether a band is a whole plane.
+cdef bint open_scatterer(Scatterer* s, const Pool* t, char* room, bint two) noexcept nogil:
+    s.bands = bands_of(t)
+    room = <char*> ((<size_t> room + 63) // 64 * 64)
+    s.ring.past = t.streaming
+    s.ring.high = <double*> room
+    s.ring.low = s.ring.high + ring_room(&s.bands) if two else NULL
+    s.ring.clean = 0
+    s.band.extents = <Extent*> (s.ring.high + 2 * ring_room(&s.bands)) if s.bands.size > (RING if t.streaming else 2 * RING if two else 4 * RING) else NULL
+    s.band.place_step = t.arg[1].step[4]
+    s.band.v_step = t.arg[0].step[4]
+    s.band.to_step = t.arg[2].step[4]
+    s.band.windows = s.bands.pixels
+    s.plane = -1
+    return s.bands.bands == 1
+
+cdef inline void next_band(Scatterer* s, const Pool* t, Py_ssize_t unit) noexcept nogil:
+    cdef Py_ssize_t plane = unit // s.bands.bands
+    s.band.start = unit % s.bands.bands * s.bands.band
+    s.band.length = min(s.bands.band, s.bands.size - s.band.start)
+    if plane == s.plane:
+        return
+    s.plane = plane
+    s.band.v = plane_of(&t.arg[0], plane)
+    s.band.place = plane_of(&t.arg[1], plane)
+    s.band.to = plane_of(&t.arg[2], plane)
+    if s.band.extents != NULL:
+        find_extents(&s.band)
+
+cdef void scatter_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+    cdef Scatterer s
+    cdef bint alone = open_scatterer(&s, t, room, storage is double)  # until windows turn out to share a maximum
+    while unit < last:
+        next_band(&s, t, unit)
+        if not alone or not scatter_alone(_, &s.ring, &s.band):
+            alone = False
+            scatter_sums(_, &s.ring, &s.band)
+        unit += 1
+
+cdef void move_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, moved* _) noexcept nogil:
+    cdef Scatterer s
+    open_scatterer(&s, t, room, False)
+    while unit < last:
+        next_band(&s, t, unit)
+        scatter_last(_, &s.ring, &s.band)
+        unit += 1
 
 cdef void gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
     cdef Bands s = bands_of(t)
@@ -519,19 +530,12 @@ cdef void gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* 
     cdef long long place[ITEMS]
     cdef double dy[ITEMS]
     cdef Py_ssize_t group, from_, length, wide = 1, first, n, i, j, known = -1
-    cdef bint direct = s.wide == 1 and t.arg[0].code == code_of_storage(_) and readable_pixels(&t.arg[0]) and t.arg[1].code == INT64 and readable_pixels(&t.arg[1])
-    cdef bint once = direct and s.bands == 1 and not t.streaming and t.arg[2].code == code_of_storage(_) and readable_pixels(&t.arg[2]) and t.arg[2].step[4] == t.arg[2].itemsize
     cdef char* source
     cdef char* places
     while unit < last:
         group = unit // s.bands
         from_ = unit % s.bands * s.band
         length = min(s.band, s.size - from_)
-        if once:  # until windows turn out to share a maximum
-            once = place_elements(<storage*> plane_of(&t.arg[2], group), length, plane_of(&t.arg[1], group), t.arg[1].step[4], plane_of(&t.arg[0], group), t.arg[0].step[4], s.pixels)
-            if once:
-                unit += 1
-                continue
         if s.bands > 1 and known != group:
             range_of_places(t, &s, group, least_place, most)
             known = group
@@ -543,20 +547,12 @@ cdef void gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* 
             for j in range(length * wide):
                 low[j] = 0
         first = i = 0
-        if direct and s.bands == 1:
-            scatter_elements(_, high, low, places, t.arg[1].step[4], source, t.arg[0].step[4], s.pixels, from_, length)
-            first = s.pixels
         while first < s.pixels:
             n = min(s.pixels - first, pixels_at_once(wide))
             if s.bands == 1 or (least_place[i] < from_ + length and most[i] >= from_):
-                if direct:
-                    scatter_elements(_, high, low, places + first * t.arg[1].step[4], t.arg[1].step[4], source + first * t.arg[0].step[4], t.arg[0].step[4], n, from_, length)
-                    i += 1
-                    first += n
-                    continue
                 take_pixels(t, &t.arg[1], places, wide, first, n, <long long*> place)
                 take_pixels(t, &t.arg[0], source, wide, first, n, <double*> dy)
-                scatter_sums(_, high, low, <long long*> place, <double*> dy, n * wide, wide, from_, length)
+                add_to_places(_, high, low, <long long*> place, <double*> dy, n * wide, wide, from_, length)
             i += 1
             first += n
         put_band(t, &t.arg[2], group_of(t, &t.arg[2], &s, group, &wide), wide, from_, length, high, low, _)
@@ -589,7 +585,7 @@ cdef void moved_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
             if s.bands == 1 or (least_place[i] < from_ + length and most[i] >= from_):
                 take_pixels(t, &t.arg[1], places, wide, first, n, <long long*> place)
                 take_pixels(t, &t.arg[0], source, wide, first, n, <moved*> y)
-                scatter_last(band, <long long*> place, <moved*> y, n * wide, wide, from_, length)
+                put_in_places(band, <long long*> place, <moved*> y, n * wide, wide, from_, length)
             i += 1
             first += n
         put_moved(t, &t.arg[2], group_of(t, &t.arg[2], &s, group, &wide), wide, from_, length, band)

@@ -257,14 +257,12 @@ cdef extern from "pool.h" namespace "softcore" nogil:
     void add_strided[S](const S*, double* high, double* low, Py_ssize_t step, const double*, Py_ssize_t n)
     void put_sums[S](const S*, char*, Py_ssize_t step, const double* high, const double* low, Py_ssize_t n, bint past)
     void add_slopes[S](const S*, double* high, double* low, const char* dy, Py_ssize_t step, int code, const double* count, Py_ssize_t n)
-    void scatter_elements[S](const S*, double* high, double* low, const char* place, Py_ssize_t place_step, const char*, Py_ssize_t step, Py_ssize_t n, Py_ssize_t start, Py_ssize_t length)
-    bint place_elements[S](S* to, Py_ssize_t length, const char* place, Py_ssize_t place_step, const char* v, Py_ssize_t v_step, Py_ssize_t n)
-    void scatter_sums[S](const S*, double* high, double* low, const long long* place, const double*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
-    void scatter_last[T](T*, const long long* place, const T*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
+    void add_to_places[S](const S*, double* high, double* low, const long long* place, const double*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
+    void put_in_places[T](T*, const long long* place, const T*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
 
 cdef extern from "pool_direct.h" namespace "softcore" nogil:
     cdef enum:
-        STAGED, STAGED_ROOM, ROWS_READ, ROWS_TAKEN, SPAN, HOLDS, HELD
+        STAGED, STAGED_ROOM, ROWS_READ, ROWS_TAKEN, SPAN, HOLDS
     cdef struct Staged:
         bint past
     void open_staged(Staged*, char* room, bint past)
@@ -300,14 +298,6 @@ cdef extern from "pool_direct.h" namespace "softcore" nogil:
     void spread_pixels[S](const S*, const Pixels*, const Taking*, const Holders*, Py_ssize_t size, const double* counted, double full, Staged*)
     Py_ssize_t take_matches[S](const S*, char* matches)
     void match_pixels[S](const S*, const Pixels*, const Taking*, const Holders*, Py_ssize_t size, Py_ssize_t place, Staged*, char* matches)
-    cdef struct Stretch:
-        Py_ssize_t first, n
-    Stretch stretch_of(const Windows*, Py_ssize_t first, Py_ssize_t n)
-    cdef cppclass Found[S]:
-        pass
-    void clear_row[S](const S*, char* room)
-    void find_row[S](const S*, char* room, const char* dy, const char* index, const Windows*, Stretch)
-    void match_row[S](const S*, char* dx, char** found, Py_ssize_t rows, const Windows*, Stretch, Py_ssize_t first, Py_ssize_t n, Py_ssize_t place, char* matches)
     cdef struct Slopes:
         Py_ssize_t first, n
     void begin_span(Slopes*, const Windows*, Py_ssize_t first, Py_ssize_t n)
@@ -315,6 +305,31 @@ cdef extern from "pool_direct.h" namespace "softcore" nogil:
     void begin_sums[S](const S*, Slopes*)
     void add_to_span[S](const S*, Slopes*, const char* dy, const Windows*, bint begins)
     void spread_row[S](const S*, char* dx, const Slopes*, const Windows*, Py_ssize_t first, Py_ssize_t n)
+
+cdef extern from "pool_scatter.h" namespace "softcore" nogil:
+    cdef enum:
+        RING
+    cdef struct Extent:
+        pass
+    cdef struct Scattering:
+        const char* place
+        const char* v
+        Py_ssize_t place_step, v_step, windows
+        char* to
+        Py_ssize_t to_step
+        Py_ssize_t start "from"
+        Py_ssize_t length
+        Extent* extents
+    cdef struct Ring:
+        double* high
+        double* low
+        Py_ssize_t clean
+        bint past
+    Py_ssize_t stretches_of(Py_ssize_t windows)
+    void find_extents(Scattering*)
+    bint scatter_alone[S](const S*, Ring*, const Scattering*)
+    void scatter_sums[S](const S*, Ring*, const Scattering*)
+    void scatter_last[T](const T*, Ring*, const Scattering*)
 
 cdef extern from "losses.h" namespace "softcore" nogil:
     cdef struct Exact:
