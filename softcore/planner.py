@@ -78,7 +78,7 @@ def choose(op, rows, length, inner, itemsize, operands, contiguous, columns, sho
     if elementwise:
         return 2, threads_for(work, rows * -(-length // GRAIN), limit), streaming, False
     if short:
-        return 4, threads_for(work, -(-rows // 16), limit), False, False
+        return 4, threads_for(work, -(-rows // 16), limit), False, ahead
     if columns and not contiguous and inner > 1:
         return 3, threads_for(work, rows // inner * -(-inner // 64), limit), streaming, ahead
     threads = threads_for(work, rows, limit)

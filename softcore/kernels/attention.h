@@ -326,8 +326,7 @@ template <> struct Weigh<double> { static constexpr double lowest = -708; };
 template <class A> INLINE Lanes<A> weight_of(Lanes<A> t) {
     typedef Lanes<A> P;
     const P low = constant<P>(Weigh<A>::lowest), zero = constant<P>(0);
-    const P e = value(exp_term<false, false>(greater(low, t), zero, constant<P>(Exp<A>::magic + Exp<A>::steps * Exp<A>::bias)));
-    return select(t < low, zero, e);
+    return value(exp_term<false, false>(greater(low, t), zero, constant<P>(Exp<A>::magic + Exp<A>::steps * Exp<A>::bias), where(t >= low)));
 }
 // Scores become weights relative to their top; their sum.
 template <class A> void weigh_row(const Range r, A *x, A *top, A *mass) {

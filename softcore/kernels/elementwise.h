@@ -151,8 +151,8 @@ template <class S, bool LOG> INLINE Lanes<S> gradient(Lanes<S> dy, Lanes<S> y, c
     typedef Lanes<S> P;
     if (!LOG) return (y * (dy - g.total)) * g.scale;
     // A logarithm of a share is not above 0: its exponential keeps its bits in the headroom.  Whatever else y may be:
-    P zero = constant<P>(0), t = greater(constant<P>(E::lowest * LN2), y);
-    const P e = value(exp_term<false, false>(t, t, constant<P>(E::magic + E::steps * (E::bias + E::headroom))));
+    const P zero = constant<P>(0), low = constant<P>(E::lowest * LN2), t = greater(low, y);
+    const P e = value(exp_term<false, false>(t, t, constant<P>(E::magic + E::steps * (E::bias + E::headroom)), where(y > low)));
     P dx = mad(e * g.part, g.unit, dy);
     Mask<S> high = y > constant<P>(E::headroom / 2);
     if (__builtin_expect(any(high), 0)) dx = select(high, dy - exp(y, zero) * g.total, dx);
@@ -223,8 +223,8 @@ template <class S, bool TEMPER> INLINE Lanes<S> decay(Lanes<S> x) {
     typedef Exp<acc<S>> E;
     typedef Lanes<S> P;
     P t = as<acc<S>>(as<bits_t<acc<S>>>(x) | constant<Integers<S>>(std::numeric_limits<bits_t<acc<S>>>::min()));  // -|x|
-    t = greater(constant<P>(E::lowest * LN2), t);
-    return value(exp_term<TEMPER, false>(t, t, constant<P>(E::magic + E::steps * (E::bias + E::headroom))));
+    const P low = constant<P>(E::lowest * LN2), clamped = greater(low, t);
+    return value(exp_term<TEMPER, false>(clamped, clamped, constant<P>(E::magic + E::steps * (E::bias + E::headroom)), where(t > low)));
 }
 template <class S> INLINE Lanes<S> sigmoid_of(Lanes<S> x) {
     typedef Lanes<S> P;

@@ -175,6 +175,8 @@ cdef void short_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_
         for a in range(t.nargs):
             slab.at[a] = room[a]
             slab.stride[a] = slab.width // L * 64
+            if t.ahead and (a < t.ninputs or not k.reduces):  # of the next block, whose rows no hardware sees coming
+                prefetch_bytes(t.arg[a].data + (r + count) * t.arg[a].outer[0], count * t.n * sizeof(storage))
             if a < t.ninputs:
                 to_columns(<acc[storage]*> room[a], slab.width, <const storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], t.n, count)
         if t.arg[t.nargs - 1].code == INT64:

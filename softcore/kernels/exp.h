@@ -81,8 +81,12 @@ template <class P> struct Term { P power, a, b; };
 template <class P> INLINE P value(const Term<P> &x) { return mad(x.a, x.b, x.power); }
 
 // exp(t + t_low) 2^offset, where magic = Exp<A>::magic + steps (bias + offset); t_low is tiny.  The power of two must be a
-// normal number, of t or of t's clamp.  NaN stays NaN.
-template <bool TEMPER, bool LOW, int N> INLINE Term<Pack<float, N>> exp_term(Pack<float, N> t, Pack<float, N> t_low, Pack<float, N> magic) {
+// normal number, of t or of t's clamp.  NaN stays NaN.  `keep` may make it 0, and so the exponential: of what is lost anyway, where the
+// product of numbers so small would take a hundred cycles.
+struct Every { template <class P> INLINE P operator()(P power) const { return power; } };
+template <class M> struct Where { M mask; template <class P> INLINE P operator()(P power) const { return select(mask, power, constant<P>(0)); } };
+template <class M> INLINE Where<M> where(M mask) { return {mask}; }
+template <bool TEMPER, bool LOW, int N, class F = Every> INLINE Term<Pack<float, N>> exp_term(Pack<float, N> t, Pack<float, N> t_low, Pack<float, N> magic, F keep = F()) {
     typedef Pack<float, N> P;
     typedef Exp<float> E;
     P q = mad(t, constant<P>(E::steps * LOG2E), magic), n = q - magic;
@@ -90,14 +94,14 @@ template <bool TEMPER, bool LOW, int N> INLINE Term<Pack<float, N>> exp_term(Pac
     Pack<int32_t, N> i = as<int32_t>(q);
     if (LOW) r = r + t_low;
     if (!TEMPER) r = r + as<float>(look_up((const int32_t *)POWERS.lost, i));
-    P power = as<float>(shift_left(i, 20) + look_up(TEMPER ? POWERS.tempered : POWERS.plain, i));
+    P power = keep(as<float>(shift_left(i, 20) + look_up(TEMPER ? POWERS.tempered : POWERS.plain, i)));
     P p = mad(constant<P>(0.041660407011416018), r, constant<P>(0.1666803131575967));
     return {power, power * r, mad(mad(p, r, constant<P>(0.50000001285367041)), r, constant<P>(1))};
 }
-template <bool TEMPER, bool LOW, int N> INLINE Term<Pack<double, N>> exp_term(Pack<double, N> t, Pack<double, N> t_low, Pack<double, N> magic) {
+template <bool TEMPER, bool LOW, int N, class F = Every> INLINE Term<Pack<double, N>> exp_term(Pack<double, N> t, Pack<double, N> t_low, Pack<double, N> magic, F keep = F()) {
     typedef Pack<double, N> P;
     typedef Exp<double> E;
-    P q = mad(t, constant<P>(LOG2E), magic), n = q - magic, power = power_of_two(q);
+    P q = mad(t, constant<P>(LOG2E), magic), n = q - magic, power = keep(power_of_two(q));
     P high = mad(n, constant<P>(-E::ln2_high), t), low = n * constant<P>(-E::ln2_low);
     if (LOW) low = low + t_low;
     P r = high + low, g = constant<P>(2.5000062078258757146e-8);

@@ -25,7 +25,7 @@ cdef enum:
     GROUPS = 4   # Lanes of columns that one slab is wide
     SLAB = 16    # the same where columns are kept
     WIDE = 64    # and where they are not: long stretches are read fastest
-    SHORT = 64   # the longest row that is turned into a column
+    SHORT = 64   # the longest row that may be turned into a column
     KEPT = 1 << 18  # bytes of columns that are kept, if that leaves GROUPS
 
 include "task.pxi"
@@ -71,6 +71,7 @@ cdef void max_kernels(const Task* t, int op, Kernel* k, element* _) noexcept nog
         k.map = <Map> max_map[element]
         k.columns = <Columns> max_slab[element]
         k.widest = WIDE
+        k.short = 20 if sizeof(element) < 8 else 12
         k.rows = <Rows> max_rows[element]
         k.longest = frame_size(_)
         k.reduces = True
@@ -103,6 +104,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
             k.rows = <Rows> softmax_rows[storage]
             k.columns = <Columns> softmax_columns[storage]
             k.widest = WIDE
+            k.short = 16 if storage is double else 47
             k.longest = frame_size(_)
             k.keeps = True
     elif op == LOG_SOFTMAX:
@@ -115,12 +117,14 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.keeps = True
         k.columns = <Columns> log_softmax_columns[storage]
         k.widest = WIDE
+        k.short = 16 if storage is double else 47
     elif op == SOFTMAX_BACKWARD or op == LOG_SOFTMAX_BACKWARD:
         k.fold = <Fold> gradient_fold[storage]
         k.merge = <Merge> sum_merge[storage]
         k.map = <Map> gradient_map[storage]
         k.columns = <Columns> gradient_columns[storage]
         k.widest = SUMS
+        k.short = 12
         if row_contiguous(t, k):
             k.rows = <Rows> gradient_rows[storage]
             k.longest = chunk_size(_)
@@ -137,6 +141,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.longest = frame_size(_)
         k.columns = <Columns> logsumexp_columns[storage] if t.nargs == 2 else NULL
         k.widest = WIDE
+        k.short = 40 if storage is double else SHORT
         k.reduces = True
     elif op == LOGSUMEXP_BACKWARD:
         k.map = <Map> logsumexp_backward_map[storage]
@@ -172,6 +177,7 @@ cdef void kernel_of(const Task* t, int op, int code, Kernel* k) noexcept nogil:
     k.reduces = k.whole = k.known = k.keeps = k.spreads = k.packs = False
     k.longest = 0
     k.widest = GROUPS
+    k.short = SHORT
     if code == FLOAT:
         softmax_kernels(t, op, k, <float*> NULL)
     elif code == DOUBLE:
@@ -379,7 +385,7 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
     kernel_of(t, op, code, &k)
     if not k.known:
         raise TypeError(f"no kernel of {name} for this storage")
-    if small and t.arg[0].direct and (t.rows == 1 or t.n >= SHORT or k.columns == NULL):
+    if small and t.arg[0].direct and (t.rows == 1 or t.n >= k.short or k.columns == NULL):
         if dry:
             return 5, 1, False, False
         open_totals(t, 1)
@@ -387,7 +393,7 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         close_totals(t, 1)
         return None
     rows = row_contiguous(t, &k)
-    short = k.columns != NULL and code <= DOUBLE and rows and t.nouter <= 1 and t.n <= SHORT and t.nargs <= 4
+    short = k.columns != NULL and code <= DOUBLE and rows and t.nouter <= 1 and t.n <= k.short and t.nargs <= 4
     if small and short:
         plan = SHORT_ROWS
     else:

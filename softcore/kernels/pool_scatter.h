@@ -162,9 +162,6 @@ template <class CELLS, class PLACE_STEP, class STEP> __attribute__((noinline)) v
         if (i < length) cells.take((i + phase) & mask, v + j * v_step);
     }
 }
-INLINE void prefetch_all(const char *p, ptrdiff_t bytes) {
-    for (ptrdiff_t i = 0; i < bytes; i += 64) prefetch(p + i);
-}
 template <class S, class CELLS> void scatter_band(CELLS *cells, Ring *ring, const Scattering *s) {
     const std::integral_constant<ptrdiff_t, 8> eight;
     const std::integral_constant<ptrdiff_t, sizeof(S)> whole;  // elements side by side
@@ -192,8 +189,8 @@ template <class S, class CELLS> void scatter_band(CELLS *cells, Ring *ring, cons
             if (e.high < s->from) continue;
             if (std::min<ptrdiff_t>(e.high - s->from, s->length - 1) >= done + size) put(settled(s, e.low, phase));
             if (ring->past) {  // of the next plane
-                prefetch_all(s->place + (s->windows + first) * s->place_step, n * 8);
-                prefetch_all(s->v + (s->windows + first) * s->v_step, n * sizeof(S));
+                prefetch_bytes(s->place + (s->windows + first) * s->place_step, n * 8);
+                prefetch_bytes(s->v + (s->windows + first) * s->v_step, n * sizeof(S));
             }
             take(first, n);
         }

@@ -485,6 +485,9 @@ template <class S> INLINE ptrdiff_t to_alignment(const S *p) {
     return past ? (ptrdiff_t)((64 - past) / sizeof(S)) : 0;
 }
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+INLINE void prefetch_bytes(const char *p, ptrdiff_t bytes) {
+    for (ptrdiff_t i = 0; i < bytes; i += 64) prefetch(p + i);
+}
 INLINE void prefetch_near(const void *p) { __builtin_prefetch(p, 0, 3); }  // into the first cache
 
 // ---------------------------------------------------------------- folds across lanes

@@ -208,6 +208,7 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     void multiply[S](S*, Py_ssize_t n, double factor)
     void fill_masked[S](S*, const unsigned char* mask, Py_ssize_t n, double fill)
     double lowest[S](const S*)
+    void prefetch_bytes(const char*, Py_ssize_t bytes)
     void to_columns[S](acc[S]*, Py_ssize_t width, const S* x, Py_ssize_t stride, Py_ssize_t length, Py_ssize_t rows)
     void from_columns[S](S* y, Py_ssize_t stride, const acc[S]*, Py_ssize_t width, Py_ssize_t length, Py_ssize_t rows)
 

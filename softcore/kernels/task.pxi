@@ -173,6 +173,7 @@ cdef struct Kernel:
     Py_ssize_t lanes       # columns that are worked on together
     Py_ssize_t widest      # the most Lanes of columns that `columns` takes at once
     Py_ssize_t longest     # the longest row for `rows`
+    Py_ssize_t short       # the longest row that is better worked on as a column, with others beside it
     bint keeps             # columns are better off with room for a frame of them
     bint packs             # element-wise: several rows are as good as one
     bint spreads           # columns may share an element of an operand
