@@ -303,13 +303,15 @@ template <class A> bool adjust(const Attention *t, const Sequence *s, Strip<A> *
     }
     if (!t->layout[OF_MASK].given) return true;
     const Layout &a = t->layout[OF_MASK];
-    gather<unsigned char>(b->mask + r.first, address_of(t, s, OF_MASK, head, query) + (start + r.first) * a.column, a.column, r.end - r.first, BOOL);
-    bool some = false;
-    for (ptrdiff_t j = r.first; j < r.end; j++) {
+    const char *p = address_of(t, s, OF_MASK, head, query) + (start + r.first) * a.column;
+    if (a.column == 1) std::memcpy(b->mask + r.first, p, r.end - r.first);
+    else gather<unsigned char>(b->mask + r.first, p, a.column, r.end - r.first, BOOL);
+    unsigned char some = 0;
+    for (ptrdiff_t j = r.first; j < r.end; j++) {  // without a branch, which no processor would foresee
         some |= b->mask[j];
-        if (!b->mask[j]) x[j] = -INFINITY;
+        x[j] = b->mask[j] ? x[j] : -INFINITY;
     }
-    return some;
+    return some != 0;
 }
 // What does not count of a row of a tile takes the mark.
 template <class A> void mark(const Attention *t, const Strip<A> *b, ptrdiff_t i, A *p) {
