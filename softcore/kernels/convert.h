@@ -28,10 +28,16 @@ template <class S, class T> struct Conversion {
 template <class S> struct Conversion<S, S> {
     static INLINE S of(S value) { return value; }
 };
-template <class S, class T> void gather_from(S *tile, const char *p, ptrdiff_t stride, ptrdiff_t n, bool swapped) {
-    if (stride == 0 && n > 0) std::fill_n(tile, n, Conversion<S, T>::of(fetch<T>(p, swapped)));  // one value a row
-    else if (swapped) for (ptrdiff_t i = 0; i < n; i++) tile[i] = Conversion<S, T>::of(fetch<T>(p + i * stride, true));
+template <class S, class T, class STEP> INLINE void gather_by(S *tile, const char *p, STEP stride, ptrdiff_t n, bool swapped) {
+    if (swapped) for (ptrdiff_t i = 0; i < n; i++) tile[i] = Conversion<S, T>::of(fetch<T>(p + i * stride, true));
     else for (ptrdiff_t i = 0; i < n; i++) tile[i] = Conversion<S, T>::of(fetch<T>(p + i * stride, false));
+}
+template <class S, class T> void gather_from(S *tile, const char *p, ptrdiff_t stride, ptrdiff_t n, bool swapped) {
+    const std::integral_constant<ptrdiff_t, sizeof(T)> whole;  // known strides have vectors
+    if (stride == 0 && n > 0) std::fill_n(tile, n, Conversion<S, T>::of(fetch<T>(p, swapped)));  // one value a row
+    else if (stride == whole && std::is_same<S, T>::value && !swapped) std::memcpy((void *)tile, p, n * sizeof(T));
+    else if (stride == whole) gather_by<S, T>(tile, p, whole, n, swapped);
+    else gather_by<S, T>(tile, p, stride, n, swapped);
 }
 // n elements of dtype `code`, `stride` bytes apart.
 template <class S> void gather(S *tile, const char *p, ptrdiff_t stride, ptrdiff_t n, int code) {
@@ -92,7 +98,7 @@ template <class S> void multiply(S *tile, ptrdiff_t n, double factor) {
 // Masked elements of a tile take `fill`.
 template <class S> void fill_masked(S *tile, const unsigned char *mask, ptrdiff_t n, double fill) {
     const S value = narrow<S>((acc<S>)fill);
-    for (ptrdiff_t i = 0; i < n; i++) if (!mask[i]) tile[i] = value;
+    for (ptrdiff_t i = 0; i < n; i++) tile[i] = mask[i] ? tile[i] : value;
 }
 template <class S> INLINE double lowest(const S *) {
     return std::numeric_limits<acc<S>>::has_infinity ? -INFINITY : (double)std::numeric_limits<acc<S>>::lowest();
