@@ -30,6 +30,17 @@ def test_integers_stay_in_selections_and_become_float64_elsewhere(dtype):
     assert [g.dtype for g in sc.maximum_backward(1, x, x)] == [np.float64, np.float64]
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 7, 8, 9, 15, 31, 33, 100])
+def test_large_integers_are_not_rounded(dtype, length):
+    limits, rng = np.iinfo(dtype), np.random.default_rng(length)
+    x = rng.integers(limits.min, limits.max, (40, length), dtype=dtype, endpoint=True)
+    for axis, a in ((1, x), (0, x.T), (0, np.ascontiguousarray(x.T)), (1, x[:, ::-1])):
+        value, index = sc.max_with_argmax(a, axis=axis)
+        assert (value == a.max(axis)).all() and (index == a.argmax(axis)).all()
+        assert (sc.max(a, axis=axis) == a.max(axis)).all() and (sc.argmax(a, axis=axis) == a.argmax(axis)).all()
+
+
 @pytest.mark.parametrize("big", [np.int64(2**62), np.uint64(2**63)])
 def test_neighbouring_integers_do_not_tie(big):
     x = np.array([big, big + type(big)(1), big], big.dtype)
