@@ -683,6 +683,8 @@ def _integers(op, name, value):
 def out(op: str, array, shape: tuple[int, ...], dtype: np.dtype, like, name: str = "out") -> np.ndarray:
     """The array to write the result to: the user's, or a new one of the kind that `like` is."""
     if array is None:
+        if isinstance(like, np.ndarray) and shape == like.shape and not like.flags.c_contiguous and 0 not in like.strides:
+            return np.empty_like(like, dtype, subok=False)  # in the order of memory that the input has, as NumPy's functions do
         return new(shape, dtype, like)
     array = _own(op, name, array, like)
     if array.dtype != dtype:

@@ -20,6 +20,14 @@ def test_out_is_written_and_returned(name, dtype):
     assert same_bits(wide, y)
 
 
+@pytest.mark.parametrize("name", MAPS)
+def test_a_new_result_lies_as_its_input_does(name):
+    x = sample((4, 5, 6), np.float32)
+    for order in (x, np.asfortranarray(x), x.transpose(1, 2, 0), x[::2, ::-1], np.broadcast_to(x[:1], x.shape)):
+        assert MAPS[name](order).strides == np.negative(order).strides
+        assert same_bits(MAPS[name](order), MAPS[name](order.copy()))
+
+
 @pytest.mark.parametrize("name", ONE_RESULT)
 def test_out_of_a_scalar_stays_an_array(name):
     if name in FOLDS:
