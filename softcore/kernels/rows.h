@@ -41,6 +41,7 @@ template <class S> struct Block {
     S scratch[FRAME<S>()];  // for rows that are no plain memory
     S *x[16], *y[16];
     ptrdiff_t row[16], rows;
+    bool deep;  // some elements may be lost to their row
     Lanes<S> top;
     State<Doubles<S>> s;
     Frame<S> frame;
@@ -144,11 +145,14 @@ __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const
         acc<S> top = largest<S>(m);
         if (__builtin_expect(any(sum != sum), 0)) top = (acc<S>)top_of_tile<S>(a, n);
         std::memcpy((char *)&next->top + i * sizeof top, &top, sizeof top);
+        // On an average 8 below the top; a part of a vector is filled up with -inf.
+        next->deep |= n % L != 0 || any(sum < splat<S>((acc<S>)(n / L) * (top - 8)));
     }
 }
 template <class S, int WAY, int AFTER>
 void advance_by_way(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff_t n, ptrdiff_t ahead, Streamed<S> *streamed) {
     ptrdiff_t rows = 0;
+    if (next) next->deep = false;
     if (next && now && (done || AFTER == TO_LOGSUMEXP)) {
         rows = std::min(next->rows, now->rows);
         if (AFTER != TO_LOGSUMEXP) rows = std::min(rows, done->rows);
@@ -157,6 +161,7 @@ void advance_by_way(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff
     for (ptrdiff_t i = rows; next && i < next->rows; i++) {
         const acc<S> top = (acc<S>)top_of_tile<S>(next->x[i], n);
         std::memcpy((char *)&next->top + i * sizeof top, &top, sizeof top);
+        next->deep = true;
     }
     for (ptrdiff_t i = rows; now && i < now->rows; i++)
         now->sum[i] = exp_row_by_way<S, WAY, keeps_exponentials(AFTER)>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), now->e + i * whole_lanes<S>(n), 0);
@@ -167,7 +172,9 @@ template <class S, int AFTER> void advance_after(Block<S> *next, Block<S> *now, 
     switch (now ? way_of<S>(now->frame, scale) : scale != 1 ? SCALED : NEAR) {
     case SCALED: return advance_by_way<S, SCALED, AFTER>(next, now, done, n, ahead, streamed);
     case FAR: return advance_by_way<S, FAR, AFTER>(next, now, done, n, ahead, streamed);
-    default: return advance_by_way<S, NEAR, AFTER>(next, now, done, n, ahead, streamed);
+    default:  // a gradient may be a large multiple of a share
+        if (AFTER != TO_GRADIENT && now && !now->deep) return advance_by_way<S, SHALLOW, AFTER == TO_GRADIENT ? TO_SOFTMAX : AFTER>(next, now, done, n, ahead, streamed);
+        return advance_by_way<S, NEAR, AFTER>(next, now, done, n, ahead, streamed);
     }
 }
 // A step for each of the blocks that are there.

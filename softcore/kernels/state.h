@@ -142,7 +142,7 @@ template <class S, class D> INLINE State<D> state_of_max(D m, double scale) {
 }
 
 // What the exponentials of a row need of its frame, as numbers, and spread over lanes.  For columns each lane has its own.
-enum Way { NEAR, FAR, SCALED };  // x as it is, x less an origin, scale (x less an origin)
+enum Way { NEAR, FAR, SCALED, SHALLOW };  // x as it is, x less an origin, scale (x less an origin), x of which little is lost
 template <class S> struct RowFrame { acc<S> low, magic, origin, scale, scale_low; };
 template <class S> struct Frame { Lanes<S> low, magic, origin, scale, scale_low; };
 template <class S> INLINE Frame<S> spread_frame(const RowFrame<S> &f) {
@@ -158,9 +158,10 @@ template <class S> INLINE RowFrame<S> row_of(const Frame<S> *f, ptrdiff_t i) {
     return {lane<S>(f->low, i), lane<S>(f->magic, i), lane<S>(f->origin, i), lane<S>(f->scale, i), lane<S>(f->scale_low, i)};
 }
 
-// exp(scale x) in the frame.  What lies too low for it, -inf too, is 0.
+// exp(scale x) in the frame.  What lies too low for it, -inf too, is 0; if SHALLOW so small that it vanishes from sums and shares.
 template <class S, int WAY, class P> INLINE Term<P> term_by_way(P x, const Frame<S> &f) {
     const P low = repeat<P>(f.low), magic = repeat<P>(f.magic);
+    if (WAY == SHALLOW) return exp_term<true, false>(greater(low, x), x, magic);
     P t = WAY == NEAR ? x : x - repeat<P>(f.origin), error = constant<P>(0);
     if (WAY == SCALED) {
         const P product = two_product(t, repeat<P>(f.scale), &error);  // t is exact if it matters
