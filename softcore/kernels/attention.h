@@ -303,9 +303,7 @@ template <class A> bool adjust(const Attention *t, const Sequence *s, Strip<A> *
     }
     if (!t->layout[OF_MASK].given) return true;
     const Layout &a = t->layout[OF_MASK];
-    const char *p = address_of(t, s, OF_MASK, head, query) + (start + r.first) * a.column;
-    if (a.column == 1) std::memcpy(b->mask + r.first, p, r.end - r.first);
-    else gather<unsigned char>(b->mask + r.first, p, a.column, r.end - r.first, BOOL);
+    gather<unsigned char>(b->mask + r.first, address_of(t, s, OF_MASK, head, query) + (start + r.first) * a.column, a.column, r.end - r.first, BOOL);
     unsigned char some = 0;
     for (ptrdiff_t j = r.first; j < r.end; j++) {  // without a branch, which no processor would foresee
         some |= b->mask[j];

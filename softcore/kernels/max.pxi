@@ -94,7 +94,10 @@ cdef void max_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, element* _)
     cdef bint nan = False
     cdef Py_ssize_t r
     for r in range(first, last):
-        enter(t, r, &row)
+        if r == first:
+            enter(t, r, &row)
+        else:
+            enter_next(t, r, &row)
         if t.arg[0].direct and not t.masked:
             m = tile_max(<element*> row.at[0], t.n, &nan)
             put_one(_, row.at[1], not_a_number(_) if nan else m)

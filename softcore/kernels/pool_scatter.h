@@ -95,7 +95,7 @@ template <class S> struct SumsOf {  // of what has come
         }
     }
 };
-template <class T> struct LastOf {  // what came last, as it is
+template <class T> struct LastOf {  // what came last, as it is: its bytes, in the memory of doubles
     T *ring;
     explicit LastOf(const Ring *r) : ring((T *)r->high) {}
     INLINE void take(size_t i, const char *v) { std::memcpy(ring + i, v, sizeof(T)); }
@@ -121,9 +121,11 @@ template <class T> struct LastOf {  // what came last, as it is
     ptrdiff_t put_few(char *to, ptrdiff_t step, size_t i, ptrdiff_t n) {
         ptrdiff_t there = 0;
         for (const size_t end = i + std::max<ptrdiff_t>(n, 0); i < end; i++, to += step) {
-            there += ring[i] != 0;
-            std::memcpy(to, ring + i, sizeof(T));
-            ring[i] = 0;
+            T bits;
+            std::memcpy(&bits, ring + i, sizeof bits);
+            std::memset(ring + i, 0, sizeof bits);
+            std::memcpy(to, &bits, sizeof bits);
+            there += bits != 0;
         }
         return there;
     }
@@ -138,7 +140,8 @@ template <class T> struct AloneOf : LastOf<T> {
     INLINE void take(size_t i, const char *v) {
         T bits;
         std::memcpy(&bits, v, sizeof bits);
-        this->ring[i] = with_positive_zero(bits);
+        bits = with_positive_zero(bits);
+        std::memcpy(this->ring + i, &bits, sizeof bits);
     }
     void put(char *to, ptrdiff_t step, size_t i, ptrdiff_t n, bool past) { there += LastOf<T>::put(to, step, i, n, past); }
 };

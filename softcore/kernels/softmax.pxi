@@ -445,13 +445,11 @@ cdef void gradient_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storag
     cdef Streamed[storage] streamed
     cdef Row row
     cdef Py_ssize_t r
-    cdef int i
     for r in range(first, last):
-        if t.nouter == 1 and r > first:
-            for i in range(3):
-                row.at[i] += t.arg[i].outer[0]
-        else:
+        if r == first:
             enter(t, r, &row)
+        else:
+            enter_next(t, r, &row)
         gradient_of_row(t.log, <storage*> row.at[2], <const storage*> row.at[0], <const storage*> row.at[1], t.n, t.scale, &streamed if t.streaming else NULL)
     finish_line(&streamed)
 

@@ -494,7 +494,7 @@ INLINE long double add_exponentials(long double sum, const double *x, ptrdiff_t 
 // The sums of backwards: TILE elements are added in the lanes of four accumulators, whose lanes then become doubles.
 // Columns keep the order: row j goes to lane j mod lanes.
 template <class P> INLINE P tree4(const P *e) { return (e[0] + e[1]) + (e[2] + e[3]); }
-template <class S, class F> INLINE Lanes<S> lanes_of_tile(ptrdiff_t n, F term) {  // term(j, count, sum): sum + the element
+template <class S, class F> INLINE double sum_tile(ptrdiff_t n, F term) {  // term(j, count, sum): sum + the element
     const ptrdiff_t L = lanes<S>();
     Lanes<S> e[4];
     for (int i = 0; i < 4; i++) e[i] = constant<Lanes<S>>(0);
@@ -504,7 +504,7 @@ template <class S, class F> INLINE Lanes<S> lanes_of_tile(ptrdiff_t n, F term) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
         if (j + i * L < n) e[i] = term(j + i * L, n - j - i * L, e[i]);
-    return tree4(e);
+    return sum_lanes<S>(tree4(e));
 }
 // The sums of up to SUMS Lanes of columns, side by side: term(j, g, sum).
 static constexpr ptrdiff_t SUMS = 8;
@@ -529,14 +529,12 @@ template <class S, class F> INLINE void sum_tile_columns(ptrdiff_t n, ptrdiff_t 
         sum[g] = t[g][0];
     }
 }
-template <class S> INLINE Lanes<S> lanes_of_sum(const S *a, ptrdiff_t n) {
-    return lanes_of_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM { return sum + load_some<S>(a + j, m, 0); });
+template <class S> __attribute__((noinline)) double sum_row(const S *a, ptrdiff_t n) {
+    return sum_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM { return sum + load_some<S>(a + j, m, 0); });
 }
-template <class S> INLINE Lanes<S> lanes_of_dot(const S *a, const S *b, ptrdiff_t n) {
-    return lanes_of_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM { return mad(load_some<S>(a + j, m, 0), load_some<S>(b + j, m, 0), sum); });
+template <class S> __attribute__((noinline)) double dot_row(const S *a, const S *b, ptrdiff_t n) {
+    return sum_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM { return mad(load_some<S>(a + j, m, 0), load_some<S>(b + j, m, 0), sum); });
 }
-template <class S> __attribute__((noinline)) double sum_row(const S *a, ptrdiff_t n) { return sum_lanes<S>(lanes_of_sum<S>(a, n)); }
-template <class S> __attribute__((noinline)) double dot_row(const S *a, const S *b, ptrdiff_t n) { return sum_lanes<S>(lanes_of_dot<S>(a, b, n)); }
 // Of the next row, which lies in another page where no hardware looks ahead, each line is asked for.
 template <class S> __attribute__((noinline)) void sum_columns_of(const S *a, ptrdiff_t as, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
     const ptrdiff_t L = lanes<S>();

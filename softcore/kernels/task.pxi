@@ -64,6 +64,17 @@ cdef inline void enter(const Task* t, Py_ssize_t r, Row* row) noexcept nogil:
         row.at[i] = row_start(t, &t.arg[i], r)
     row.mask = row_start(t, &t.mask, r) if t.masked else NULL
 
+# Row r, after row r - 1.
+cdef inline void enter_next(const Task* t, Py_ssize_t r, Row* row) noexcept nogil:
+    cdef int i
+    if t.nouter != 1:
+        enter(t, r, row)
+        return
+    for i in range(t.nargs):
+        row.at[i] += t.arg[i].outer[0]
+    if t.masked:
+        row.mask += t.mask.outer[0]
+
 # Where element j of a row lies, and how many follow at the last dimension's stride.
 cdef inline Py_ssize_t offset_of(const Task* t, const Operand* a, Py_ssize_t j, Py_ssize_t* run) noexcept nogil:
     cdef Py_ssize_t p = 0
