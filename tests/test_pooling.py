@@ -578,6 +578,54 @@ def test_gradients_that_are_broadcast(layout, rng):
         assert bits(sc.max_pool_backward(dy, *given, **taken)) == bits(sc.max_pool_backward(dy.copy(), *given, **taken))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_channels_last_has_the_bits_of_channels_first(isa, rng):
+    # Rows in one block and in several, that are kept for the next windows, or joined as they come where windows are too tall for that.
+    cases = [
+        ((2, 9, 41, 600), (3, 3), {"stride": 2, "padding": 1}),
+        ((2, 9, 41, 600), (2, 2), {}),
+        ((1, 11, 30, 1100), (3, 2), {"stride": 1, "padding": ((1, 2), (0, 1)), "ceil_mode": True}),
+        ((1, 3, 3, 9000), (2, 2), {"stride": 1}),
+        ((1, 200, 5, 20), (150, 2), {"stride": 7, "padding": ((60, 0), (1, 1))}),
+        ((1, 40, 12, 33), (4, 3), {"stride": (3, 2), "dilation": (5, 2)}),
+        ((1, 7, 8, 9, 70), (3, 3, 3), {"stride": 2, "padding": 1}),
+    ]
+    with kernels.use(isa):
+        for (shape, window, options), dtype in itertools.product(cases, FLOATING):
+            x = np.round(3 * rng.standard_normal(shape)).astype(dtype)
+            x.flat[rng.integers(0, x.size, 9)] = NAN
+            x.flat[rng.integers(0, x.size, 99)] = -INF
+            first = np.ascontiguousarray(np.moveaxis(x, -1, 1))
+            for threads in (1, 3):
+                with sc.num_threads(threads):
+                    last = [*sc.max_pool(x, window, return_indices=True, layout="channels_last", **options), sc.avg_pool(x, window, layout="channels_last", **options)]
+                    last.append(sc.max_pool(x, window, layout="channels_last", **options))
+                expected = [*sc.max_pool(first, window, return_indices=True, **options), sc.avg_pool(first, window, **options)]
+                for a, b in zip(last, [*expected, expected[0]]):
+                    assert bits(a) == bits(np.ascontiguousarray(np.moveaxis(b, 1, -1))), (shape, window, dtype, threads)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_of_guessed_windows_every_index_is_looked_at(streaming, rng):
+    # One index of many belongs to another window, or to none: to the end of the row before where a window hangs over its row.
+    choose = planner.choose_windows
+    x = rng.standard_normal((1, 31, 30, 40), np.float32)
+    for (window, options), dtype in itertools.product([((2, 2), {}), ((3, 3), {"stride": 2, "padding": 1}), ((2, 2), {"stride": 3})], FLOATING):
+        y, indices = sc.max_pool(x.astype(dtype), window, return_indices=True, layout="channels_last", **options)
+        for where in [(0, 0, 0, 0), (0, -1, -1, -1), (0, 4, 0, 33), (0, 5, 3, 16), (0, 0, 7, 39)]:
+            for far in (-1, 1, 2, -30, 30, 60, 61, 400):
+                moved = indices.copy()
+                moved[where] = np.clip(moved[where] + far, 0, 31 * 30 - 1)
+                dy = rng.standard_normal(y.shape).astype(dtype)
+                try:
+                    kernels.core.configure_windows(lambda *a, **k: (*choose(*a, **k)[:2], streaming, False))
+                    dx = sc.max_pool_backward(dy, moved, x.shape, layout="channels_last")
+                finally:
+                    kernels.core.configure_windows(choose)
+                expected = sc.max_pool_backward(np.moveaxis(dy, -1, 1).copy(), np.moveaxis(moved, -1, 1).copy(), (1, 40, 31, 30))
+                assert bits(dx) == bits(np.ascontiguousarray(np.moveaxis(expected, 1, -1))), (window, dtype, where, far)
+
+
 @pytest.mark.parametrize("size", [30, 1024, 1025, 4097, 9000, 16384, 16385, 40000])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_places_near_and_far(size, streaming, rng):

@@ -282,7 +282,7 @@ cdef bint lies_straight(const Planes* a, int code, Py_ssize_t neighbour) noexcep
 # Rows of windows that lie one or two elements apart, few of them over each other.
 cdef bint reads_rows(const Pool* t) noexcept nogil:
     cdef const Windows* w = &t.w[2]
-    return w.dilation == 1 and w.stride <= 2 and w.window <= TAPS and t.w[0].window * t.w[1].window <= ROWS_READ and not t.across and t.w[0].size * t.w[1].size * w.size < 1 << 30
+    return w.dilation == 1 and w.stride <= 2 and w.window <= TAPS and t.w[0].window * t.w[1].window <= ROWS_READ and t.w[0].size * t.w[1].size * w.size < 1 << 30
 
 cdef void read_rows(const Pool* t, char* plane, Py_ssize_t od, Py_ssize_t oh, Reading* r) noexcept nogil:
     cdef Py_ssize_t kd, kh
@@ -354,57 +354,84 @@ cdef void pool_straight(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* r
 
 # ------------------------------------------------------------------------------------------------ across channels
 
+# Places are counted in integers as wide as floats.
+cdef bint reads_across(const Pool* t) noexcept nogil:
+    return t.w[0].size * t.w[1].size * t.w[2].size < 1 << 30
+
+# Bytes that the reduction of one number takes while its row is kept.
+cdef inline Py_ssize_t kept_bytes(const Pool* t, int code) noexcept nogil:
+    cdef Py_ssize_t bytes = 8 if code == DOUBLE or t.op == POOL_MEAN else 4
+    return 2 * bytes if t.index or (code == DOUBLE and t.op == POOL_MEAN) else bytes
+
+cdef inline Blocks across_blocks(const Pool* t, int code) noexcept nogil:
+    return blocks_of(t.w, t.arg[0].shape[t.channel], kept_bytes(t, code))
+
 cdef void pool_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
-    # A unit is a row of outputs with all their channels.
+    # A unit is a row of outputs, or a block of one, with all their channels.
     cdef const Planes* x = &t.arg[0]
     cdef const Planes* y = &t.arg[1]
     cdef const Planes* index = &t.arg[2]
-    cdef Py_ssize_t batch, od, oh, ow, c, rows, first
-    cdef Py_ssize_t o[2]
-    cdef int other = 1 - t.channel, i
+    cdef Blocks b = across_blocks(t, code_of_storage(_))
+    cdef Py_ssize_t batch, block, od, oh, kd, kh, d, h, slot, left, held, before = -1, i, c
+    cdef Py_ssize_t tags[SLOTS_MOST]
+    cdef int other = 1 - t.channel
     cdef Staged values, places
-    cdef Reach r
-    cdef Pixels p
+    cdef Pass s
     cdef char* source
-    p.channels = x.shape[t.channel]
-    p.pixel = x.step[4]
-    p.y_step = y.step[4]
-    p.index_step = index.step[4]
-    p.index = NULL
-    p.fresh = min(t.w[1].stride, t.w[1].window) if t.streaming else 0
+    cdef char* slots
     room = <char*> ((<size_t> room + 63) // 64 * 64)
-    open_staged(&values, room, t.streaming and p.channels * 8 <= STAGED // 2)
+    slots = room + 2 * STAGED_ROOM
+    s.channels = x.shape[t.channel]
+    open_staged(&values, room, t.streaming and s.channels * 8 <= STAGED // 2)
     open_staged(&places, room + STAGED_ROOM, values.past)
-    for i in range(3):
-        r.step[i] = x.step[2 + i] * t.w[i].dilation
-    r.place[0] = t.w[1].size * t.w[2].size * t.w[0].dilation
-    r.place[1] = t.w[2].size * t.w[1].dilation
-    r.place[2] = t.w[2].dilation
+    s.across = b.across
+    s.pixel = x.step[4]
+    s.ahead = min(t.w[2].stride, t.w[2].window) * s.pixel if t.streaming else 0
+    s.y_step = y.step[4]
+    s.index_step = index.step[4]
     while unit < last:
-        oh = o[1] = unit % t.w[1].count
-        od = o[0] = unit // t.w[1].count % t.w[0].count
-        batch = unit // t.w[1].count // t.w[0].count
+        oh = unit % t.w[1].count
+        od = unit // t.w[1].count % t.w[0].count
+        block = unit // t.w[1].count // t.w[0].count % b.many
+        batch = unit // t.w[1].count // t.w[0].count // b.many
+        if before != unit // t.w[1].count:  # other rows from here on
+            before = unit // t.w[1].count
+            s.nan = False
+            for i in range(SLOTS_MOST):
+                tags[i] = -1
+        s.first = block * b.outputs
+        s.outputs = min(b.outputs, t.w[2].count - s.first)
         source = x.data + batch * x.step[other]
-        r.x = source
-        r.first = 0
-        for i in range(2):
-            first = first_tap(&t.w[i], o[i])
-            r.taps[i] = end_tap(&t.w[i], o[i]) - first
-            first = start_of(&t.w[i], o[i]) + first * t.w[i].dilation
-            r.x += first * x.step[2 + i]
-            r.first = (r.first + first) * t.w[i + 1].size
-        p.y = row_of(y, y.data + batch * y.step[other], od, oh)
-        if t.op == POOL_MEAN:
-            rows = counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding)
-            if mean_pixels(_, &p, &r, &t.w[2], rows, t.padding, &values):
-                close_staged(&values)
-                for ow in range(t.w[2].count):
-                    for c in range(p.channels):
-                        mean_again(t, source + c * x.itemsize, p.y + ow * p.y_step + c * y.itemsize, od, oh, ow)
-        else:
-            if t.index:
-                p.index = row_of(index, index.data + batch * index.step[other], od, oh)
-            max_pixels(_, &p, &r, &t.w[2], &values, &places)
+        left = (end_tap(&t.w[0], od) - first_tap(&t.w[0], od)) * (end_tap(&t.w[1], oh) - first_tap(&t.w[1], oh))
+        held = 0
+        for kd in range(first_tap(&t.w[0], od), end_tap(&t.w[0], od)):
+            d = start_of(&t.w[0], od) + kd * t.w[0].dilation
+            for kh in range(first_tap(&t.w[1], oh), end_tap(&t.w[1], oh)):
+                h = start_of(&t.w[1], oh) + kh * t.w[1].dilation
+                left -= 1
+                slot = kd * b.rows + h % b.rows if b.rows else 0
+                s.above[held] = slots + slot * b.slot_bytes
+                if left and b.rows and tags[slot] == h:
+                    held += 1
+                    continue
+                s.x = row_of(x, source, d, h)
+                s.place = (d * t.w[1].size + h) * t.w[2].size
+                s.rows = 0 if b.rows and left else held
+                s.keep = slots + slot * b.slot_bytes if b.rows else NULL
+                s.join = slots if left and not b.rows else NULL
+                s.y = <char*> NULL if left else row_of(y, y.data + batch * y.step[other], od, oh) + s.first * s.y_step
+                s.index = row_of(index, index.data + batch * index.step[other], od, oh) + s.first * s.index_step if t.index else <char*> NULL
+                if t.op == POOL_MEAN:
+                    i = counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding)
+                    if mean_pass(_, &s, &t.w[2], i, t.padding, &values):
+                        close_staged(&values)
+                        for i in range(s.outputs):
+                            for c in range(s.channels):
+                                mean_again(t, source + c * x.itemsize, s.y + i * s.y_step + c * y.itemsize, od, oh, s.first + i)
+                else:
+                    max_pass(_, &s, &t.w[2], &values, &places, t.index)
+                tags[slot] = h
+                held = held + 1 if b.rows else 1
         unit += 1
     close_staged(&values)
     close_staged(&places)
@@ -421,13 +448,13 @@ cdef dict POOLS = {
     "max_unpool": MAX_UNPOOL, "avg_pool_backward": AVG_POOL_BACKWARD, "softmax_pool_backward": SOFTMAX_POOL_BACKWARD,
 }
 
-cdef Py_ssize_t pool_units(const Pool* t, int op, int code, Py_ssize_t unit, Py_ssize_t last, char* room) noexcept nogil:
+cdef bint pool_units(const Pool* t, int op, int code, Py_ssize_t unit, Py_ssize_t last, char* room) noexcept nogil:
     if op == MAX_POOL and code > DOUBLE:
         if code == UINT32 or code == INT64 or code == UINT64:
             pool_rows(t, unit, last, room, <long long*> NULL)
         else:
             pool_rows(t, unit, last, room, <int*> NULL)
-        return 0
+        return False
     if op == MAX_UNPOOL:
         if t.arg[2].itemsize == 1:
             moved_units(t, unit, last, room, <unsigned char*> NULL)
@@ -437,7 +464,7 @@ cdef Py_ssize_t pool_units(const Pool* t, int op, int code, Py_ssize_t unit, Py_
             moved_units(t, unit, last, room, <unsigned int*> NULL)
         else:
             moved_units(t, unit, last, room, <unsigned long long*> NULL)
-        return 0
+        return False
     if code == HALF:
         return float_units(t, op, unit, last, room, <half*> NULL)
     if code == BFLOAT16:
@@ -446,7 +473,7 @@ cdef Py_ssize_t pool_units(const Pool* t, int op, int code, Py_ssize_t unit, Py_
         return float_units(t, op, unit, last, room, <float*> NULL)
     return float_units(t, op, unit, last, room, <double*> NULL)
 
-cdef Py_ssize_t float_units(const Pool* t, int op, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+cdef bint float_units(const Pool* t, int op, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
     if op < MAX_POOL_BACKWARD:
         if t.straight and t.across:
             pool_across(t, unit, last, room, _)
@@ -465,7 +492,7 @@ cdef Py_ssize_t float_units(const Pool* t, int op, Py_ssize_t unit, Py_ssize_t l
             gradient_bands(t, unit, last, room, _)
     else:
         spread_rows(t, unit, last, room, _)
-    return 0
+    return False
 
 cdef void moved_units(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, moved* _) noexcept nogil:
     if t.even:
@@ -526,27 +553,30 @@ def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding
     elif which == AVG_POOL_BACKWARD:
         t.straight = t.straight and takes_rows(&t)
     else:
-        t.straight = t.straight and (t.across or reads_rows(&t))
+        t.straight = t.straight and (reads_across(&t) if t.across else reads_rows(&t))
     t.across = t.across and (t.straight or which == MAX_POOL_BACKWARD or which == MAX_UNPOOL)
     t.even = (which == MAX_POOL_BACKWARD or which == MAX_UNPOOL) and scatters_evenly(&t)
-    plan, found = run_pool(&t, which, code, whole, dry)
-    if t.straight and which == MAX_POOL_BACKWARD and not dry and found != t.planes * t.arg[1].shape[2] * t.arg[1].shape[3] * t.arg[1].shape[4]:
+    plan, elsewhere = run_pool(&t, which, code, whole, dry)
+    if elsewhere:
         t.straight = False
         run_pool(&t, which, code, whole, dry)
     return plan if dry else None
 
 cdef tuple run_pool(const Pool* given, int which, int code, int whole, bint dry):
-    # The plan, and how many windows found their maximum.
+    # The plan, and whether a maximum is not in the window that was guessed.
     cdef Pool t = given[0]
-    cdef Py_ssize_t work = t.planes * t.arg[whole].shape[2] * t.arg[whole].shape[3] * t.arg[whole].shape[4], units, bytes = 64, found = 0
+    cdef Blocks blocks
+    cdef Py_ssize_t work = t.planes * t.arg[whole].shape[2] * t.arg[whole].shape[3] * t.arg[whole].shape[4], units, bytes = 64
+    cdef int elsewhere = 0
     cdef char* room
     cdef int threads, i
     if which < MAX_POOL_BACKWARD:
-        units = t.w[0].count * t.w[1].count * (t.arg[0].shape[1 - t.channel] if t.across else t.planes * ((t.w[2].count + OUTPUTS - 1) // OUTPUTS))
-        bytes += 2 * STAGED_ROOM if t.straight else BENCH_BYTES
+        blocks = across_blocks(&t, code)
+        units = t.w[0].count * t.w[1].count * (t.arg[0].shape[1 - t.channel] * blocks.many if t.across else t.planes * ((t.w[2].count + OUTPUTS - 1) // OUTPUTS))
+        bytes += 2 * STAGED_ROOM + (slots_of(&blocks, t.w) * blocks.slot_bytes if t.across else 0) if t.straight else BENCH_BYTES
     elif t.straight:
         units = t.w[0].size * t.w[1].size * (t.arg[whole].shape[1 - t.channel] if t.across else t.planes * ((t.w[2].size + SPAN - 1) // SPAN))
-        bytes += course_bytes(&t) + (0 if t.across else sizeof(Slopes))
+        bytes += course_bytes(&t)
     elif which == MAX_POOL_BACKWARD or which == MAX_UNPOOL:
         units = bands_of(&t).groups * bands_of(&t).bands
         bytes += band_bytes(&t)
@@ -555,7 +585,7 @@ cdef tuple run_pool(const Pool* given, int which, int code, int whole, bint dry)
         bytes += BENCH_BYTES + 8 * (2 * COLUMNS + 3 * KEPT_STATS * (OUTPUTS + 16) + 2 * (OUTPUTS + 16) + KEPT_STATS)
     plan = choose_windows(work, units, t.arg[whole].itemsize, t.across)
     if dry:
-        return plan, 0
+        return plan, False
     threads = plan[1]
     t.streaming = plan[2]
     room = <char*> malloc(bytes * threads)
@@ -563,11 +593,11 @@ cdef tuple run_pool(const Pool* given, int which, int code, int whole, bint dry)
         raise MemoryError()
     with nogil:
         if threads == 1:
-            found = pool_units(&t, which, code, 0, units, room)
+            elsewhere = pool_units(&t, which, code, 0, units, room)
         else:
             for i in prange(threads, num_threads=threads, schedule="static"):
-                found += pool_units(&t, which, code, units * i // threads, units * (i + 1) // threads, room + bytes * i)
+                elsewhere += pool_units(&t, which, code, units * i // threads, units * (i + 1) // threads, room + bytes * i)
         if t.streaming:
             fence()
     free(room)
-    return plan, found
+    return plan, elsewhere

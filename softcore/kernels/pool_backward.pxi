@@ -104,11 +104,10 @@ cdef struct Course:
     Holders* holders[3]
     double* counted          # of the windows along a row, which each counts as so many elements
     Staged staged
-    char* matches            # of the windows whose maximum was found
     Taking taken
 
 cdef Py_ssize_t course_bytes(const Pool* t) noexcept nogil:
-    return STAGED_ROOM + 64 + sizeof(Holders) * (t.w[0].size + t.w[1].size + t.w[2].size) + 8 * t.w[2].count + 64
+    return STAGED_ROOM + sizeof(Holders) * (t.w[0].size + t.w[1].size + t.w[2].size) + 8 * t.w[2].count + 128 + (sizeof(Slopes) if not t.across else most_holders(&t.w[0]) * most_holders(&t.w[1]) * place_bytes(t) if t.op == POOL_MAX else 0)
 
 cdef char* open_course(const Pool* t, Course* s, Py_ssize_t unit, Py_ssize_t blocks, char* room) noexcept nogil:
     # What follows in the room is for others.
@@ -121,10 +120,7 @@ cdef char* open_course(const Pool* t, Course* s, Py_ssize_t unit, Py_ssize_t blo
     s.plane = unit // t.w[1].size // t.w[0].size // blocks
     room = <char*> ((<size_t> room + 63) // 64 * 64)
     open_staged(&s.staged, room, t.streaming)
-    s.matches = room + STAGED_ROOM
-    room = s.matches + 64
-    for i in range(64):
-        s.matches[i] = 0
+    room += STAGED_ROOM
     for i in range(3):
         s.holders[i] = <Holders*> room
         find_holders(s.holders[i], &t.w[i])
@@ -155,6 +151,8 @@ cdef inline void rows_held(const Pool* t, Course* s, const char* dy, const char*
         for oh in range(s.holders[1][s.h].first, s.holders[1][s.h].end):
             r.dy[r.rows] = dy + od * t.arg[0].step[2] + oh * t.arg[0].step[3]
             r.index[r.rows] = index + od * t.arg[1].step[2] + oh * t.arg[1].step[3]
+            r.depth[r.rows] = od
+            r.height[r.rows] = oh
             if t.op == POOL_MEAN:
                 r.counted[r.rows] = counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding)
             r.rows += 1
@@ -204,18 +202,27 @@ cdef void spread_straight(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char*
         unit += 1
     close_staged(&s.staged)
 
-# The same across channels, whose rows have all of them.
-cdef Py_ssize_t take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+# The same across channels, whose rows have all of them. The places of maxima are kept for as many rows of windows as hold an element.
+cdef inline Py_ssize_t channels_across(const Pool* t) noexcept nogil:
+    return (t.arg[0].shape[t.channel] + 15) // 16 * 16
+
+cdef inline Py_ssize_t place_bytes(const Pool* t) noexcept nogil:
+    return t.w[2].count * channels_across(t) * (8 if t.arg[0].itemsize == 8 else 4)
+
+# Returns whether a maximum is not in its window.
+cdef bint take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
     cdef const Planes* dy = &t.arg[0]
     cdef const Planes* index = &t.arg[1]
     cdef const Planes* dx = &t.arg[1 if t.op == POOL_MEAN else 2]
     cdef int other = 1 - t.channel
-    cdef Py_ssize_t batch = -1, found = 0
+    cdef Py_ssize_t batch = -1, many = most_holders(&t.w[1]), od, oh, slot, i
+    cdef Py_ssize_t tags[ROWS_MATCHED]
     cdef double full = t.w[0].window * t.w[1].window * t.w[2].window
     cdef Course s
     cdef Pixels p
-    open_course(t, &s, unit, 1, room)
+    cdef char* kept = open_course(t, &s, unit, 1, room)
     p.channels = dx.shape[t.channel]
+    p.across = channels_across(t)
     p.pixel = dy.step[4]
     p.index_step = index.step[4]
     p.y_step = dx.step[4]
@@ -224,17 +231,26 @@ cdef Py_ssize_t take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, cha
     while unit < last:
         if s.plane != batch:
             batch = s.plane
-            found += take_matches(_, s.matches)
+            for i in range(ROWS_MATCHED):
+                tags[i] = -1
         rows_held(t, &s, dy.data + batch * dy.step[other], index.data + batch * index.step[other])
         p.y = row_of(dx, dx.data + batch * dx.step[other], s.d, s.h)
         if t.op == POOL_MEAN:
             spread_pixels(_, &p, &s.taken, s.holders[2], t.w[2].size, s.counted, full, &s.staged)
         else:
-            match_pixels(_, &p, &s.taken, s.holders[2], t.w[2].size, (s.d * t.w[1].size + s.h) * t.w[2].size, &s.staged, s.matches)
+            for i in range(s.taken.rows):
+                od = s.taken.depth[i]
+                oh = s.taken.height[i]
+                slot = od % most_holders(&t.w[0]) * many + oh % many
+                s.taken.places[i] = kept + slot * place_bytes(t)
+                s.taken.unknown[i] = tags[slot] != od * t.w[1].count + oh
+                tags[slot] = od * t.w[1].count + oh
+            if match_pixels(_, &p, &s.taken, s.holders[2], t.w, (s.d * t.w[1].size + s.h) * t.w[2].size, &s.staged):
+                return True
         next_row(t, &s)
         unit += 1
     close_staged(&s.staged)
-    return found + take_matches(_, s.matches)
+    return False
 
 # max_pool_backward is not told its windows: they are guessed from some of the indices, so that the tiles of an ordinary pooling are taken
 # row by row.  Where an index turns out to be elsewhere, everything is done again as if nothing were known.
@@ -257,9 +273,9 @@ cdef bint guess_windows(Pool* t) noexcept nogil:
         total *= t.w[i].count
     if t.w[0].size * t.w[1].size * t.w[2].size >= 1 << 30:
         return False
-    run = min(128, max(4, total // (64 * runs)), total // runs)
+    run = min(64, max(4, total // (256 * runs)), total // runs)
     for j in range(runs * run):
-        rest = total // runs * (j // run) + j % run
+        rest = total // runs * (j // run) + (total // runs - run) * (j // run) // (runs - 1) + j % run  # runs begin everywhere in a plane
         for i in range(2, -1, -1):
             o[i] = rest % t.w[i].count
             rest //= t.w[i].count
@@ -273,7 +289,7 @@ cdef bint guess_windows(Pool* t) noexcept nogil:
     for i in range(3):
         t.w[i].before = -low[i]
         t.w[i].window = high[i] - low[i] + 1
-        if t.w[i].window > 3 * t.w[i].stride:
+        if t.w[i].window > 3 * t.w[i].stride or start_of(&t.w[i], t.w[i].count - 1) >= t.w[i].size:  # a window that holds nothing is never looked at
             return False
     return takes_rows(t)
 

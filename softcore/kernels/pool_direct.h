@@ -1,4 +1,4 @@
-// pool_direct.h: windows that are read where they lie: rows whose windows are one or two elements apart, and channels side by side.
+// pool_direct.h: windows that are read where they lie, along rows, where they are one or two elements apart.
 //
 // Most pooling is this.  Nothing is packed, and what is written past the cache is put together in lines first.  The additions and
 // comparisons are those of pool.h, in their order.
@@ -11,7 +11,7 @@ namespace {
 // ---------------------------------------------------------------- results on their way to memory
 
 // Bytes that follow each other in memory, the first of them `begin` bytes into a line.  `past` the cache they go in whole lines.
-enum { STAGED = 8192, STAGED_ROOM = STAGED + 512 };  // and what may be written beyond the end of a row
+enum { SENT = 512, STAGED = 8192, STAGED_ROOM = STAGED + 512 };  // and what may be written beyond the end of a row
 struct Staged { char *room, *line; ptrdiff_t begin, end; bool past; };
 INLINE void open_staged(Staged *s, char *room, bool past) { *s = {room, nullptr, 0, 0, past}; }
 INLINE void send_lines(Staged *s) {
@@ -41,7 +41,7 @@ INLINE char *stage(Staged *s, char *to, ptrdiff_t bytes) {
         s->begin = s->end = (ptrdiff_t)((uintptr_t)to % 64);
         s->line = to - s->end;
     }
-    if (s->end + bytes > STAGED) send_lines(s);
+    if (s->end >= SENT || s->end + bytes > STAGED) send_lines(s);
     char *at = s->room + s->end;
     s->end += bytes;
     return at;
@@ -239,127 +239,6 @@ template <class S> bool mean_row(const S *, char *y, const Reading *r, const Win
     return wrong;
 }
 
-// ---------------------------------------------------------------- channels side by side
-
-// How many Lanes of channels are worked on together: as many as have room in registers.
-static constexpr int SIDES = SOFTCORE_VECTOR / 16;
-
-// The windows of a row of outputs: the taps of a window along depth and height that lie in the input, bytes and places from one tap to
-// the next along each axis, and where the first of these rows begins.
-struct Reach { const char *x; ptrdiff_t taps[3], step[3], place[3], first; };
-// The same of window o alone.
-INLINE Reach reach_along(const Reach *row, const Windows *w, ptrdiff_t o, ptrdiff_t pixel) {
-    Reach r = *row;
-    const ptrdiff_t tap = first_tap(w, o), column = start_of(w, o) + tap * w->dilation;
-    r.taps[2] = end_tap(w, o) - tap, r.first += column, r.x += column * pixel;
-    return r;
-}
-// f(c, n, sides): Lanes of channels, n in all.
-template <class S, class F> INLINE void each_side(ptrdiff_t channels, F f) {
-    constexpr ptrdiff_t L = lanes<S>();
-    ptrdiff_t c = 0;
-    for (; c + SIDES * L <= channels; c += SIDES * L) f(c, SIDES * L, std::integral_constant<int, SIDES>());
-    for (; c < channels; c += L) f(c, std::min(L, channels - c), std::integral_constant<int, 1>());
-}
-#define EACH(i, n) _Pragma("GCC unroll 4") for (int i = 0; i < n; i++)
-
-template <class S, bool INDEX, bool NANS, int N> INLINE bool max_across_by(const Reach *r, ptrdiff_t c, ptrdiff_t n, Lanes<S> *top, Mask<S> *where) {
-    typedef bits_t<acc<S>> I;
-    const ptrdiff_t L = lanes<S>();
-    const Lanes<S> zero = constant<Lanes<S>>(0);
-    Lanes<S> m[N], seen[N];
-    Mask<S> at[N];
-    EACH(i, N) m[i] = constant<Lanes<S>>(-INFINITY), at[i] = whole<S>(0), seen[i] = zero;
-    for (ptrdiff_t d = 0; d < r->taps[0]; d++)
-        for (ptrdiff_t h = 0; h < r->taps[1]; h++) {
-            const char *p = r->x + d * r->step[0] + h * r->step[1] + c * (ptrdiff_t)sizeof(S);
-            I place = (I)(d * r->place[0] + h * r->place[1]);
-            for (ptrdiff_t w = 0; w < r->taps[2]; w++, p += r->step[2], place += (I)r->place[2])
-                EACH(i, N) {
-                    const Lanes<S> x = load_some<S>((const S *)p + i * L, n - i * L, 0);
-                    if (!NANS) seen[i] = mad(x, zero, seen[i]);  // NaN if x is, or infinite
-                    if (INDEX || NANS) {
-                        const Mask<S> better = beats<S, NANS>(x, m[i]);
-                        m[i] = select(better, x, m[i]);
-                        if (INDEX) at[i] = select(better, whole<S>(place), at[i]);
-                    } else {
-                        m[i] = greater(x, m[i]);
-                    }
-                }
-        }
-    EACH(i, N) top[i] = m[i], where[i] = at[i], seen[0] = i ? seen[0] + seen[i] : seen[0];
-    return !NANS && any(seen[0] != seen[0]);
-}
-template <class S, bool INDEX> __attribute__((noinline)) void max_across_with(S *y, int64_t *index, const Reach *r, ptrdiff_t channels) {
-    const ptrdiff_t L = lanes<S>();
-    each_side<S>(channels, [=](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
-        constexpr int N = decltype(sides)::value;
-        Lanes<S> m[N];
-        Mask<S> at[N];
-        if (__builtin_expect((max_across_by<S, INDEX, false, N>(r, c, n, m, at)), 0)) max_across_by<S, INDEX, true, N>(r, c, n, m, at);
-        EACH(i, N) store_some<S>(y + c + i * L, m[i], n - i * L);
-        if (!INDEX) return;
-        EACH(i, N) store_some_places<S>(index + c + i * L, at[i], r->first, n - i * L);
-    });
-}
-// Where the next pixel of a row goes: its channels, of `bytes` bytes.
-INLINE char *stage_pixel(Staged *s, char *to, ptrdiff_t bytes) { return s->past ? stage(s, to, bytes) : to; }
-// A row of outputs with all their channels, `pixel` bytes apart in the input and so many in each result.
-struct Pixels { char *y, *index; ptrdiff_t pixel, y_step, index_step, channels, fresh; };  // rows that are read for the first time
-// The last rows are read for the first time: those before belonged to the windows above.
-INLINE void ask_for_pixels(const Reach *r, ptrdiff_t rows, ptrdiff_t bytes) {
-    const ptrdiff_t last = r->taps[1] - 1;
-    for (ptrdiff_t h = std::max<ptrdiff_t>(0, last + 1 - rows); h <= last; h++) ask_ahead(r->x + (r->taps[0] - 1) * r->step[0] + h * r->step[1], LATER_ACROSS, bytes);
-}
-template <class S> void max_pixels(const S *, const Pixels *p, const Reach *row, const Windows *w, Staged *y, Staged *index) {
-    for (ptrdiff_t o = 0; o < w->count; o++) {
-        const Reach r = reach_along(row, w, o, p->pixel);
-        if (p->fresh) ask_for_pixels(&r, p->fresh, w->stride * p->pixel);
-        S *to = (S *)stage_pixel(y, p->y + o * p->y_step, p->channels * sizeof(S));
-        if (p->index) max_across_with<S, true>(to, (int64_t *)stage_pixel(index, p->index + o * p->index_step, p->channels * 8), &r, p->channels);
-        else max_across_with<S, false>(to, nullptr, &r, p->channels);
-    }
-}
-template <class S, int N> INLINE bool mean_across_by(S *y, const Reach *r, ptrdiff_t c, ptrdiff_t n, double count) {
-    const ptrdiff_t L = lanes<S>();
-    Sum<Doubles<S>> s[N], row[N];
-    bool wrong = false;
-    EACH(i, N) s[i] = no_sum<S>();
-    for (ptrdiff_t d = 0; d < r->taps[0]; d++)
-        for (ptrdiff_t h = 0; h < r->taps[1]; h++) {
-            const char *p = r->x + d * r->step[0] + h * r->step[1] + c * (ptrdiff_t)sizeof(S);
-            EACH(i, N) row[i] = no_sum<S>();
-            for (ptrdiff_t w = 0; w < r->taps[2]; w++, p += r->step[2])
-                EACH(i, N) add<S>(&row[i], doubles<S>(load_some<S>((const S *)p + i * L, n - i * L, 0)));
-            EACH(i, N) add_sums<S>(&s[i], row[i]);
-        }
-    EACH(i, N) {
-        const Lanes<S> v = mean_of<S>(s[i], constant<Doubles<S>>(count));
-        if (sizeof(acc<S>) == 8) wrong = wrong | any((v - v) != constant<Lanes<S>>(0));
-        store_some<S>(y + c + i * L, v, n - i * L);
-    }
-    return wrong;
-}
-template <class S> __attribute__((noinline)) bool mean_across(S *y, const Reach *r, ptrdiff_t channels, double count) {
-    bool wrong = false;
-    each_side<S>(channels, [&](ptrdiff_t c, ptrdiff_t n, auto sides) TERM { wrong = wrong | mean_across_by<S, decltype(sides)::value>(y, r, c, n, count); });
-    return wrong;
-}
-// `rows`: how many taps of a column are counted.
-template <class S> bool mean_pixels(const S *, const Pixels *p, const Reach *row, const Windows *w, ptrdiff_t rows, bool padding, Staged *y) {
-    bool wrong = false;
-    ptrdiff_t counted = -1;
-    double count = 1;
-    for (ptrdiff_t o = 0; o < w->count; o++) {
-        const Reach r = reach_along(row, w, o, p->pixel);
-        if (p->fresh) ask_for_pixels(&r, p->fresh, w->stride * p->pixel);
-        const ptrdiff_t taps = rows * counted_taps(w, o, padding);
-        if (taps != counted) counted = taps, count = sizeof(acc<S>) == 4 ? 1.0 / (double)taps : (double)taps;
-        wrong = wrong | mean_across<S>((S *)stage_pixel(y, p->y + o * p->y_step, p->channels * sizeof(S)), &r, p->channels, count);
-    }
-    return wrong;
-}
-
 // ---------------------------------------------------------------- gradients: an element takes from the windows that hold it
 
 // The windows that hold each element of an axis.
@@ -367,97 +246,17 @@ struct Holders { ptrdiff_t first, end; };
 INLINE void find_holders(Holders *h, const Windows *w) {
     for (ptrdiff_t i = 0; i < w->size; i++) h[i] = {first_window(w, i), end_window(w, i)};
 }
-// What a row of elements takes from: rows of windows, in order, those of one depth after the other; what each of their windows counts
-// as along the first two axes, or which places they have their maxima in.
+// What a row of elements takes from: rows of windows, in order, those of one depth after the other, and their numbers; what each of their
+// windows counts as along the first two axes, or which places they have their maxima in, and whether these are yet to be learned.
 enum { ROWS_TAKEN = 64 };
-struct Taking { const char *dy[ROWS_TAKEN], *index[ROWS_TAKEN]; double counted[ROWS_TAKEN]; ptrdiff_t rows; };
-
-template <class S, int N> INLINE void spread_across_by(S *dx, const Taking *t, Holders h, ptrdiff_t step, const double *counted, double full, ptrdiff_t c, ptrdiff_t n) {
-    const ptrdiff_t L = lanes<S>();
-    const double inverse = 1 / full;
-    Sum<Doubles<S>> s[N], column[N];
-    EACH(i, N) s[i] = no_sum<S>();
-    for (ptrdiff_t o = h.first; o < h.end; o++) {
-        EACH(i, N) column[i] = no_sum<S>();
-        for (ptrdiff_t j = 0; j < t->rows; j++) {
-            const double count = t->counted[j] * counted[o];
-            const Doubles<S> by = constant<Doubles<S>>(sizeof(acc<S>) == 8 ? count : count == full ? inverse : 1 / count);
-            const S *p = (const S *)(t->dy[j] + o * step) + c;
-            EACH(i, N) {
-                const Doubles<S> x = doubles<S>(load_some<S>(p + i * L, n - i * L, 0));
-                add<S>(&column[i], sizeof(acc<S>) == 4 ? x * by : x / by);
-            }
-        }
-        EACH(i, N) add<S>(&s[i], total_of<S>(column[i]));
-    }
-    EACH(i, N) store_some<S>(dx + c + i * L, lanes_of<S>(total_of<S>(s[i])), n - i * L);
-}
-// The gradient of means: a row of elements with all their channels.  `full` is what a whole window counts as.
-template <class S> void spread_pixels(const S *, const Pixels *p, const Taking *t, const Holders *holders, ptrdiff_t size, const double *counted, double full, Staged *dx) {
-    for (ptrdiff_t i = 0; i < size; i++) {
-        S *to = (S *)stage_pixel(dx, p->y + i * p->y_step, p->channels * sizeof(S));
-        if (p->fresh && t->rows && (i == 0 || holders[i].end != holders[i - 1].end)) ask_ahead(t->dy[t->rows - 1] + holders[i].first * p->pixel, LATER_ACROSS, p->pixel);
-        each_side<S>(p->channels, [=](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
-            spread_across_by<S, decltype(sides)::value>(to, t, holders[i], p->pixel, counted, full, c, n); });
-    }
-}
-template <class S> INLINE ptrdiff_t sum_lanes_of(Mask<S> m) {
-    bits_t<acc<S>> a[64 / sizeof(acc<S>)];
-    ptrdiff_t n = 0;
-    store_pack(a, m);
-    for (bits_t<acc<S>> v : a) n += v;
-    return n;
-}
-// How many windows found their maximum, in lanes.
-template <class S> struct Matches { Mask<S> lanes; };
-template <class S> ptrdiff_t take_matches(const S *, char *matches) {  // and from 0 on again
-    Mask<S> *m = &((Matches<S> *)matches)->lanes;
-    const ptrdiff_t n = sum_lanes_of<S>(*m);
-    *m = whole<S>(0);
-    return n;
-}
-// Up to two numbers come to the same in the accumulator's precision and, rounded once more, in double.
-template <class S, int N, bool FEW> INLINE void match_across_by(S *dx, const Taking *t, Holders h, const Pixels *p, Mask<S> place, ptrdiff_t c, ptrdiff_t n, Mask<S> *matches) {
-    const ptrdiff_t L = lanes<S>();
-    const Lanes<S> zero = constant<Lanes<S>>(0);
-    Lanes<S> few[N];
-    Sum<Doubles<S>> many[N];
-    const Mask<S> one = whole<S>(1);
-    Mask<S> seen = *matches;
-    EACH(i, N) few[i] = zero, many[i] = no_sum<S>();
-    for (ptrdiff_t j = 0; j < t->rows; j++)
-        for (ptrdiff_t o = h.first; o < h.end; o++) {
-            const S *dy = (const S *)(t->dy[j] + o * p->pixel) + c;
-            const int64_t *index = (const int64_t *)(t->index[j] + o * p->index_step) + c;
-            EACH(i, N) {
-                const Mask<S> here = places_within(acc<S>(), index + i * L, 0, n - i * L) == place;
-                const Lanes<S> x = load_some<S>(dy + i * L, n - i * L, 0);
-                seen = select(here, seen + one, seen);
-                if (FEW) few[i] = select(here, few[i] + x, few[i]); else add<S>(&many[i], doubles<S>(select(here, x, zero)));
-            }
-        }
-    *matches = seen;
-    EACH(i, N) store_some<S>(dx + c + i * L, FEW ? few[i] : lanes_of<S>(total_of<S>(many[i])), n - i * L);
-}
-// The gradient of maxima: a row of elements, whose first has this place.
-template <class S> void match_pixels(const S *, const Pixels *p, const Taking *t, const Holders *holders, ptrdiff_t size, ptrdiff_t place, Staged *dx, char *matches) {
-    Mask<S> *count = &((Matches<S> *)matches)->lanes;
-    for (ptrdiff_t i = 0; i < size; i++) {
-        S *to = (S *)stage_pixel(dx, p->y + i * p->y_step, p->channels * sizeof(S));
-        if (p->fresh && t->rows && (i == 0 || holders[i].end != holders[i - 1].end)) {
-            ask_ahead(t->dy[t->rows - 1] + holders[i].first * p->pixel, LATER_ACROSS, p->pixel);
-            ask_ahead(t->index[t->rows - 1] + holders[i].first * p->index_step, LATER_ACROSS, p->index_step);
-        }
-        const Mask<S> here = whole<S>((bits_t<acc<S>>)(place + i));
-        const bool few = t->rows * (holders[i].end - holders[i].first) <= 2;
-        each_side<S>(p->channels, [&](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
-            constexpr int N = decltype(sides)::value;
-            if (few) match_across_by<S, N, true>(to, t, holders[i], p, here, c, n, count);
-            else match_across_by<S, N, false>(to, t, holders[i], p, here, c, n, count);
-        });
-    }
-}
-#undef EACH
+struct Taking {
+    const char *dy[ROWS_TAKEN], *index[ROWS_TAKEN];
+    ptrdiff_t depth[ROWS_TAKEN], height[ROWS_TAKEN];
+    double counted[ROWS_TAKEN];
+    char *places[ROWS_TAKEN];
+    bool unknown[ROWS_TAKEN];
+    ptrdiff_t rows;
+};
 
 // Rows: element STRIDE m + e of a row takes from windows m + from[e] to m + to[e].  WINDOW and BEFORE: of the usual windows, which have
 // their own loops; WINDOW is 0 where they are others.

@@ -3,7 +3,7 @@
 // Windows come row after row, so what may still change lies close together: it is kept in a ring that stays in the first cache, and goes
 // to memory when no later window can reach it. Each element of the result is written once, and none is read.
 #pragma once
-#include "pool_direct.h"
+#include "pool_across.h"
 
 namespace softcore {
 namespace {

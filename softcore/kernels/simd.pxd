@@ -276,29 +276,18 @@ cdef extern from "pool_direct.h" namespace "softcore" nogil:
     void ask_for_rows(const Reading*, Py_ssize_t bytes)
     void max_row[S](const S*, char* y, char* index, const Reading*, const Windows*, Py_ssize_t first, Py_ssize_t n, Py_ssize_t start)
     bint mean_row[S](const S*, char* y, const Reading*, const Windows*, Py_ssize_t first, Py_ssize_t n, const double* count)
-    cdef struct Reach:
-        const char* x
-        Py_ssize_t taps[3]
-        Py_ssize_t step[3]
-        Py_ssize_t place[3]
-        Py_ssize_t first
-    cdef struct Pixels:
-        char* y
-        char* index
-        Py_ssize_t pixel, y_step, index_step, channels, fresh
-    void max_pixels[S](const S*, const Pixels*, const Reach*, const Windows*, Staged*, Staged*)
-    bint mean_pixels[S](const S*, const Pixels*, const Reach*, const Windows*, Py_ssize_t rows, bint padding, Staged*)
     cdef struct Holders:
         Py_ssize_t first, end
     void find_holders(Holders*, const Windows*)
     cdef struct Taking:
         const char* dy[ROWS_TAKEN]
         const char* index[ROWS_TAKEN]
+        Py_ssize_t depth[ROWS_TAKEN]
+        Py_ssize_t height[ROWS_TAKEN]
         double counted[ROWS_TAKEN]
+        char* places[ROWS_TAKEN]
+        bint unknown[ROWS_TAKEN]
         Py_ssize_t rows
-    void spread_pixels[S](const S*, const Pixels*, const Taking*, const Holders*, Py_ssize_t size, const double* counted, double full, Staged*)
-    Py_ssize_t take_matches[S](const S*, char* matches)
-    void match_pixels[S](const S*, const Pixels*, const Taking*, const Holders*, Py_ssize_t size, Py_ssize_t place, Staged*, char* matches)
     cdef struct Slopes:
         Py_ssize_t first, n
     void begin_span(Slopes*, const Windows*, Py_ssize_t first, Py_ssize_t n)
@@ -306,6 +295,35 @@ cdef extern from "pool_direct.h" namespace "softcore" nogil:
     void begin_sums[S](const S*, Slopes*)
     void add_to_span[S](const S*, Slopes*, const char* dy, const Windows*, bint begins)
     void spread_row[S](const S*, char* dx, const Slopes*, const Windows*, Py_ssize_t first, Py_ssize_t n)
+
+cdef extern from "pool_across.h" namespace "softcore" nogil:
+    cdef enum:
+        SLOTS_MOST
+    cdef struct Blocks:
+        Py_ssize_t outputs, many, across, slot_bytes, rows
+    Blocks blocks_of(const Windows*, Py_ssize_t channels, Py_ssize_t bytes)
+    Py_ssize_t slots_of(const Blocks*, const Windows*)
+    cdef struct Pass:
+        const char* x
+        Py_ssize_t pixel, channels, across, ahead
+        Py_ssize_t place
+        Py_ssize_t first, outputs
+        const char* above[SLOTS_MOST]
+        Py_ssize_t rows
+        char* keep
+        char* join
+        char* y
+        char* index
+        Py_ssize_t y_step, index_step
+        bint nan
+    void max_pass[S](const S*, Pass*, const Windows*, Staged*, Staged*, bint places)
+    bint mean_pass[S](const S*, const Pass*, const Windows*, Py_ssize_t counted, bint padding, Staged*)
+    cdef struct Pixels:
+        char* y
+        Py_ssize_t pixel, y_step, index_step, channels, across
+        bint fresh
+    void spread_pixels[S](const S*, const Pixels*, const Taking*, const Holders*, Py_ssize_t size, const double* counted, double full, Staged*)
+    bint match_pixels[S](const S*, const Pixels*, const Taking*, const Holders*, const Windows*, Py_ssize_t place, Staged*)
 
 cdef extern from "pool_scatter.h" namespace "softcore" nogil:
     cdef enum:

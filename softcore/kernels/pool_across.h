@@ -1,0 +1,347 @@
+// pool_across.h: windows whose channels lie side by side in memory, and lanes of those.
+//
+// A row of the input is reduced along itself for each window in turn, once, and kept while other windows need it; the last row of a window
+// joins those above it on its way out. So memory is read a row at a time, in order, which is as fast as it can be read: rows side by side
+// are several streams. The additions and comparisons are those of pool.h, in their order.
+#pragma once
+#include "pool_direct.h"
+
+namespace softcore {
+namespace {
+
+// How many Lanes of channels are worked on together: as many as have room in registers.
+static constexpr int SIDES = SOFTCORE_VECTOR / 16;
+// f(c, n, sides): Lanes of channels, n in all.
+template <class S, class F> INLINE void each_side(ptrdiff_t channels, F f) {
+    constexpr ptrdiff_t L = lanes<S>();
+    ptrdiff_t c = 0;
+    for (; c + SIDES * L <= channels; c += SIDES * L) f(c, SIDES * L, std::integral_constant<int, SIDES>());
+    for (; c < channels; c += L) f(c, std::min(L, channels - c), std::integral_constant<int, 1>());
+}
+#define EACH(i, n) _Pragma("GCC unroll 4") for (int i = 0; i < n; i++)
+
+// Where the next pixel of a row goes: its channels, of `bytes` bytes.
+INLINE char *stage_pixel(Staged *s, char *to, ptrdiff_t bytes) { return s->past ? stage(s, to, bytes) : to; }
+
+// ---------------------------------------------------------------- how rows are cut, and what is kept of them
+
+// Outputs of a row are worked on in blocks, and a row that is reduced for a block takes a slot: so many bytes at most, but for a single
+// output of many channels. `across`: numbers of a pixel there, whole Lanes of them. `rows` of a depth are kept where windows share some;
+// with 0 each window's are joined as they come.
+enum { SLOT_MOST = 32768, SLOTS_MOST = 64 };
+struct Blocks { ptrdiff_t outputs, many, across, slot_bytes, rows; };
+inline Blocks blocks_of(const Windows *w, ptrdiff_t channels, ptrdiff_t bytes) {
+    Blocks b;
+    b.across = (channels + 15) / 16 * 16;
+    b.outputs = std::max<ptrdiff_t>(1, std::min<ptrdiff_t>(w[2].count, SLOT_MOST / (b.across * bytes)));
+    b.many = (w[2].count + b.outputs - 1) / b.outputs;
+    b.slot_bytes = b.outputs * b.across * bytes;
+    const ptrdiff_t reach = (w[1].window - 1) * w[1].dilation + 1;
+    b.rows = w[1].window > 1 && reach > w[1].stride && w[0].window * reach <= std::min<ptrdiff_t>(SLOTS_MOST, 8 * SLOT_MOST / b.slot_bytes) ? reach : 0;
+    return b;
+}
+inline ptrdiff_t slots_of(const Blocks *b, const Windows *w) { return b->rows ? w[0].window * b->rows : 1; }
+
+// A row of the input on its way, for the windows from `first` on.
+struct Pass {
+    const char *x;
+    ptrdiff_t pixel, channels, across, ahead;  // bytes from a pixel to the next; of those that are read later, to ask for with each window
+    int64_t place;                             // of the row's first element
+    ptrdiff_t first, outputs;
+    const char *above[SLOTS_MOST];             // rows of the window that came before, or all of them together
+    ptrdiff_t rows;
+    char *keep, *join;                         // slots for this row, and for it with those above; or NULL
+    char *y, *index;                           // where results go, or NULL
+    ptrdiff_t y_step, index_step;
+    bool nan;                                  // there are some among the maxima that are kept
+};
+// The taps of window o that lie in the row, from p on, which is at this column.
+struct Run { const char *p; ptrdiff_t column, taps; };
+INLINE Run run_of(const Pass *s, const Windows *w, ptrdiff_t o) {
+    const ptrdiff_t tap = first_tap(w, o), column = start_of(w, o) + tap * w->dilation;
+    return {s->x + column * s->pixel, column, end_tap(w, o) - tap};
+}
+
+// ---------------------------------------------------------------- maxima
+
+// Lanes of channels: their maxima, and their places.
+template <class S, int N> struct Tops { Lanes<S> m[N]; Mask<S> at[N]; };
+template <class S, bool INDEX, int N> INLINE void keep_tops(char *slot, ptrdiff_t half, ptrdiff_t j, const Tops<S, N> &t) {
+    typedef bits_t<acc<S>> I;
+    EACH(i, N) store<acc<S>>((acc<S> *)slot + j + i * lanes<S>(), t.m[i]);
+    if (INDEX) EACH(i, N) store<I>((I *)slot + half + j + i * lanes<S>(), t.at[i]);
+}
+template <class S, bool INDEX, bool NANS> INLINE void take_top(Lanes<S> *m, Mask<S> *at, Lanes<S> x, Mask<S> place) {
+    if (!INDEX && !NANS) {
+        *m = greater(x, *m);
+        return;
+    }
+    const Mask<S> better = beats<S, NANS>(x, *m);
+    *m = select(better, x, *m);
+    if (INDEX) *at = select(better, place, *at);
+}
+// Of the taps along a row. Returns whether one may be NaN, which is lost then.
+template <class S, bool INDEX, bool NANS, int N> INLINE bool max_along(Tops<S, N> *t, const Run *r, ptrdiff_t step, bits_t<acc<S>> place, bits_t<acc<S>> dilation, ptrdiff_t c, ptrdiff_t n) {
+    const ptrdiff_t L = lanes<S>();
+    Lanes<S> seen[N];  // sums: NaN if one is, or with infinities of both signs
+    const char *p = r->p + c * (ptrdiff_t)sizeof(S);
+    EACH(i, N) {
+        t->m[i] = load_some<S>((const S *)p + i * L, n - i * L, 0);
+        t->at[i] = whole<S>(place);
+        seen[i] = t->m[i];
+    }
+    for (ptrdiff_t w = 1; w < r->taps; w++) {
+        p += step, place += dilation;
+        EACH(i, N) {
+            const Lanes<S> x = load_some<S>((const S *)p + i * L, n - i * L, 0);
+            if (!NANS) seen[i] = seen[i] + x;
+            take_top<S, INDEX, NANS>(&t->m[i], &t->at[i], x, whole<S>(place));
+        }
+    }
+    for (int i = 1; i < N; i++) seen[0] = seen[0] + seen[i];
+    return !NANS && any(seen[0] != seen[0]);
+}
+// Rows above come first.
+template <class S, bool INDEX, bool NANS, int N> INLINE void join_tops(Tops<S, N> *t, const Pass *s, ptrdiff_t half, ptrdiff_t j) {
+    typedef bits_t<acc<S>> I;
+    const ptrdiff_t L = lanes<S>();
+    const Tops<S, N> row = *t;
+    for (ptrdiff_t h = 0; h <= s->rows; h++) {
+        Tops<S, N> x = row;
+        if (h < s->rows) EACH(i, N) {
+            x.m[i] = load<acc<S>>((const acc<S> *)s->above[h] + j + i * L);
+            x.at[i] = INDEX ? load<I>((const I *)s->above[h] + half + j + i * L) : whole<S>(0);
+        }
+        if (h == 0) *t = x;
+        else EACH(i, N) take_top<S, INDEX, NANS>(&t->m[i], &t->at[i], x.m[i], x.at[i]);
+    }
+}
+template <class S, bool INDEX> __attribute__((noinline)) void max_pass_by(Pass *s, const Windows *w, Staged *y, Staged *index) {
+    typedef bits_t<acc<S>> I;
+    const ptrdiff_t L = lanes<S>(), half = s->outputs * s->across, step = w->dilation * s->pixel;
+    const I dilation = (I)w->dilation;
+    char *const keep = s->keep, *const join = s->join;
+    const bool joins = s->rows > 0;
+    for (ptrdiff_t o = 0, at = 0; o < s->outputs; o++, at += s->across) {
+        const Run r = run_of(s, w, s->first + o);
+        const I place = (I)(s->place + r.column);
+        S *to = s->y ? (S *)stage_pixel(y, s->y + o * s->y_step, s->channels * sizeof(S)) : nullptr;
+        int64_t *chosen = INDEX && s->y ? (int64_t *)stage_pixel(index, s->index + o * s->index_step, s->channels * 8) : nullptr;
+        if (s->ahead) ask_ahead(r.p, LATER, s->ahead);
+        each_side<S>(s->channels, [=](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
+            constexpr int N = decltype(sides)::value;
+            Tops<S, N> t;
+            if (__builtin_expect((max_along<S, INDEX, false, N>(&t, &r, step, place, dilation, c, n)), 0)) {
+                max_along<S, INDEX, true, N>(&t, &r, step, place, dilation, c, n);
+                s->nan = true;
+            }
+            if (keep) keep_tops<S, INDEX, N>(keep, half, at + c, t);
+            if (joins) {
+                if (__builtin_expect(s->nan, 0)) join_tops<S, INDEX, true, N>(&t, s, half, at + c); else join_tops<S, INDEX, false, N>(&t, s, half, at + c);
+            }
+            if (join) keep_tops<S, INDEX, N>(join, half, at + c, t);
+            if (!to) return;
+            EACH(i, N) store_some<S>(to + c + i * L, t.m[i], n - i * L);
+            if (INDEX) EACH(i, N) store_some_places<S>(chosen + c + i * L, t.at[i], 0, n - i * L);
+        });
+    }
+}
+template <class S> void max_pass(const S *, Pass *s, const Windows *w, Staged *y, Staged *index, bool places) {
+    if (places) max_pass_by<S, true>(s, w, y, index); else max_pass_by<S, false>(s, w, y, index);
+}
+
+// ---------------------------------------------------------------- means
+
+template <class S, int N> INLINE void sum_along(Sum<Doubles<S>> *sum, const Run *r, ptrdiff_t step, ptrdiff_t c, ptrdiff_t n) {
+    const ptrdiff_t L = lanes<S>();
+    const char *p = r->p + c * (ptrdiff_t)sizeof(S);
+    EACH(i, N) sum[i] = no_sum<S>();
+    for (ptrdiff_t w = 0; w < r->taps; w++, p += step)
+        EACH(i, N) add<S>(&sum[i], doubles<S>(load_some<S>((const S *)p + i * L, n - i * L, 0)));
+}
+template <class S, int N> INLINE void keep_sums(char *slot, ptrdiff_t half, ptrdiff_t j, const Sum<Doubles<S>> *sum) {
+    EACH(i, N) store_sum<S>((double *)slot, (double *)slot + half, j + i * lanes<S>(), sum[i]);
+}
+// `counted`: how many taps of a column are. Returns whether a mean is not finite.
+template <class S> __attribute__((noinline)) bool mean_pass(const S *, const Pass *s, const Windows *w, ptrdiff_t counted, bool padding, Staged *y) {
+    const ptrdiff_t L = lanes<S>(), half = s->outputs * s->across;
+    bool wrong = false;
+    ptrdiff_t taps = 0;
+    double count = 1;
+    for (ptrdiff_t o = 0; o < s->outputs; o++) {
+        const Run r = run_of(s, w, s->first + o);
+        S *to = s->y ? (S *)stage_pixel(y, s->y + o * s->y_step, s->channels * sizeof(S)) : nullptr;
+        if (s->ahead) ask_ahead(r.p, LATER, s->ahead);
+        const ptrdiff_t of_window = counted * counted_taps(w, s->first + o, padding);
+        if (taps != of_window) taps = of_window, count = sizeof(acc<S>) == 4 ? 1.0 / (double)taps : (double)taps;
+        each_side<S>(s->channels, [&](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
+            constexpr int N = decltype(sides)::value;
+            const ptrdiff_t j = o * s->across + c;
+            Sum<Doubles<S>> row[N], sum[N];
+            sum_along<S, N>(row, &r, w->dilation * s->pixel, c, n);
+            if (s->keep) keep_sums<S, N>(s->keep, half, j, row);
+            EACH(i, N) sum[i] = no_sum<S>();
+            for (ptrdiff_t h = 0; h < s->rows; h++)
+                EACH(i, N) add_sums<S>(&sum[i], load_sum<S>((const double *)s->above[h], (const double *)s->above[h] + half, j + i * L));
+            EACH(i, N) add_sums<S>(&sum[i], row[i]);
+            if (s->join) keep_sums<S, N>(s->join, half, j, sum);
+            if (!to) return;
+            EACH(i, N) {
+                const Lanes<S> v = mean_of<S>(sum[i], constant<Doubles<S>>(count));
+                if (sizeof(acc<S>) == 8) wrong = wrong | any((v - v) != constant<Lanes<S>>(0));
+                store_some<S>(to + c + i * L, v, n - i * L);
+            }
+        });
+    }
+    return wrong;
+}
+
+// ---------------------------------------------------------------- gradients
+
+// A row of elements with all their channels, which takes from rows of windows: `pixel` bytes apart in dy, y_step in dx.
+struct Pixels { char *y; ptrdiff_t pixel, y_step, index_step, channels, across; bool fresh; };  // fresh: memory is asked for ahead
+// How many elements from i on are held by the same windows and may be staged together.
+enum { RUN_MOST = 4 };
+INLINE ptrdiff_t held_alike(const Pixels *p, const Holders *h, ptrdiff_t i, ptrdiff_t size, ptrdiff_t bytes) {
+    ptrdiff_t n = 1;
+    if (p->y_step != bytes || bytes > STAGED / 8) return n;
+    while (n < RUN_MOST && i + n < size && h[i + n].first == h[i].first && h[i + n].end == h[i].end) n++;
+    return n;
+}
+
+template <class S, int N> INLINE void spread_across_by(S *dx, ptrdiff_t run, const Taking *t, Holders h, const Pixels *p, const double *counted, double full, ptrdiff_t c, ptrdiff_t n) {
+    const ptrdiff_t L = lanes<S>();
+    const double inverse = 1 / full;
+    Sum<Doubles<S>> s[N], column[N];
+    EACH(i, N) s[i] = no_sum<S>();
+    for (ptrdiff_t o = h.first; o < h.end; o++) {
+        EACH(i, N) column[i] = no_sum<S>();
+        for (ptrdiff_t j = 0; j < t->rows; j++) {
+            const double count = t->counted[j] * counted[o];
+            const Doubles<S> by = constant<Doubles<S>>(sizeof(acc<S>) == 8 ? count : count == full ? inverse : 1 / count);
+            const S *dy = (const S *)(t->dy[j] + o * p->pixel) + c;
+            EACH(i, N) {
+                const Doubles<S> x = doubles<S>(load_some<S>(dy + i * L, n - i * L, 0));
+                add<S>(&column[i], sizeof(acc<S>) == 4 ? x * by : x / by);
+            }
+        }
+        EACH(i, N) add<S>(&s[i], total_of<S>(column[i]));
+    }
+    for (ptrdiff_t k = 0; k < run; k++, dx += p->channels)
+        EACH(i, N) store_some<S>(dx + c + i * L, lanes_of<S>(total_of<S>(s[i])), n - i * L);
+}
+// The gradient of means: a row of elements with all their channels.  `full` is what a whole window counts as.
+template <class S> __attribute__((noinline)) void spread_pixels(const S *, const Pixels *p, const Taking *t, const Holders *holders, ptrdiff_t size, const double *counted, double full, Staged *dx) {
+    const ptrdiff_t bytes = p->channels * sizeof(S);
+    ptrdiff_t known = 0;
+    for (ptrdiff_t i = 0, run; i < size; i += run) {
+        const Holders h = holders[i];
+        run = held_alike(p, holders, i, size, bytes);
+        for (; p->fresh && t->rows && known < h.end; known++) ask_ahead(t->dy[t->rows - 1] + known * p->pixel, LATER_ACROSS, p->pixel);
+        S *to = (S *)stage_pixel(dx, p->y + i * p->y_step, run * bytes);
+        each_side<S>(p->channels, [=](ptrdiff_t c, ptrdiff_t n, auto sides) TERM { spread_across_by<S, decltype(sides)::value>(to, run, t, h, p, counted, full, c, n); });
+    }
+}
+
+// The places of the maxima of windows from_window to end of a row, as integers of the width of the lanes, which are kept. Returns lanes of
+// numbers that are negative where a place is not in its window.
+template <class S> __attribute__((noinline)) Mask<S> narrow_places(const Taking *t, ptrdiff_t j, const Pixels *p, const Windows *w, ptrdiff_t from_window, ptrdiff_t end) {
+    typedef bits_t<acc<S>> I;
+    const ptrdiff_t L = lanes<S>(), channels = p->channels, plane = w[1].size * w[2].size;
+    const ptrdiff_t d = start_of(&w[0], t->depth[j]), h = start_of(&w[1], t->height[j]);
+    const ptrdiff_t first_d = std::max<ptrdiff_t>(0, d), planes = std::min(w[0].size, d + w[0].window) - first_d;
+    const ptrdiff_t first_h = std::max<ptrdiff_t>(0, h), rows = std::min(w[1].size, h + w[1].window) - first_h;
+    const Mask<S> row = whole<S>((I)w[2].size), next_plane = whole<S>((I)(plane - rows * w[2].size));
+    Mask<S> outside = whole<S>(0);
+    for (ptrdiff_t o = from_window; o < end; o++) {
+        const ptrdiff_t begin = first_tap(&w[2], o);
+        const Mask<S> from = whole<S>((I)(first_d * plane + first_h * w[2].size + start_of(&w[2], o) + begin)), last = whole<S>((I)(end_tap(&w[2], o) - begin - 1));
+        const int64_t *index = (const int64_t *)(t->index[j] + o * p->index_step);
+        I *to = (I *)t->places[j] + o * p->across;
+        if (p->fresh) {
+            ask_ahead((const char *)index, LATER, p->index_step);
+            ask_ahead(t->dy[j] + o * p->pixel, LATER_ACROSS, p->pixel);
+        }
+        for (ptrdiff_t c = 0; c < channels; c += L) {
+            const Mask<S> at = places_within(acc<S>(), index + c, 0, channels - c);
+            Mask<S> wrong = whole<S>(-1), column = at - from;
+            for (ptrdiff_t k = 0; k < planes; k++, column = column - next_plane)
+                for (ptrdiff_t i = 0; i < rows; i++, column = column - row) wrong = wrong & (column | (last - column));
+            if (__builtin_expect(channels - c < L, 0)) wrong = wrong & first<S>(channels - c);
+            outside = outside | wrong;
+            store_pack(to + c, at);
+        }
+    }
+    return outside;
+}
+// A run of elements that one window alone holds, from `place` on.
+template <class S, int N> INLINE void match_alone_by(S *dx, ptrdiff_t run, const S *dy, const bits_t<acc<S>> *places, bits_t<acc<S>> place, ptrdiff_t channels, ptrdiff_t n) {
+    const ptrdiff_t L = lanes<S>();
+    const Lanes<S> zero = constant<Lanes<S>>(0);
+    Lanes<S> x[N];
+    Mask<S> at[N];
+    EACH(i, N) x[i] = load_some<S>(dy + i * L, n - i * L, 0) + zero, at[i] = load<bits_t<acc<S>>>(places + i * L);
+    for (ptrdiff_t k = 0; k < run; k++, dx += channels)
+        EACH(i, N) store_some<S>(dx + i * L, select(at[i] == whole<S>((bits_t<acc<S>>)(place + k)), x[i], zero), n - i * L);
+}
+// Up to two numbers come to the same in the accumulator's precision and, rounded once more, in double.
+template <class S, int N, bool FEW> INLINE void match_across_by(S *dx, const Taking *t, Holders h, const Pixels *p, Mask<S> place, ptrdiff_t c, ptrdiff_t n) {
+    typedef bits_t<acc<S>> I;
+    const ptrdiff_t L = lanes<S>();
+    const Lanes<S> zero = constant<Lanes<S>>(0);
+    Lanes<S> few[N];
+    Sum<Doubles<S>> many[N];
+    EACH(i, N) few[i] = zero, many[i] = no_sum<S>();
+    for (ptrdiff_t j = 0; j < t->rows; j++)
+        for (ptrdiff_t o = h.first; o < h.end; o++) {
+            const S *dy = (const S *)(t->dy[j] + o * p->pixel) + c;
+            const I *at = (const I *)t->places[j] + o * p->across + c;
+            EACH(i, N) {
+                const Lanes<S> x = select(load<I>(at + i * L) == place, load_some<S>(dy + i * L, n - i * L, 0), zero);
+                if (FEW) few[i] = few[i] + x; else add<S>(&many[i], doubles<S>(x));
+            }
+        }
+    EACH(i, N) store_some<S>(dx + c + i * L, FEW ? few[i] : lanes_of<S>(total_of<S>(many[i])), n - i * L);
+}
+// The gradient of maxima: a row of elements, whose first has this place. Returns whether a maximum is not in its window.
+template <class S> __attribute__((noinline)) bool match_pixels(const S *, const Pixels *p, const Taking *t, const Holders *holders, const Windows *w, ptrdiff_t place, Staged *dx) {
+    typedef bits_t<acc<S>> I;
+    const ptrdiff_t size = w[2].size, bytes = p->channels * sizeof(S);
+    const Mask<S> none = whole<S>(0);
+    Mask<S> outside = none;
+    ptrdiff_t known = 0;
+    const auto learn = [&](ptrdiff_t end) {
+        for (ptrdiff_t j = 0; j < t->rows; j++)
+            if (t->unknown[j]) outside = outside | narrow_places<S>(t, j, p, w, known, end);
+        known = end;
+    };
+    for (ptrdiff_t i = 0, run; i < size; i += run) {
+        const Holders h = holders[i];
+        run = held_alike(p, holders, i, size, bytes);
+        if (known < h.end) learn(std::min<ptrdiff_t>(w[2].count, h.end + 7));  // a few at a time
+        S *to = (S *)stage_pixel(dx, p->y + i * p->y_step, run * bytes);
+        const ptrdiff_t windows = t->rows * (h.end - h.first);
+        if (windows == 1) {
+            const S *dy = (const S *)(t->dy[0] + h.first * p->pixel);
+            const I *places = (const I *)t->places[0] + h.first * p->across;
+            each_side<S>(p->channels, [=](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
+                match_alone_by<S, decltype(sides)::value>(to + c, run, dy + c, places + c, (I)(place + i), p->channels, n); });
+            continue;
+        }
+        const bool few = windows <= 2;
+        each_side<S>(p->channels, [=](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
+            constexpr int N = decltype(sides)::value;
+            for (ptrdiff_t k = 0; k < run; k++) {
+                const Mask<S> here = whole<S>((bits_t<acc<S>>)(place + i + k));
+                if (few) match_across_by<S, N, true>(to + k * p->channels, t, h, p, here, c, n);
+                else match_across_by<S, N, false>(to + k * p->channels, t, h, p, here, c, n);
+            }
+        });
+    }
+    learn(w[2].count);
+    return any(none > outside);
+}
+#undef EACH
+
+}  // namespace
+}  // namespace softcore
