@@ -160,7 +160,7 @@ def choose_opencl(length: int, itemsize: int, device: Device, converted: bool = 
 def opencl_batch(length: int, itemsize: int) -> int:
     """How many rows a work-item of a CPU takes one step further before it takes the next: as many as stay in the first cache.
 
-    The end of a step, one number out of many, is a chain of some hundred cycles, and those of several rows overlap.
+    The end of a step, one number out of many, is a chain of some hundred cycles, and those of several rows are worked on in lanes.
     """
     return max(1, min(16, (1 << 14) // (length * itemsize)))
 class AttentionTile(NamedTuple):

@@ -46,14 +46,21 @@ typedef PASTE(SIGNED, VEC) I;  // as integers, and the truth about each
 #endif
 #define KERNEL(name) __kernel void softcore_##name  // max and step are functions of OpenCL C
 #define CONSTANT(c) ((V)((ACC)(c)))
+#if WG * ROWS == 1 && !defined(COLUMNS) && !defined(PART) && \
+    (defined(OP_softmax) || defined(OP_log_softmax) || (defined(OP_logsumexp) && !defined(WEIGHTED)))
+#define BATCHED  // a work-item takes several rows a step further before it takes the next
+#endif
 // A number for each row that a work-item takes, and as a vector.
-#ifdef COLUMNS
+#if defined(COLUMNS) || defined(BATCHED)
 typedef V R;
 #define SPLAT(r) (r)
-#define CHAINS VEC  // of additions: element j goes to chain j mod VEC, as it goes to that lane elsewhere
 #else
 typedef ACC R;
 #define SPLAT(r) CONSTANT(r)
+#endif
+#ifdef COLUMNS
+#define CHAINS VEC  // of additions: element j goes to chain j mod VEC, as it goes to that lane elsewhere
+#else
 #define CHAINS 1
 #endif
 #define ZERO CONSTANT(0)
@@ -83,7 +90,7 @@ typedef struct {
     long option;  // of kernels that are not compiled for each value of it
     Operand arg[ARGS];
     REAL number[6];
-    long width;  // with COLUMNS, how many rows there are for a vector; elsewhere how many a work-item takes a step further at once
+    long width;  // with COLUMNS, how many rows there are for a vector; with BATCHED how many are taken a step further at once
 } Task;
 
 // Where row r of operands 0 to ARGS - 1 starts.
@@ -142,21 +149,6 @@ FUNCTION long place(const Task *t, int i, long j) {
          base += ROWS, row += ROWS, n = row < last ? t->n : 0)                                                         \
         if (enter(t, row, at))
 #endif
-// For a work-item that takes whole rows: some of them at once, step by step, so that the end of one does not wait for that of another.
-// `count` rows, and for each row r of them FOR_EACH gives `at`.
-#define BATCH 16
-#define FOR_BATCHES                                                                                                    \
-    const long groups = get_num_groups(1), last = t->rows * (get_group_id(1) + 1) / groups, n = t->n;                  \
-    long places[BATCH][ARGS];                                                                                          \
-    for (long base = t->rows * get_group_id(1) / groups, count; base < last; base += count)                            \
-        if ((count = enter_all(t, base, min(t->width, last - base), places)))
-#define FOR_EACH(r)                                                                                                    \
-    for (int r = 0; r < count; r++)                                                                                    \
-        for (const long *at = places[r]; at; at = 0)
-FUNCTION long enter_all(const Task *t, long first, long count, long (*places)[ARGS]) {
-    for (int r = 0; r < count; r++) enter(t, first + r, places[r]);
-    return count;
-}
 #ifdef PART
 #define BEGIN begin  // where the elements of a row start that a work-group takes
 #else
@@ -199,6 +191,19 @@ FUNCTION long enter_all(const Task *t, long first, long count, long (*places)[AR
         }                                                                                                              \
         for (const long end = n; j < n; j += TILE) call;                                                               \
     }
+#endif
+
+// Asks for what is read or written later: OpenCL C has prefetch, which does nothing in PoCL, compilers made of clang have this. A CPU sees
+// what follows in a row, but neither the next row of several that it works on, nor far enough ahead where much is done with an element.
+#if defined(LOOSE) && defined(__OPTIMIZE__) && defined(__has_builtin)
+#if __has_builtin(__builtin_prefetch)
+#define SOON(p) __builtin_prefetch(p)
+#define SOON_WRITTEN(p) __builtin_prefetch(p, 1)
+#endif
+#endif
+#ifndef SOON
+#define SOON(p)
+#define SOON_WRITTEN(p)
 #endif
 
 #define LANES(k, count) _Pragma("unroll") for (int k = 0; k < count; k++)
@@ -409,6 +414,15 @@ DEFINE_OUTPUT(2, OUT2, WRITE2)
         for (int e = 0; e < t->width; e++)                                                                             \
             PASTE(set, k)((p) + e * t->arg[INPUTS + k].stride[t->nouter - 1], ((ACC *)&of_rows)[e]);                   \
     }
+#elif defined(BATCHED)
+#define SET(k, p, r)                                                                                                   \
+    {                                                                                                                  \
+        R of_rows = r;                                                                                                 \
+        for (int e = 0; e < now->count; e++) {                                                                         \
+            const long *at = now->at[e];                                                                               \
+            PASTE(set, k)(p, ((ACC *)&of_rows)[e]);                                                                    \
+        }                                                                                                              \
+    }
 #else
 #define SET(k, p, r)                                                                                                   \
     if (LANE == 0 && n) PASTE(set, k)(p, r);
@@ -419,7 +433,8 @@ DEFINE_OUTPUT(2, OUT2, WRITE2)
 #ifdef MASKED
 #define MASK_PARAMETER , const __global uchar *mask
 #define MASK_ARGUMENT , mask
-#define MASK_ROW , mask + at[MASK]
+#define MASK_AT(at) , mask + (at)[MASK]
+#define MASK_ROW MASK_AT(at)
 // The mask of rows that follow in COLUMNS.
 #define MASK_VECTOR(w) , mask + (w) * VEC * t->arg[MASK].stride[t->nouter - 1]
 #define MASK_ROW_AT(column) , mask + at[MASK] + (column) * t->arg[MASK].stride[t->nouter - 1]
@@ -438,6 +453,7 @@ FUNCTION I mask_of(const Task *t, const __global uchar *row, long j, long n) {
 #else
 #define MASK_PARAMETER
 #define MASK_ARGUMENT
+#define MASK_AT(at)
 #define MASK_ROW
 #define MASK_VECTOR(w)
 #define MASK_ROW_AT(column)
@@ -483,6 +499,28 @@ FUNCTION I mask_of(const Task *t, const __global uchar *row, long j, long n) {
 // By casts: Oclgrind takes what .hi and .lo give for uninitialised.
 #define HALF(h, v, i) (((const Lanes##h *)&(v))[i])
 #define HALVE_LARGEST(w, h) const Lanes##h v##h = HALF(h, v##w, 1) > HALF(h, v##w, 0) ? HALF(h, v##w, 1) : HALF(h, v##w, 0);
+#ifdef BATCHED
+// What the lanes of VEC vectors come to, one for each row, in the lanes of one vector. Halves are put together as in HALVES, those of two
+// vectors at a time: their lanes take turns.
+#define HALF_2 1
+#define HALF_4 2
+#define HALF_8 4
+#define HALF_16 8
+FUNCTION V both(V a, V b, int which) {
+    V v = ZERO;
+    v.even = ((const PASTE(Lanes, PASTE(HALF_, VEC)) *)&a)[which];
+    v.odd = ((const PASTE(Lanes, PASTE(HALF_, VEC)) *)&b)[which];
+    return v;
+}
+FUNCTION V largest_of_rows(V *v) {
+    for (int w = VEC / 2; w; w /= 2)
+        for (int k = 0; k < w; k++) {
+            const V lower = both(v[k], v[k + w], 0), upper = both(v[k], v[k + w], 1);
+            v[k] = upper > lower ? upper : lower;
+        }
+    return v[0];
+}
+#else
 FUNCTION R largest_lane(V v) {
 #ifdef COLUMNS
     return v;
@@ -492,6 +530,7 @@ FUNCTION R largest_lane(V v) {
     return v1;
 #endif
 }
+#endif
 
 #if defined(DOUBLE) || defined(FLOAT)
 
@@ -563,6 +602,18 @@ FUNCTION Sum sum_lanes(const V *high, const V *low) {
         for (int k = 0; k < w; k++) s[k] = add_sums(s[k], s[k + w]);
     return s[0];
 }
+#elif defined(BATCHED)
+FUNCTION Sum sum_of_rows(V *high, V *low) {
+    for (int w = VEC / 2; w; w /= 2)
+        for (int k = 0; k < w; k++) {
+            const Sum lower = {both(high[k], high[k + w], 0), both(low[k], low[k + w], 0)};
+            const Sum upper = {both(high[k], high[k + w], 1), both(low[k], low[k + w], 1)}, s = add_sums(lower, upper);
+            high[k] = s.high;
+            low[k] = s.low;
+        }
+    const Sum s = {high[0], low[0]};
+    return s;
+}
 #else
 #define HALVE_SUM(w, h)                                                                                                \
     const Lanes##h lower##h = HALF(h, v##w, 0), upper##h = HALF(h, v##w, 1);                                           \
@@ -608,31 +659,40 @@ FUNCTION void add_tile(V *high, V *low, const V *e) {
 // exp(t) 2^offset for magic = MAGIC + BIAS + offset: the low bits of q = t log2 e + magic are the biased exponent of a power of two,
 // which must be a normal number, and r = t - n ln 2 is what is left. NaN stays NaN.
 // exp(r) = 1 + r + r^2 g(r).
-FUNCTION V exp_tail(V r) {
 #ifdef DOUBLE
-    V g = CONSTANT(2.5000062078258757146e-8);
-    g = MAD(g, r, CONSTANT(2.7630387964068450876e-7));
-    g = MAD(g, r, CONSTANT(2.7557587085889520721e-6));
-    g = MAD(g, r, CONSTANT(0.000024801492734724736451));
-    g = MAD(g, r, CONSTANT(0.00019841269504969927246));
-    g = MAD(g, r, CONSTANT(0.00138888889439518383));
-    g = MAD(g, r, CONSTANT(0.0083333333334955798717));
-    g = MAD(g, r, CONSTANT(0.041666666666529068492));
-    g = MAD(g, r, CONSTANT(0.16666666666666410171));
-    return MAD(g, r, CONSTANT(0.50000000000000107362));
+#define EXP_TAIL(first, next)                                                                                          \
+    first(2.5000062078258757146e-8) next(2.7630387964068450876e-7) next(2.7557587085889520721e-6)                      \
+    next(0.000024801492734724736451) next(0.00019841269504969927246) next(0.00138888889439518383)                      \
+    next(0.0083333333334955798717) next(0.041666666666529068492) next(0.16666666666666410171) next(0.50000000000000107362)
 #else
-    V g = CONSTANT(0.0013814173871651292f);
-    g = MAD(g, r, CONSTANT(0.008368921466171741f));
-    g = MAD(g, r, CONSTANT(0.04166840761899948f));
-    g = MAD(g, r, CONSTANT(0.1666651964187622f));
-    return MAD(g, r, CONSTANT(0.4999999403953552f));
+#define EXP_TAIL(first, next)                                                                                          \
+    first(0.0013814173871651292f) next(0.008368921466171741f) next(0.04166840761899948f) next(0.1666651964187622f)     \
+    next(0.4999999403953552f)
 #endif
+#define FIRST_OF_ONE(c) V g = CONSTANT(c);
+#define NEXT_OF_ONE(c) g = MAD(g, r, CONSTANT(c));
+FUNCTION V exp_tail(V r) {
+    EXP_TAIL(FIRST_OF_ONE, NEXT_OF_ONE)
+    return g;
 }
 FUNCTION V power_of_two(V q) { return PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(q) << MANTISSA); }
 FUNCTION V exp_offset(V t, V magic) {
-    const V q = MAD(t, CONSTANT(LOG2E), magic), n = q - magic;
+    const V q = MAD(t, CONSTANT(LOG2E), magic), n = q - magic, power = power_of_two(q);
     const V r = MAD(n, CONSTANT(-LN2_LOW), MAD(n, CONSTANT(-LN2_HIGH), t));
-    return (MAD(r * r, exp_tail(r), r) + ONE) * power_of_two(q);
+    return MAD(MAD(r * r, exp_tail(r), r), power, power);
+}
+// The same of four vectors, operation by operation: a processor does not look as far ahead as one of them waits for itself.
+#define FIRST_OF_FOUR(c) FOUR(k) g[k] = CONSTANT(c);
+#define NEXT_OF_FOUR(c) FOUR(k) g[k] = MAD(g[k], r[k], CONSTANT(c));
+FUNCTION void exps_offset(V *r, V magic) {
+    V q[4], n[4], g[4];
+    FOUR(k) q[k] = MAD(r[k], CONSTANT(LOG2E), magic);
+    FOUR(k) n[k] = q[k] - magic;
+    FOUR(k) r[k] = MAD(n[k], CONSTANT(-LN2_HIGH), r[k]);
+    FOUR(k) r[k] = MAD(n[k], CONSTANT(-LN2_LOW), r[k]);
+    EXP_TAIL(FIRST_OF_FOUR, NEXT_OF_FOUR)
+    FOUR(k) r[k] = MAD(r[k] * r[k], g[k], r[k]);
+    FOUR(k) r[k] = MAD(r[k], power_of_two(q[k]), power_of_two(q[k]));
 }
 // The same of t + low. What is left comes in two parts, 1 is added exactly to the larger, and what the result lost is about *lost.
 FUNCTION V exp_in_two(V t, V low, V magic, V *lost) {
@@ -703,7 +763,7 @@ FUNCTION V log_of(V c, V u, V low) {
     return n * CONSTANT(LOG_LN2_HIGH) + (w - (half_square - small));
 }
 FUNCTION R of_row(V v) {
-#ifdef COLUMNS
+#if defined(COLUMNS) || defined(BATCHED)
     return v;
 #else
     return ((ACC *)&v)[0];

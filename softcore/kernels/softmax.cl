@@ -44,16 +44,6 @@ FUNCTION void max_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long
         top[k] = v > top[k] ? v : top[k];
     }
 }
-#if WG * ROWS == 1 && !defined(COLUMNS) && !defined(PART)
-// What is to be folded over the lanes.
-FUNCTION V top_of_row(const Task *t, const __global IN0 *x MASK_PARAMETER, long n) {
-    V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};
-    OVER_TILES(max_tile(t, x MASK_ARGUMENT, j, end, top))
-    top[0] = top[1] > top[0] ? top[1] : top[0];
-    top[2] = top[3] > top[2] ? top[3] : top[2];
-    return top[2] > top[0] ? top[2] : top[0];
-}
-#endif
 #define MAX_OF_ROW(m)                                                                                                  \
     V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};                   \
     OVER_TILES(max_tile(t, x + at[0] MASK_ROW, j, end, top))                                                           \
@@ -87,6 +77,15 @@ FUNCTION V exp_in_frame(const Task *t, V x, const Frame *f) {
     return exp_offset(z < f->lowest ? f->lowest : z, f->magic);
 #endif
 }
+FUNCTION void exps_in_frame(const Task *t, V *e, const Frame *f) {
+#ifdef SCALED
+    FOUR(k) e[k] = exp_in_frame(t, e[k], f);
+#else
+    FOUR(k) e[k] = e[k] - f->origin;
+    FOUR(k) e[k] = e[k] < f->lowest ? f->lowest : e[k];
+    exps_offset(e, f->magic);
+#endif
+}
 #endif
 
 // ---------------------------------------------------------------- the state of a row
@@ -99,14 +98,23 @@ FUNCTION V exp_in_frame(const Task *t, V x, const Frame *f) {
 FUNCTION void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V m, const Frame *f, V *high, V *low,
                         V *equal) {
     V e[4];
+    I top[4];
+    FOUR(k) e[k] = X(j + k * STEP);
+    FOUR(k) top[k] = e[k] == m;
+    exps_in_frame(t, e, f);
     FOUR(k) {
-        const V v = X(j + k * STEP);
-        const I top = v == m;
-        *equal = top ? *equal + ONE : *equal;
-        e[k] = top ? CONSTANT(0) : exp_in_frame(t, v, f);
+        *equal = top[k] ? *equal + ONE : *equal;
+        e[k] = top[k] ? ZERO : e[k];
     }
     add_tile(high, low, e);
 }
+#ifdef BATCHED
+FUNCTION R count_of_rows(V *equal) {
+    for (int w = VEC / 2; w; w /= 2)
+        for (int k = 0; k < w; k++) equal[k] = both(equal[k], equal[k + w], 0) + both(equal[k], equal[k + w], 1);
+    return equal[0];
+}
+#else
 #define HALVE_COUNT(w, h) const Lanes##h v##h = HALF(h, v##w, 0) + HALF(h, v##w, 1);
 FUNCTION R count_of(V equal) {
 #ifdef COLUMNS
@@ -117,6 +125,7 @@ FUNCTION R count_of(V equal) {
     return v1;
 #endif
 }
+#endif
 // The exponential of the maximum, in two parts.
 FUNCTION V exp_of_maximum(const Task *t, V m, const Frame *f, V *lost) {
     V low, z = scaled_difference(t, m, f->origin, &low);
@@ -184,6 +193,88 @@ FUNCTION Sum in_frame_of_row(const Task *t, const __global ACC *state, const Fra
 
 #endif
 
+// ---------------------------------------------------------------- rows in batches
+
+#ifdef BATCHED
+
+// Up to VEC rows, one in each lane of `m` and of what follows it; `a` and `b` are what results are made with. A batch goes through three
+// steps: maxima, sums of exponentials, results. Each waits for the one before it, and is bound by something else. So three batches are
+// worked on side by side, each a step behind the next, row by row in one loop over their elements; and between the steps all rows of a
+// batch in lanes.
+typedef struct {
+    long count, at[VEC][ARGS];
+    V m, a, b;
+    Frame frame;
+} Batch;
+// What is known of each row of a step in the lanes of its elements.
+typedef struct { V top[VEC], high[VEC], low[VEC], equal[VEC]; } Found;
+#define AHEAD 2048  // elements from what is read to what is asked for
+#define OF_ROW(v, r) CONSTANT(((const ACC *)&(v))[r])
+#ifdef OP_logsumexp
+#define WRITES 0
+#else
+#define WRITES 1
+#endif
+// A function that takes row r of each batch a step further; of the steps that are not wanted none is there. `sum` and `result` are called
+// on tiles, with `at` and `f` of the row that is summed, and `to`, `g`, `a` and `b` of the one that is written.
+#define DEFINE_ADVANCE(sum, take, result)                                                                                    \
+    FUNCTION void advance(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, const Batch *next,    \
+                          const Batch *now, const Batch *done, Found *found, int r, bool meet, bool add, bool write) { \
+        const long n = t->n, *from = next->at[r], *at = now->at[r], *to = done->at[r];                                 \
+        V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};               \
+        V high = ZERO, low = ZERO, equal = ZERO;                                                                       \
+        const V m = OF_ROW(now->m, r), a = OF_ROW(done->a, r), b = OF_ROW(done->b, r);                                 \
+        const Frame f = frame_of_row(now, r), g = frame_of_row(done, r);                                               \
+        OVER_TILES({                                                                                                   \
+            V e[4];                                                                                                    \
+            if (meet) max_tile(t, x + from[0] MASK_AT(from), j, end, top);                                             \
+            if (write) take;                                                                                           \
+            if (meet) FOUR(k) SOON(x + from[0] + AT(t, 0, j + k * STEP) + AHEAD);                                      \
+            if (meet && WRITES) FOUR(k) SOON_WRITTEN(y + from[1] + AT(t, 1, j + k * STEP));                            \
+            if (add) sum;                                                                                              \
+            if (write) result;                                                                                         \
+        })                                                                                                             \
+        if (meet) {                                                                                                    \
+            top[0] = top[1] > top[0] ? top[1] : top[0];                                                                \
+            top[2] = top[3] > top[2] ? top[3] : top[2];                                                                \
+            found->top[r] = top[2] > top[0] ? top[2] : top[0];                                                         \
+        }                                                                                                              \
+        if (add) {                                                                                                     \
+            found->high[r] = high;                                                                                     \
+            found->low[r] = low;                                                                                       \
+            found->equal[r] = equal;                                                                                   \
+        }                                                                                                              \
+    }
+FUNCTION Frame frame_of_row(const Batch *b, int r) {
+    const Frame f = {OF_ROW(b->frame.origin, r), OF_ROW(b->frame.magic, r), OF_ROW(b->frame.lowest, r)};
+    return f;
+}
+// Enters the rows from `base` on, and takes each batch a step further.
+#define STEP_FURTHER                                                                                                   \
+    next->count = clamp(last - base, 0L, width);                                                                            \
+    for (int r = 0; r < next->count; r++) enter(t, base + r, next->at[r]);                                             \
+    const long all = min(min(next->count, now->count), WRITES ? done->count : VEC);                                    \
+    for (int r = 0; r < all; r++) advance(t, x, y MASK_ARGUMENT, next, now, done, &found, r, true, true, WRITES);      \
+    for (int r = all; r < next->count; r++) advance(t, x, y MASK_ARGUMENT, next, now, done, &found, r, true, false, false); \
+    for (int r = all; r < now->count; r++) advance(t, x, y MASK_ARGUMENT, next, now, done, &found, r, false, true, false); \
+    if (WRITES)                                                                                                        \
+        for (int r = all; r < done->count; r++) advance(t, x, y MASK_ARGUMENT, next, now, done, &found, r, false, false, true); \
+    next->m = largest_of_rows(found.top);                                                                              \
+    next->frame = frame_of(t, next->m);
+// The statement that follows is to make `a` and `b` of what the rows of `now` come to.
+#define FOR_BATCHES                                                                                                    \
+    const long groups = get_num_groups(1), last = t->rows * (get_group_id(1) + 1) / groups, width = min(t->width, (long)VEC); \
+    Batch batches[3], *next = batches, *now = batches + 1, *done = batches + 2, *spare;                                \
+    Found found;                                                                                                       \
+    now->m = ZERO;                                                                                                     \
+    now->frame = frame_of(t, now->m);                                                                                  \
+    now->count = done->count = 0;                                                                                      \
+    for (int r = 0; r < VEC; r++) found.top[r] = found.high[r] = found.low[r] = found.equal[r] = ZERO;                 \
+    for (long base = t->rows * get_group_id(1) / groups; base < last + (1 + WRITES) * width;                            \
+         base += width, spare = done, done = now, now = next, next = spare)
+
+#endif
+
 // ---------------------------------------------------------------- softmax
 
 #ifdef OP_softmax
@@ -199,10 +290,9 @@ FUNCTION Sum in_frame_of_row(const Task *t, const __global ACC *state, const Fra
 FUNCTION void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *high,
                        V *low) {
     V e[4];
-    FOUR(k) {
-        e[k] = exp_in_frame(t, X(j + k * STEP), f);
-        if (KEPT(n, j + k * STEP)) put0(t, y, j + k * STEP, n, e[k]);
-    }
+    FOUR(k) e[k] = X(j + k * STEP);
+    exps_in_frame(t, e, f);
+    FOUR(k) if (KEPT(n, j + k * STEP)) put0(t, y, j + k * STEP, n, e[k]);
     add_tile(high, low, e);
 }
 // 1 / l in two parts: neither the rounding of l nor that of its reciprocal is among the errors of a share.
@@ -212,16 +302,17 @@ FUNCTION void invert(Sum l, V *high, V *low) {
     const V product = two_product(SPLAT(l.high), *high, &error);
     *low = (((ONE - product) - error) - SPLAT(l.low) * *high) * *high;
 }
-FUNCTION void put_share(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, V e, V inverse, V inverse_low) {
-    put0(t, y, j, n, HIDE(MAD(e, inverse, e * inverse_low), j, 0));
+FUNCTION void take_exponentials(const Task *t, const __global IN0 *x, const __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *e) {
+    FOUR(k) e[k] = KEPT(n, j + k * STEP) ? READ_KEPT(y + AT(t, 1, j + k * STEP)) : exp_in_frame(t, X(j + k * STEP), f);
+}
+FUNCTION void put_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, const V *e, V inverse, V inverse_low) {
+    FOUR(k) put0(t, y, j + k * STEP, n, HIDE(MAD(e[k], inverse, e[k] * inverse_low), j + k * STEP, 0));
 }
 FUNCTION void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V inverse,
                          V inverse_low) {
-    FOUR(k) {
-        const long i = j + k * STEP;
-        const V e = KEPT(n, i) ? READ_KEPT(y + AT(t, 1, i)) : exp_in_frame(t, X(i), f);
-        put_share(t, y MASK_ARGUMENT, i, n, e, inverse, inverse_low);
-    }
+    V e[4];
+    take_exponentials(t, x, y MASK_ARGUMENT, j, n, f, e);
+    put_shares(t, y MASK_ARGUMENT, j, n, e, inverse, inverse_low);
 }
 #ifdef COLUMNS
 // `count` vectors of rows that lie side by side, of t->width rows each: far apart as the elements of a row are, a stretch of each is
@@ -263,29 +354,16 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
         if (task.width) softmax_of_slab(t, x + at[0] + whole, y + at[1] + whole MASK_ROW_AT(whole), 1);
     }
 }
-#elif WG * ROWS == 1 && !defined(PART)
+#elif defined(BATCHED)
+DEFINE_ADVANCE(exp_tile(t, x + at[0], y + at[1] MASK_AT(at), j, end, &f, &high, &low),
+               take_exponentials(t, x + to[0], y + to[1] MASK_AT(to), j, end, &g, e),
+               put_shares(t, y + to[1] MASK_AT(to), j, end, e, a, b))
 KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
-    V top[BATCH], high[BATCH], low[BATCH];
-    Frame f[BATCH];
     FOR_BATCHES {
-        FOR_EACH(r) top[r] = top_of_row(t, x + at[0] MASK_ROW, n);
-        for (int r = 0; r < count; r++) {
-            const ACC m = largest_lane(top[r]);
-            f[r] = frame_of(t, m);
-            top[r] = CONSTANT(m);
-        }
-        FOR_EACH(r) {
-            V h = ZERO, l = ZERO;
-            OVER_TILES(exp_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, f + r, &h, &l))
-            high[r] = h;
-            low[r] = l;
-        }
-        for (int r = 0; r < count; r++) {
-            invert(sum_lanes(high + r, low + r), high + r, low + r);
-            high[r] = top[r] == CONSTANT(-INFINITY) ? CONSTANT(NAN) : high[r];
-        }
-        FOR_EACH(r) OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, f + r, high[r], low[r]))
+        STEP_FURTHER
+        invert(sum_of_rows(found.high, found.low), &now->a, &now->b);
+        now->a = now->m == CONSTANT(-INFINITY) ? CONSTANT(NAN) : now->a;
     }
 }
 #else
@@ -397,30 +475,12 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
     V e_low, e = exp_of_maximum(t, SPLAT(m), &f, &e_low);                                                              \
     const R log = total(l) != total(l) ? (R)NAN : log_of_sum(count, l, e, e_low);
 
-#if WG * ROWS == 1 && !defined(COLUMNS) && !defined(PART)
-#define BATCHED
-// The maximum of each row of a batch, and the logarithm of what its elements make beside it.
-#define FOLDS_OF_ROWS(m, log)                                                                                          \
-    V top[BATCH], high[BATCH], low[BATCH], equal[BATCH];                                                               \
-    Frame f[BATCH];                                                                                                    \
-    ACC m[BATCH], log[BATCH];                                                                                          \
-    FOR_EACH(r) top[r] = top_of_row(t, x + at[0] MASK_ROW, n);                                                         \
-    for (int r = 0; r < count; r++) {                                                                                  \
-        m[r] = largest_lane(top[r]);                                                                                   \
-        f[r] = frame_of(t, m[r]);                                                                                      \
-    }                                                                                                                  \
-    FOR_EACH(r) {                                                                                                      \
-        V h = ZERO, l = ZERO, some = ZERO;                                                                             \
-        OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, CONSTANT(m[r]), f + r, &h, &l, &some))                     \
-        high[r] = h;                                                                                                   \
-        low[r] = l;                                                                                                    \
-        equal[r] = some;                                                                                               \
-    }                                                                                                                  \
-    for (int r = 0; r < count; r++) {                                                                                  \
-        const Sum l = sum_lanes(high + r, low + r);                                                                    \
-        V e_low, e = exp_of_maximum(t, CONSTANT(m[r]), f + r, &e_low);                                                 \
-        log[r] = total(l) != total(l) ? (ACC)NAN : log_of_sum(count_of(equal[r]), l, e, e_low);                        \
-    }
+#ifdef BATCHED
+FUNCTION R log_of_batch(const Task *t, const Batch *b, Found *found) {
+    const Sum l = sum_of_rows(found->high, found->low);
+    V e_low, e = exp_of_maximum(t, b->m, &b->frame, &e_low);
+    return total(l) != total(l) ? CONSTANT(NAN) : log_of_sum(count_of_rows(found->equal), l, e, e_low);
+}
 #endif
 
 #endif
@@ -428,9 +488,10 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
 
 // What is left of x when the logarithm of the sum is taken from it, which comes as `lse` and a rest: rounded and what that lost, or where
 // there is a scale the maximum and what follows it.
-FUNCTION void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V lse, V rest) {
+FUNCTION void take_elements(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V *e) { FOUR(k) e[k] = X(j + k * STEP); }
+FUNCTION void put_log_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, const V *e, V lse, V rest) {
     FOUR(k) {
-        const V v = X(j + k * STEP);
+        const V v = e[k];
 #ifdef SCALED
         V lost, z = scaled_difference(t, v, lse, &lost);
         // The difference of huge numbers may overflow, a part of it not.
@@ -442,6 +503,11 @@ FUNCTION void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0
         put0(t, y, j + k * STEP, n, HIDE(share, j + k * STEP, -INFINITY));
     }
 }
+FUNCTION void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V lse, V rest) {
+    V e[4];
+    take_elements(t, x MASK_ARGUMENT, j, n, e);
+    put_log_shares(t, y MASK_ARGUMENT, j, n, e, lse, rest);
+}
 FUNCTION V parts_of_lse(R m, R log, V *rest) {
     *rest = SPLAT(log + (m - m));  // NaN for a row that has no softmax
 #ifdef SCALED
@@ -451,14 +517,13 @@ FUNCTION V parts_of_lse(R m, R log, V *rest) {
 #endif
 }
 #ifdef BATCHED
+DEFINE_ADVANCE(rest_tile(t, x + at[0] MASK_AT(at), j, end, m, &f, &high, &low, &equal),
+               take_elements(t, x + to[0] MASK_AT(to), j, end, e), put_log_shares(t, y + to[1] MASK_AT(to), j, end, e, a, b))
 KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     FOR_BATCHES {
-        FOLDS_OF_ROWS(m, log)
-        FOR_EACH(r) {
-            V rest, lse = parts_of_lse(m[r], log[r], &rest);
-            OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, lse, rest))
-        }
+        STEP_FURTHER
+        now->a = parts_of_lse(now->m, log_of_batch(t, now, &found), &now->b);
     }
 }
 #else
@@ -527,6 +592,9 @@ KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global I
 #define SET_RESULTS                                                                                                    \
     SET(0, y + at[1], log != log ? log : m - m == 0 ? SCALE(m) + log : m)                                              \
     SET_SIGN(log != log ? log : m == -INFINITY ? (R)0 : (R)1)
+#ifdef BATCHED
+DEFINE_ADVANCE(rest_tile(t, x + at[0] MASK_AT(at), j, end, m, &f, &high, &low, &equal), (void)0, (void)0)
+#endif
 KERNEL(logsumexp)(Task task, const __global IN0 *x, __global OUT0 *y
 #if OUTPUTS > 1
                         , __global OUT1 *sign
@@ -537,11 +605,9 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, __global OUT0 *y
     SCRATCH(Sum, sums)
 #ifdef BATCHED
     FOR_BATCHES {
-        FOLDS_OF_ROWS(ms, logs)
-        FOR_EACH(r) {
-            const ACC m = ms[r], log = logs[r];
-            SET_RESULTS
-        }
+        STEP_FURTHER
+        const V m = now->m, log = log_of_batch(t, now, &found);
+        SET_RESULTS
     }
 #else
     FOR_ROWS {
