@@ -62,6 +62,7 @@ def calls():
             yield op.name, arguments, {"b": rng.standard_normal(x.shape).astype(np.float32)}
         if op.name in ("softmax", "log_softmax", "logsumexp"):  # more rows than a work-group takes at once, and again
             yield op.name, op.inputs((3 * rng.standard_normal((1100, 17))).astype(np.float32), rng), {}
+            yield op.name, (np.ascontiguousarray(x.T)[:, :5].repeat(4, axis=1),), {"axis": 0}  # a tile of a vector of rows, and its rest
         if op.name in opencl._IN_PARTS:
             yield op.name, op.inputs((100 * rng.standard_normal((2, 2 * PART + 33))).astype(np.float32), rng), {}
 

@@ -124,14 +124,15 @@ FUNCTION long place(const Task *t, int i, long j) {
     long at[ARGS];                                                                                                     \
     for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
         if (enter(t, u / slabs * inner + u % slabs * VEC, at) && (task.width = min((long)VEC, inner - u % slabs * VEC)))
-// SLAB vectors of them at a time; `columns` are how many rows there are.
-#define SLAB 8
-#define FOR_SLABS(columns)                                                                                             \
-    const long wide = SLAB * VEC, inner = t->shape[t->nouter - 1], slabs = (inner + wide - 1) / wide;                  \
+// SLAB vectors of them at a time, `count` where there are fewer, or one that is not whole.
+#define SLAB 16
+#define FOR_SLABS                                                                                                      \
+    const long wide = SLAB * VEC, inner = t->shape[t->nouter - 1], slabs = (inner + wide - 1) / wide, n = t->n;        \
     const long units = t->rows / inner * slabs, groups = get_num_groups(1);                                            \
-    long at[ARGS], columns;                                                                                            \
+    long at[ARGS];                                                                                                     \
     for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
-        if (enter(t, u / slabs * inner + u % slabs * wide, at) && (columns = min(wide, inner - u % slabs * wide)))
+        for (long c = u % slabs * wide, stop = min(inner, c + wide), count; c < stop; c += task.width * count)         \
+            if (enter(t, u / slabs * inner + c, at) && (task.width = min((long)VEC, stop - c)) && (count = max(1L, (stop - c) / VEC)))
 #elif defined(PART)
 #define FOR_ROWS                                                                                                       \
     const long parts = (t->n + PART - 1) / PART, units = t->rows * parts, groups = get_num_groups(1);                  \
@@ -436,8 +437,7 @@ DEFINE_OUTPUT(2, OUT2, WRITE2)
 #define MASK_AT(at) , mask + (at)[MASK]
 #define MASK_ROW MASK_AT(at)
 // The mask of rows that follow in COLUMNS.
-#define MASK_VECTOR(w) , mask + (w) * VEC * t->arg[MASK].stride[t->nouter - 1]
-#define MASK_ROW_AT(column) , mask + at[MASK] + (column) * t->arg[MASK].stride[t->nouter - 1]
+#define MASK_VECTOR(w) , mask + at[MASK] + (w) * VEC * t->arg[MASK].stride[t->nouter - 1]
 FUNCTION I mask_of(const Task *t, const __global uchar *row, long j, long n) {
     I m = (I)(0);
 #ifdef COLUMNS
@@ -456,7 +456,6 @@ FUNCTION I mask_of(const Task *t, const __global uchar *row, long j, long n) {
 #define MASK_AT(at)
 #define MASK_ROW
 #define MASK_VECTOR(w)
-#define MASK_ROW_AT(column)
 #define HIDE(v, j, fill) (v)
 #endif
 

@@ -22,7 +22,6 @@ FUNCTION V elements(const Task *t, const __global IN0 *row, long j, long n) {
     return v;
 }
 #define X(j) HIDE(elements(t, x, j, n), j, -INFINITY)
-FUNCTION V elements_that_count(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n) { return X(j); }
 
 // scale (x - m) and what that lost. Where x is infinite or far away the loss says nothing, and decay does not look at it.
 FUNCTION V scaled_difference(const Task *t, V x, V m, V *low) {
@@ -90,7 +89,7 @@ FUNCTION void exps_in_frame(const Task *t, V *e, const Frame *f) {
 
 // ---------------------------------------------------------------- the state of a row
 
-#if defined(OP_log_softmax) || (defined(OP_logsumexp) && !defined(WEIGHTED)) || defined(OP_cross_entropy) ||                              \
+#if defined(OP_log_softmax) || (defined(OP_logsumexp) && !defined(WEIGHTED)) || defined(OP_cross_entropy) ||           \
     (defined(OP_softmax) && defined(PART))
 
 // m, the frame f of it, the count of the elements that equal it, and the sum l of the others, in that frame: what is small beside 1 is
@@ -193,6 +192,63 @@ FUNCTION Sum in_frame_of_row(const Task *t, const __global ACC *state, const Fra
 
 #endif
 
+// ---------------------------------------------------------------- rows side by side
+
+#if defined(COLUMNS) && (defined(OP_softmax) || defined(OP_log_softmax) || defined(OP_logsumexp))
+
+// Far apart as the elements of a row are, a stretch of each is read at once, of SLAB vectors, and the stretches SOON_ROWS further on are
+// asked for: no processor sees them coming.
+#define SOON_ROWS 2
+#define X_OF(w) (x + at[0] + (w) * VEC)
+#define Y_OF(w) (y + at[1] + (w) * VEC)
+FUNCTION long soon(long tile, int chain) { return tile + chain + SOON_ROWS + (chain + SOON_ROWS < VEC ? 0 : TILE - VEC); }
+#define OVER_SLAB(call)                                                                                                \
+    {                                                                                                                  \
+        const long whole = t->width == VEC ? n / TILE * TILE : 0;                                                      \
+        for (long tile = 0; tile < whole; tile += TILE)                                                                \
+            for (int chain = 0; chain < VEC; chain++)                                                                  \
+                for (int w = 0; w < count; w++) {                                                                      \
+                    const long j = tile + chain, end = LONG_MAX;                                                       \
+                    t->width = VEC; /* as it is: the tests for it go away */                                           \
+                    FOUR(k) SOON(X_OF(w) + AT(t, 0, soon(tile, chain) + k * STEP));                                    \
+                    call;                                                                                              \
+                }                                                                                                      \
+        for (long tile = whole; tile < n; tile += TILE)                                                                \
+            for (int chain = 0; chain < VEC; chain++)                                                                  \
+                for (int w = 0; w < count; w++) {                                                                      \
+                    const long j = tile + chain, end = n;                                                              \
+                    call;                                                                                              \
+                }                                                                                                      \
+    }
+FUNCTION void top_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V *m) {
+    V top[4] = {*m, *m, *m, *m};
+    max_tile(t, x MASK_ARGUMENT, j, n, top);
+    top[0] = top[1] > top[0] ? top[1] : top[0];
+    top[2] = top[3] > top[2] ? top[3] : top[2];
+    *m = top[2] > top[0] ? top[2] : top[0];
+}
+#define SUM_SLAB(m, call)                                                                                              \
+    V m[SLAB], high[SLAB * VEC], low[SLAB * VEC], equal[SLAB];                                                         \
+    Frame f[SLAB];                                                                                                     \
+    for (int w = 0; w < count; w++) m[w] = CONSTANT(-INFINITY);                                                        \
+    OVER_SLAB(top_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m + w))                                                      \
+    for (int w = 0; w < count; w++) {                                                                                  \
+        f[w] = frame_of(t, m[w]);                                                                                      \
+        equal[w] = ZERO;                                                                                               \
+    }                                                                                                                  \
+    for (int i = 0; i < count * VEC; i++) high[i] = low[i] = ZERO;                                                     \
+    OVER_SLAB({                                                                                                        \
+        const int i = w * VEC + chain;                                                                                 \
+        call;                                                                                                          \
+    })
+#define WRITE_SLAB(call)                                                                                               \
+    OVER_SLAB({                                                                                                        \
+        FOUR(k) SOON_WRITTEN(Y_OF(w) + AT(t, 1, soon(tile, chain) + k * STEP));                                        \
+        call;                                                                                                          \
+    })
+
+#endif
+
 // ---------------------------------------------------------------- rows in batches
 
 #ifdef BATCHED
@@ -217,7 +273,7 @@ typedef struct { V top[VEC], high[VEC], low[VEC], equal[VEC]; } Found;
 #endif
 // A function that takes row r of each batch a step further; of the steps that are not wanted none is there. `sum` and `result` are called
 // on tiles, with `at` and `f` of the row that is summed, and `to`, `g`, `a` and `b` of the one that is written.
-#define DEFINE_ADVANCE(sum, take, result)                                                                                    \
+#define DEFINE_ADVANCE(sum, take, result)                                                                              \
     FUNCTION void advance(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, const Batch *next,    \
                           const Batch *now, const Batch *done, Found *found, int r, bool meet, bool add, bool write) { \
         const long n = t->n, *from = next->at[r], *at = now->at[r], *to = done->at[r];                                 \
@@ -251,7 +307,7 @@ FUNCTION Frame frame_of_row(const Batch *b, int r) {
 }
 // Enters the rows from `base` on, and takes each batch a step further.
 #define STEP_FURTHER                                                                                                   \
-    next->count = clamp(last - base, 0L, width);                                                                            \
+    next->count = clamp(last - base, 0L, width);                                                                       \
     for (int r = 0; r < next->count; r++) enter(t, base + r, next->at[r]);                                             \
     const long all = min(min(next->count, now->count), WRITES ? done->count : VEC);                                    \
     for (int r = 0; r < all; r++) advance(t, x, y MASK_ARGUMENT, next, now, done, &found, r, true, true, WRITES);      \
@@ -270,7 +326,7 @@ FUNCTION Frame frame_of_row(const Batch *b, int r) {
     now->frame = frame_of(t, now->m);                                                                                  \
     now->count = done->count = 0;                                                                                      \
     for (int r = 0; r < VEC; r++) found.top[r] = found.high[r] = found.low[r] = found.equal[r] = ZERO;                 \
-    for (long base = t->rows * get_group_id(1) / groups; base < last + (1 + WRITES) * width;                            \
+    for (long base = t->rows * get_group_id(1) / groups; base < last + (1 + WRITES) * width;                           \
          base += width, spare = done, done = now, now = next, next = spare)
 
 #endif
@@ -281,7 +337,11 @@ FUNCTION Frame frame_of_row(const Batch *b, int r) {
 
 // Exponentials wait in y for their sum where that holds them unrounded, in whole vectors: a part of one is slow to read again.
 #ifdef KEEP
+#ifdef COLUMNS
+#define KEPT(n, j) (t->n <= 2048 && WHOLE(n, j))  // where they may still be in a cache
+#else
 #define KEPT(n, j) WHOLE(n, j)
+#endif
 #define READ_KEPT(p) VECTOR_same(p)
 #else
 #define KEPT(n, j) 0
@@ -315,43 +375,16 @@ FUNCTION void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y 
     put_shares(t, y MASK_ARGUMENT, j, n, e, inverse, inverse_low);
 }
 #ifdef COLUMNS
-// `count` vectors of rows that lie side by side, of t->width rows each: far apart as the elements of a row are, a stretch of each is
-// read at once.
-FUNCTION void softmax_of_slab(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, int count) {
-    const long n = t->n;
-    V m[SLAB], high[SLAB * VEC], low[SLAB * VEC], inverse[SLAB], inverse_low[SLAB];
-    Frame f[SLAB];
-    for (int w = 0; w < count; w++) m[w] = CONSTANT(-INFINITY);
-    for (long j = 0; j < n; j++)
-        for (int w = 0; w < count; w++) {
-            const V v = elements_that_count(t, x + w * VEC MASK_VECTOR(w), j, n);
-            m[w] = v > m[w] ? v : m[w];
-        }
-    for (int w = 0; w < count; w++) f[w] = frame_of(t, m[w]);
-    for (int i = 0; i < count * VEC; i++) high[i] = low[i] = ZERO;
-    for (long j = 0; j < n; j += TILE)
-        for (int chain = 0; chain < VEC; chain++)
-            for (int w = 0; w < count; w++) {
-                const int i = w * VEC + chain;
-                exp_tile(t, x + w * VEC, y + w * VEC MASK_VECTOR(w), j + chain, n, f + w, high + i, low + i);
-            }
-    for (int w = 0; w < count; w++) {
-        invert(sum_lanes(high + w * VEC, low + w * VEC), inverse + w, inverse_low + w);
-        inverse[w] = m[w] == CONSTANT(-INFINITY) ? CONSTANT(NAN) : inverse[w];
-    }
-    for (long j = 0; j < n; j += TILE)
-        for (int chain = 0; chain < VEC; chain++)
-            for (int w = 0; w < count; w++)
-                share_tile(t, x + w * VEC, y + w * VEC MASK_VECTOR(w), j + chain, n, f + w, inverse[w], inverse_low[w]);
-}
 KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     Task *t = &task;
-    FOR_SLABS(columns) {
-        const int whole = columns / VEC * VEC;
-        task.width = VEC;
-        softmax_of_slab(t, x + at[0], y + at[1] MASK_ROW, whole / VEC);
-        task.width = columns - whole;
-        if (task.width) softmax_of_slab(t, x + at[0] + whole, y + at[1] + whole MASK_ROW_AT(whole), 1);
+    FOR_SLABS {
+        SUM_SLAB(m, exp_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, high + i, low + i))
+        V inverse[SLAB], inverse_low[SLAB];
+        for (int w = 0; w < count; w++) {
+            invert(sum_lanes(high + w * VEC, low + w * VEC), inverse + w, inverse_low + w);
+            inverse[w] = m[w] == CONSTANT(-INFINITY) ? CONSTANT(NAN) : inverse[w];
+        }
+        WRITE_SLAB(share_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, inverse[w], inverse_low[w]))
     }
 }
 #elif defined(BATCHED)
@@ -474,6 +507,16 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
     STATE_OF_ROW(m)                                                                                                    \
     V e_low, e = exp_of_maximum(t, SPLAT(m), &f, &e_low);                                                              \
     const R log = total(l) != total(l) ? (R)NAN : log_of_sum(count, l, e, e_low);
+#ifdef COLUMNS
+#define REST_OF_SLAB(m, log)                                                                                           \
+    SUM_SLAB(m, rest_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m[w], f + w, high + i, low + i, equal + w))               \
+    V log[SLAB];                                                                                                       \
+    for (int w = 0; w < count; w++) {                                                                                  \
+        const Sum l = sum_lanes(high + w * VEC, low + w * VEC);                                                        \
+        V e_low, e = exp_of_maximum(t, m[w], f + w, &e_low);                                                           \
+        log[w] = total(l) != total(l) ? CONSTANT(NAN) : log_of_sum(equal[w], l, e, e_low);                             \
+    }
+#endif
 
 #ifdef BATCHED
 FUNCTION R log_of_batch(const Task *t, const Batch *b, Found *found) {
@@ -524,6 +567,16 @@ KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARA
     FOR_BATCHES {
         STEP_FURTHER
         now->a = parts_of_lse(now->m, log_of_batch(t, now, &found), &now->b);
+    }
+}
+#elif defined(COLUMNS)
+KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
+    Task *t = &task;
+    FOR_SLABS {
+        REST_OF_SLAB(m, lse)
+        V rest[SLAB];
+        for (int w = 0; w < count; w++) lse[w] = parts_of_lse(m[w], lse[w], rest + w);
+        WRITE_SLAB(log_share_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, lse[w], rest[w]))
     }
 }
 #else
@@ -600,7 +653,7 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, __global OUT0 *y
                         , __global OUT1 *sign
 #endif
                         MASK_PARAMETER STATES_PARAMETER) {
-    const Task *t = &task;
+    Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
 #ifdef BATCHED
@@ -608,6 +661,15 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, __global OUT0 *y
         STEP_FURTHER
         const V m = now->m, log = log_of_batch(t, now, &found);
         SET_RESULTS
+    }
+#elif defined(COLUMNS)
+    FOR_SLABS {
+        REST_OF_SLAB(tops, logs)
+        for (int w = 0; w < count; w++) {
+            const V m = tops[w], log = logs[w];
+            SET_RESULTS
+            for (int i = 0; i < ARGS; i++) at[i] += VEC * t->arg[i].stride[t->nouter - 1];
+        }
     }
 #else
     FOR_ROWS {
