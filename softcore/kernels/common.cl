@@ -206,6 +206,7 @@ FUNCTION long place(const Task *t, int i, long j) {
 #define SOON(p)
 #define SOON_WRITTEN(p)
 #endif
+#define MEANWHILE  // what a file asks for as it goes over a row
 
 #define LANES(k, count) _Pragma("unroll") for (int k = 0; k < count; k++)
 

@@ -94,9 +94,12 @@ FUNCTION void weigh_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAME
 typedef struct { Frame frame; ACC inverse, amount, c, taken; long label; } GradientRow;
 FUNCTION void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAMETER WEIGHT_PARAMETER, __global GRADIENT_TYPE *dx,
                             long j, long n, const GradientRow *g) {
+    V e[4];
+    FOUR(k) e[k] = take0(t, x, j + k * STEP, n, 0);
+    exps_in_frame(t, e, &g->frame);
     FOUR(k) {
         const long i = j + k * STEP;
-        V d = exp_in_frame(t, take0(t, x, i, n, 0), &g->frame) * CONSTANT(g->inverse) * CONSTANT(g->amount);
+        V d = e[k] * CONSTANT(g->inverse) * CONSTANT(g->amount);
 #ifdef SHARED_OUT
         d = d - CONSTANT(g->c) * shares_of(t TARGET_ARGUMENT WEIGHT_ARGUMENT, i, n);
 #endif
@@ -106,6 +109,17 @@ FUNCTION void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PAR
 }
 #endif
 
+// As exponentials are added, the next row of x is asked for, and the place of the gradient.
+#undef MEANWHILE
+#ifdef GRADIENT
+#define MEANWHILE                                                                                                      \
+    FOUR(k) {                                                                                                          \
+        SOON(x + at[0] + n + j + k * STEP);                                                                            \
+        SOON_WRITTEN(dx + at[GRADIENT_AT] + j + k * STEP);                                                             \
+    }
+#else
+#define MEANWHILE FOUR(k) SOON(x + at[0] + n + j + k * STEP);
+#endif
 // x and, if soft, target hold rows; labels, dloss and loss one value a row; weight is broadcast to rows.
 KERNEL(cross_entropy)(Task task, const __global IN0 *x,
        const __global IN1 *target WEIGHT_PARAMETER DLOSS_PARAMETER VALUE_PARAMETER GRADIENT_PARAMETER) {

@@ -137,7 +137,7 @@ FUNCTION V exp_of_maximum(const Task *t, V m, const Frame *f, V *lost) {
     const Frame f = frame_of(t, m);                                                                                    \
     ACCUMULATORS(high, low)                                                                                            \
     V equal = ZERO;                                                                                                    \
-    OVER_TILES(rest_tile(t, x + at[0] MASK_ROW, j, end, SPLAT(m), &f, high + chain, low + chain, &equal))              \
+    OVER_TILES({ MEANWHILE rest_tile(t, x + at[0] MASK_ROW, j, end, SPLAT(m), &f, high + chain, low + chain, &equal); })\
     Sum l = sum_lanes(high, low);                                                                                      \
     OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))                                                              \
     R count = count_of(equal);                                                                                         \
