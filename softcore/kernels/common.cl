@@ -196,7 +196,7 @@ FUNCTION long place(const Task *t, int i, long j) {
 
 // Asks for what is read or written later: OpenCL C has prefetch, which does nothing in PoCL, compilers made of clang have this. A CPU sees
 // what follows in a row, but neither the next row of several that it works on, nor far enough ahead where much is done with an element.
-#if defined(LOOSE) && defined(__OPTIMIZE__) && defined(__has_builtin)
+#if defined(LOOSE) && !defined(STRIDED) && defined(__OPTIMIZE__) && defined(__has_builtin)
 #if __has_builtin(__builtin_prefetch)
 #define SOON(p) __builtin_prefetch(p)
 #define SOON_WRITTEN(p) __builtin_prefetch(p, 1)

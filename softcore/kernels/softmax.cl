@@ -271,8 +271,9 @@ typedef struct { V top[VEC], high[VEC], low[VEC], equal[VEC]; } Found;
 #else
 #define WRITES 1
 #endif
-// A function that takes row r of each batch a step further; of the steps that are not wanted none is there. `sum` and `result` are called
-// on tiles, with `at` and `f` of the row that is summed, and `to`, `g`, `a` and `b` of the one that is written.
+// A function that takes row r of each batch a step further, as far as steps are wanted. `sum` is called on tiles with `at` and `f` of the
+// row that is summed, `take` and `result` with `to`, `g`, `a` and `b` of the one that is written. All loads of a tile come before its
+// stores: rows of a power of two in bytes look alike to a processor that compares the last twelve bits of addresses.
 #define DEFINE_ADVANCE(sum, take, result)                                                                              \
     FUNCTION void advance(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, const Batch *next,    \
                           const Batch *now, const Batch *done, Found *found, int r, bool meet, bool add, bool write) { \
@@ -362,7 +363,8 @@ FUNCTION void invert(Sum l, V *high, V *low) {
     const V product = two_product(SPLAT(l.high), *high, &error);
     *low = (((ONE - product) - error) - SPLAT(l.low) * *high) * *high;
 }
-FUNCTION void take_exponentials(const Task *t, const __global IN0 *x, const __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *e) {
+FUNCTION void take_exponentials(const Task *t, const __global IN0 *x, const __global OUT0 *y MASK_PARAMETER, long j, long n,
+                                const Frame *f, V *e) {
     FOUR(k) e[k] = KEPT(n, j + k * STEP) ? READ_KEPT(y + AT(t, 1, j + k * STEP)) : exp_in_frame(t, X(j + k * STEP), f);
 }
 FUNCTION void put_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, const V *e, V inverse, V inverse_low) {
