@@ -273,7 +273,7 @@ typedef struct { V top[VEC], high[VEC], low[VEC], equal[VEC]; } Found;
 #endif
 // A function that takes row r of each batch a step further, as far as steps are wanted. `sum` is called on tiles with `at` and `f` of the
 // row that is summed, `take` and `result` with `to`, `g`, `a` and `b` of the one that is written. All loads of a tile come before its
-// stores: rows of a power of two in bytes look alike to a processor that compares the last twelve bits of addresses.
+// stores.
 #define DEFINE_ADVANCE(sum, take, result)                                                                              \
     FUNCTION void advance(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, const Batch *next,    \
                           const Batch *now, const Batch *done, Found *found, int r, bool meet, bool add, bool write) { \
