@@ -132,14 +132,79 @@ INLINE void store_few(float *p, __m256 v, ptrdiff_t n) {
     if (n & 1) _mm_store_ss(p, low);
 }
 #endif
+// The last eight elements of a row are turned together, whether or not some of them were before: a part of eight takes longer.
+INLINE ptrdiff_t last_eight(ptrdiff_t j, ptrdiff_t length) { return j + 8 > length && length > 8 ? length - 8 : j; }
 // Sixteen rows of floats into a slab, whose rows are `width` long, and back; false where the machine or the storage has no
 // such way.
 template <class S> INLINE bool turn_in(acc<S> *, ptrdiff_t, const S *, ptrdiff_t, ptrdiff_t) { return false; }
 template <class S> INLINE bool turn_out(S *, ptrdiff_t, const acc<S> *, ptrdiff_t, ptrdiff_t) { return false; }
-#if SOFTCORE_VECTOR >= 32
+#if SOFTCORE_VECTOR == 64
+// Both squares of eight at once: each half of a register has its own.
+template <class Load, class Put> INLINE void turn8_twice(Load at, Put put) {
+    __m512 a[8], b[8], c[8];
+    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) a[i] = at(i);
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const int from = i / 2 * 4 + i % 2;
+        c[i / 2 * 4 + i % 2 * 2] = _mm512_shuffle_ps(b[from], b[from + 2], 0x44);
+        c[i / 2 * 4 + i % 2 * 2 + 1] = _mm512_shuffle_ps(b[from], b[from + 2], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const __m512d x = _mm512_castps_pd(c[i]), y = _mm512_castps_pd(c[i + 4]);
+        put(i, _mm512_castpd_ps(_mm512_permutex2var_pd(x, low, y)));
+        put(i + 4, _mm512_castpd_ps(_mm512_permutex2var_pd(x, high, y)));
+    }
+}
+// Addresses are made one from the other: sixteen that are known beforehand find no registers.
 template <> INLINE bool turn_in<float>(float *slab, ptrdiff_t width, const float *x, ptrdiff_t stride, ptrdiff_t length) {
-    for (ptrdiff_t j = 0; j < length; j += 8)
+    for (ptrdiff_t i = 0; i < length; i += 8) {
+        const ptrdiff_t j = last_eight(i, length);
+        const float *p = x + j;
+        float *q = slab + j * width;
+        const __m256i some = first8(length - j);
+        const auto put = [=](int i, __m512 v) __attribute__((always_inline)) { _mm512_storeu_ps(q + i * width, v); };
+        const auto turn = [&](auto eight) __attribute__((always_inline)) {
+            turn8_twice([&](int) __attribute__((always_inline)) {
+                const __m512 v = _mm512_insertf32x8(_mm512_castps256_ps512(eight(p)), eight(step(p, 8 * stride)), 1);
+                p = step(p, stride);
+                return v;
+            }, put);
+        };
+        if (length - j >= 8) turn([](const float *p) __attribute__((always_inline)) { return _mm256_loadu_ps(p); });
+        else turn([=](const float *p) __attribute__((always_inline)) { return _mm256_maskload_ps(p, some); });
+    }
+    return true;
+}
+template <> INLINE bool turn_out<float>(float *y, ptrdiff_t stride, const float *slab, ptrdiff_t width, ptrdiff_t length) {
+    for (ptrdiff_t i = 0; i < length; i += 8) {
+        const ptrdiff_t j = last_eight(i, length);
+        float *p = y + j;
+        const float *q = slab + j * width;
+        const auto turn = [&](auto eight) __attribute__((always_inline)) {
+            turn8_twice([&](int) __attribute__((always_inline)) {
+                const __m512 v = _mm512_loadu_ps(q);
+                q += width;
+                return v;
+            }, [=](int i, __m512 v) __attribute__((always_inline)) {
+                eight(step(p, i * stride), _mm512_castps512_ps256(v));
+                eight(step(p, (i + 8) * stride), _mm512_extractf32x8_ps(v, 1));
+            });
+        };
+        if (length - j >= 8) turn([](float *p, __m256 v) __attribute__((always_inline)) { _mm256_storeu_ps(p, v); });
+        else turn([=](float *p, __m256 v) __attribute__((always_inline)) { store_few(p, v, length - j); });
+    }
+    return true;
+}
+#elif SOFTCORE_VECTOR == 32
+template <> INLINE bool turn_in<float>(float *slab, ptrdiff_t width, const float *x, ptrdiff_t stride, ptrdiff_t length) {
+    for (ptrdiff_t i = 0; i < length; i += 8)
         for (int half = 0; half < 2; half++) {
+            const ptrdiff_t j = last_eight(i, length);
             const float *p = step(x + j, half * 8 * stride);
             float *q = slab + j * width + half * 8;
             auto put = [=](int i, __m256 v) __attribute__((always_inline)) { _mm256_storeu_ps(q + i * width, v); };
@@ -150,8 +215,9 @@ template <> INLINE bool turn_in<float>(float *slab, ptrdiff_t width, const float
     return true;
 }
 template <> INLINE bool turn_out<float>(float *y, ptrdiff_t stride, const float *slab, ptrdiff_t width, ptrdiff_t length) {
-    for (ptrdiff_t j = 0; j < length; j += 8)
+    for (ptrdiff_t i = 0; i < length; i += 8)
         for (int half = 0; half < 2; half++) {
+            const ptrdiff_t j = last_eight(i, length);
             float *p = step(y + j, half * 8 * stride);
             const float *q = slab + j * width + half * 8;
             auto at = [=](int i) __attribute__((always_inline)) { return _mm256_loadu_ps(q + i * width); };

@@ -454,18 +454,14 @@ template <class S> __attribute__((noinline)) double top_of_tile(const S *x, ptrd
 // The same of columns, which are copied to `kept` as accumulators if it is there; `hidden` elements, if any, take no part.
 template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *top, const Lanes<S> *hidden, acc<S> *kept) {
     const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
-    const bool copies = kept && (const void *)kept != (const void *)x, far = stride > 64;
+    const bool copies = kept && (const void *)kept != (const void *)x, far = stride >= 1024;
     Lanes<S> nan[WIDE];
-    for (ptrdiff_t g = 0; g < groups; g++) {
-        top[g] = constant<Lanes<S>>(-INFINITY);
-        nan[g] = constant<Lanes<S>>(0);
-    }
     for (ptrdiff_t j = 0; j < n; j += 8) {
         const ptrdiff_t rows = n - j < 8 ? n - j : 8;
         for (ptrdiff_t i = 0; far && i < rows; i++)  // the next rows lie in other pages, where no hardware looks ahead
             for (ptrdiff_t g = 0; g < groups; g++) prefetch(row_at(x, stride, j + 8 + i) + g * L);
         for (ptrdiff_t g = 0; g < groups; g++) {
-            Lanes<S> a = top[g], b = nan[g];
+            Lanes<S> a = j ? top[g] : constant<Lanes<S>>(-INFINITY), b = j ? nan[g] : constant<Lanes<S>>(0);
             for (ptrdiff_t i = 0; i < rows; i++) {
                 Lanes<S> v = load_some<S>(row_at(x, stride, j + i) + g * L, width - g * L, 0);
                 if (copies) store_pack(kept + ((j + i) * groups + g) * L, v);

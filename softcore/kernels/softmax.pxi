@@ -298,7 +298,7 @@ cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const 
     # for those its elements.
     cdef State[Doubles[storage]] chunk[WIDE]
     cdef State[Doubles[storage]] frames[WIDE]
-    cdef State[Doubles[storage]]* to
+    cdef State[Doubles[storage]]* made
     cdef Frame[storage] frame[WIDE]
     cdef Sum[Doubles[storage]] sums[WIDE]
     cdef Lanes[storage] top[WIDE]
@@ -308,23 +308,21 @@ cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const 
     while j < slab.n:
         rows = min(slab.n - j, frame_size(_))
         x = <const storage*> (slab.at[0] + j * slab.stride[0])
+        made = total if j == 0 else &chunk[0] if j % chunk_size(_) == 0 else &frames[0]  # the first of a total or a chunk is there at once
         top_of_columns(x, slab.stride[0], rows, slab.width, top, hidden, kept)
         for g in range(groups):
-            frames[g] = states_of_max(_, top[g], scale)
-            frame[g] = frames_of(_, &frames[g], scale)
+            made[g] = states_of_max(_, top[g], scale)
+            frame[g] = frames_of(_, &made[g], scale)
         if kept != NULL and hidden == NULL:
             for g in range(groups):
                 exp_kept_columns(_, kept + g * L, groups * L, rows, &frame[g], scale, exponentials, slab.next + g * L * sizeof(storage) if slab.next else NULL, slab.stride[0], &sums[g])
         else:
             exp_columns(x, slab.stride[0], rows, slab.width, frame, scale, hidden, sums)
         for g in range(groups):
-            frames[g].l = sums[g]
-            close_columns(_, &frames[g])
-            to = &total[g] if j < chunk_size(_) else &chunk[g]
-            if j % chunk_size(_):
-                merge_columns(_, to, &frames[g], scale)
-            else:
-                to[0] = frames[g]
+            made[g].l = sums[g]
+            close_columns(_, &made[g])
+            if made == &frames[0]:
+                merge_columns(_, &total[g] if j < chunk_size(_) else &chunk[g], &frames[g], scale)
         j += rows
         if j > chunk_size(_) and (j % chunk_size(_) == 0 or j == slab.n):
             for g in range(groups):
