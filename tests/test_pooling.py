@@ -586,6 +586,8 @@ def test_channels_last_has_the_bits_of_channels_first(isa, rng):
         ((2, 9, 41, 600), (2, 2), {}),
         ((1, 11, 30, 1100), (3, 2), {"stride": 1, "padding": ((1, 2), (0, 1)), "ceil_mode": True}),
         ((1, 3, 3, 9000), (2, 2), {"stride": 1}),
+        ((3, 3, 9, 70), (3, 2), {"stride": 1, "padding": 1}),  # rows of the same numbers were kept of the plane before
+        ((1, 3, 150, 600), (3, 2), {"stride": 1, "padding": 1}),
         ((1, 200, 5, 20), (150, 2), {"stride": 7, "padding": ((60, 0), (1, 1))}),
         ((1, 40, 12, 33), (4, 3), {"stride": (3, 2), "dilation": (5, 2)}),
         ((1, 7, 8, 9, 70), (3, 3, 3), {"stride": 2, "padding": 1}),
