@@ -30,9 +30,10 @@ INLINE char *stage_pixel(Staged *s, char *to, ptrdiff_t bytes) { return s->past 
 // with 0 each window's are joined as they come.
 enum { SLOT_MOST = 32768, SLOTS_MOST = 64 };
 struct Blocks { ptrdiff_t outputs, many, across, slot_bytes, rows; };
+INLINE ptrdiff_t channels_across(ptrdiff_t channels) { return round_up<float>(channels); }  // whole Lanes of any dtype
 inline Blocks blocks_of(const Windows *w, ptrdiff_t channels, ptrdiff_t bytes) {
     Blocks b;
-    b.across = (channels + 15) / 16 * 16;
+    b.across = channels_across(channels);
     b.outputs = std::max<ptrdiff_t>(1, std::min<ptrdiff_t>(w[2].count, SLOT_MOST / (b.across * bytes)));
     b.many = (w[2].count + b.outputs - 1) / b.outputs;
     b.slot_bytes = b.outputs * b.across * bytes;

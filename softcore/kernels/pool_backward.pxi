@@ -203,11 +203,8 @@ cdef void spread_straight(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char*
     close_staged(&s.staged)
 
 # The same across channels, whose rows have all of them. The places of maxima are kept for as many rows of windows as hold an element.
-cdef inline Py_ssize_t channels_across(const Pool* t) noexcept nogil:
-    return (t.arg[0].shape[t.channel] + 15) // 16 * 16
-
 cdef inline Py_ssize_t place_bytes(const Pool* t) noexcept nogil:
-    return t.w[2].count * channels_across(t) * (8 if t.arg[0].itemsize == 8 else 4)
+    return t.w[2].count * channels_across(t.arg[0].shape[t.channel]) * (8 if t.arg[0].itemsize == 8 else 4)
 
 # Returns whether a maximum is not in its window.
 cdef bint take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
@@ -222,7 +219,7 @@ cdef bint take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
     cdef Pixels p
     cdef char* kept = open_course(t, &s, unit, 1, room)
     p.channels = dx.shape[t.channel]
-    p.across = channels_across(t)
+    p.across = channels_across(t.arg[0].shape[t.channel])
     p.pixel = dy.step[4]
     p.index_step = index.step[4]
     p.y_step = dx.step[4]

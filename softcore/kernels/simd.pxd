@@ -301,6 +301,7 @@ cdef extern from "pool_across.h" namespace "softcore" nogil:
         SLOTS_MOST
     cdef struct Blocks:
         Py_ssize_t outputs, many, across, slot_bytes, rows
+    Py_ssize_t channels_across(Py_ssize_t channels)
     Blocks blocks_of(const Windows*, Py_ssize_t channels, Py_ssize_t bytes)
     Py_ssize_t slots_of(const Blocks*, const Windows*)
     cdef struct Pass:
