@@ -11,7 +11,7 @@ namespace {
 enum Code { HALF, BFLOAT16, FLOAT, DOUBLE, BOOL, INT8, UINT8, INT16, UINT16, INT32, UINT32, INT64, UINT64, SWAPPED = 32 };
 
 template <class S> INLINE int code_of_storage(const S *) {
-    return std::is_same<S, half>::value ? HALF : std::is_same<S, bfloat16>::value ? BFLOAT16 : std::is_same<S, float>::value ? FLOAT : DOUBLE;
+    return std::is_same<S, half>::value ? HALF : std::is_same<S, bfloat16>::value ? BFLOAT16 : sizeof(S) == 4 ? FLOAT : DOUBLE;
 }
 
 template <class T> INLINE T fetch(const char *p, bool swapped) {
@@ -105,10 +105,9 @@ template <class S> INLINE double lowest(const S *) {
 }
 
 // Many short rows side by side: row r of a block becomes column r, so that lanes run across rows.  Whole squares of
-// eight floats are turned in registers.
+// eight floats are turned in registers, and so are halves, which are floats in a column.
+template <class T> INLINE T *step(T *p, ptrdiff_t bytes) { return (T *)((std::conditional_t<std::is_const<T>::value, const char, char> *)p + bytes); }
 #if SOFTCORE_VECTOR >= 32
-// Eight rows of `width` floats or fewer than eight, and as many columns; steps in bytes.
-INLINE __m256i first8(ptrdiff_t n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
 template <class Load, class Put> INLINE void turn8(Load at, Put put) {
     __m256 a0 = at(0), a1 = at(1), a2 = at(2), a3 = at(3), a4 = at(4), a5 = at(5), a6 = at(6), a7 = at(7);
     __m256 b0 = _mm256_unpacklo_ps(a0, a1), b1 = _mm256_unpackhi_ps(a0, a1), b2 = _mm256_unpacklo_ps(a2, a3), b3 = _mm256_unpackhi_ps(a2, a3);
@@ -120,24 +119,51 @@ template <class Load, class Put> INLINE void turn8(Load at, Put put) {
     put(4, _mm256_permute2f128_ps(c0, c4, 0x31)); put(5, _mm256_permute2f128_ps(c1, c5, 0x31));
     put(6, _mm256_permute2f128_ps(c2, c6, 0x31)); put(7, _mm256_permute2f128_ps(c3, c7, 0x31));
 }
-template <class T> INLINE T *step(T *p, ptrdiff_t bytes) { return (T *)((char *)p + bytes); }
-INLINE const float *step(const float *p, ptrdiff_t bytes) { return (const float *)((const char *)p + bytes); }
-#endif
-#if SOFTCORE_VECTOR >= 32
-// The first n < 8 of eight floats, in powers of two: masked stores take AMD's processors many times as long.
-INLINE void store_few(float *p, __m256 v, ptrdiff_t n) {
+// Eight elements as floats, and the first n < 8 of them: those that are not read are 0, and no byte past the n-th is touched.
+INLINE __m256 widen8(half, __m128i h) { return _mm256_cvtph_ps(h); }
+INLINE __m256 widen8(bfloat16, __m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
+INLINE __m128i narrow8(half, __m256 v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+INLINE __m128i narrow8(bfloat16, __m256 v) {
+    const __m256i b = rounded_to_bfloat16(_mm256_castps_si256(v));
+    return _mm_packus_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+}
+INLINE __m128i first_halves(const void *p, ptrdiff_t n) {
+    const char *from = (const char *)p;
+    uint64_t low = 0, high = 0;
+    uint32_t two = 0;
+    uint16_t one = 0;
+    if (n & 1) std::memcpy(&one, from + 2 * (n - 1), 2);
+    if (n & 2) std::memcpy(&two, from + 2 * (n & 4), 4);
+    high = (n & 2 ? (uint64_t)one << 32 : one) | two;
+    if (n < 4) return _mm_set_epi64x(0, (long long)high);
+    std::memcpy(&low, from, 8);
+    return _mm_set_epi64x((long long)high, (long long)low);
+}
+template <class S> INLINE __m256 load8(const S *p) { return widen8(S(), _mm_loadu_si128((const __m128i *)p)); }
+template <class S> INLINE void store8(S *p, __m256 v) { _mm_storeu_si128((__m128i *)p, narrow8(S(), v)); }
+template <class S> INLINE __m256 load_few(const S *p, ptrdiff_t n) { return widen8(S(), first_halves(p, n)); }
+template <class S> INLINE ptrdiff_t few(const S *, ptrdiff_t n) { return n; }  // n, as load_few wants it
+INLINE __m256i few(const float *, ptrdiff_t n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+template <> INLINE __m256 load8<float>(const float *p) { return _mm256_loadu_ps(p); }
+template <> INLINE void store8<float>(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
+INLINE __m256 load_few(const float *p, __m256i some) { return _mm256_maskload_ps(p, some); }
+// In powers of two: masked stores take AMD's processors many times as long.
+template <class S> INLINE void store_few(S *p, __m256 v, ptrdiff_t n) {
+    __m128i h = narrow8(S(), v);
+    if (n & 4) { _mm_storel_epi64((__m128i *)p, h); p += 4; h = _mm_unpackhi_epi64(h, h); }
+    if (n & 2) { _mm_storeu_si32(p, h); p += 2; h = _mm_srli_epi64(h, 32); }
+    if (n & 1) _mm_storeu_si16(p, h);
+}
+template <> INLINE void store_few<float>(float *p, __m256 v, ptrdiff_t n) {
     __m128 low = _mm256_castps256_ps128(v);
     if (n & 4) { _mm_storeu_ps(p, low); p += 4; low = _mm256_extractf128_ps(v, 1); }
     if (n & 2) { _mm_storel_pi((__m64 *)p, low); p += 2; low = _mm_movehl_ps(low, low); }
     if (n & 1) _mm_store_ss(p, low);
 }
-#endif
 // The last eight elements of a row are turned together, whether or not some of them were before: a part of eight takes longer.
 INLINE ptrdiff_t last_eight(ptrdiff_t j, ptrdiff_t length) { return j + 8 > length && length > 8 ? length - 8 : j; }
-// Sixteen rows of floats into a slab, whose rows are `width` long, and back; false where the machine or the storage has no
-// such way.
-template <class S> INLINE bool turn_in(acc<S> *, ptrdiff_t, const S *, ptrdiff_t, ptrdiff_t) { return false; }
-template <class S> INLINE bool turn_out(S *, ptrdiff_t, const acc<S> *, ptrdiff_t, ptrdiff_t) { return false; }
+#endif
+// Sixteen rows into a slab, whose rows are `width` floats long, and back; false where the machine or the storage has no such way.
 #if SOFTCORE_VECTOR == 64
 // Both squares of eight at once: each half of a register has its own.
 template <class Load, class Put> INLINE void turn8_twice(Load at, Put put) {
@@ -161,72 +187,74 @@ template <class Load, class Put> INLINE void turn8_twice(Load at, Put put) {
     }
 }
 // Addresses are made one from the other: sixteen that are known beforehand find no registers.
-template <> INLINE bool turn_in<float>(float *slab, ptrdiff_t width, const float *x, ptrdiff_t stride, ptrdiff_t length) {
+template <class S> INLINE bool turn_in(float *slab, ptrdiff_t width, const S *x, ptrdiff_t stride, ptrdiff_t length) {
     for (ptrdiff_t i = 0; i < length; i += 8) {
         const ptrdiff_t j = last_eight(i, length);
-        const float *p = x + j;
+        const S *p = x + j;
         float *q = slab + j * width;
-        const __m256i some = first8(length - j);
-        const auto put = [=](int i, __m512 v) __attribute__((always_inline)) { _mm512_storeu_ps(q + i * width, v); };
-        const auto turn = [&](auto eight) __attribute__((always_inline)) {
-            turn8_twice([&](int) __attribute__((always_inline)) {
+        const auto turn = [&](auto eight) TERM {
+            turn8_twice([&](int) TERM {
                 const __m512 v = _mm512_insertf32x8(_mm512_castps256_ps512(eight(p)), eight(step(p, 8 * stride)), 1);
                 p = step(p, stride);
                 return v;
-            }, put);
+            }, [=](int i, __m512 v) TERM { _mm512_storeu_ps(q + i * width, v); });
         };
-        if (length - j >= 8) turn([](const float *p) __attribute__((always_inline)) { return _mm256_loadu_ps(p); });
-        else turn([=](const float *p) __attribute__((always_inline)) { return _mm256_maskload_ps(p, some); });
+        if (length - j >= 8) turn([](const S *p) TERM { return load8<S>(p); });
+        else turn([some = few(x, length - j)](const S *p) TERM { return load_few(p, some); });
     }
     return true;
 }
-template <> INLINE bool turn_out<float>(float *y, ptrdiff_t stride, const float *slab, ptrdiff_t width, ptrdiff_t length) {
+template <class S> INLINE bool turn_out(S *y, ptrdiff_t stride, const float *slab, ptrdiff_t width, ptrdiff_t length) {
     for (ptrdiff_t i = 0; i < length; i += 8) {
         const ptrdiff_t j = last_eight(i, length);
-        float *p = y + j;
+        S *p = y + j;
         const float *q = slab + j * width;
-        const auto turn = [&](auto eight) __attribute__((always_inline)) {
-            turn8_twice([&](int) __attribute__((always_inline)) {
+        const auto turn = [&](auto eight) TERM {
+            turn8_twice([&](int) TERM {
                 const __m512 v = _mm512_loadu_ps(q);
                 q += width;
                 return v;
-            }, [=](int i, __m512 v) __attribute__((always_inline)) {
+            }, [=](int i, __m512 v) TERM {
                 eight(step(p, i * stride), _mm512_castps512_ps256(v));
                 eight(step(p, (i + 8) * stride), _mm512_extractf32x8_ps(v, 1));
             });
         };
-        if (length - j >= 8) turn([](float *p, __m256 v) __attribute__((always_inline)) { _mm256_storeu_ps(p, v); });
-        else turn([=](float *p, __m256 v) __attribute__((always_inline)) { store_few(p, v, length - j); });
+        if (length - j >= 8) turn([](S *p, __m256 v) TERM { store8<S>(p, v); });
+        else turn([=](S *p, __m256 v) TERM { store_few<S>(p, v, length - j); });
     }
     return true;
 }
 #elif SOFTCORE_VECTOR == 32
-template <> INLINE bool turn_in<float>(float *slab, ptrdiff_t width, const float *x, ptrdiff_t stride, ptrdiff_t length) {
+template <class S> INLINE bool turn_in(float *slab, ptrdiff_t width, const S *x, ptrdiff_t stride, ptrdiff_t length) {
     for (ptrdiff_t i = 0; i < length; i += 8)
         for (int half = 0; half < 2; half++) {
             const ptrdiff_t j = last_eight(i, length);
-            const float *p = step(x + j, half * 8 * stride);
+            const S *p = step(x + j, half * 8 * stride);
             float *q = slab + j * width + half * 8;
-            auto put = [=](int i, __m256 v) __attribute__((always_inline)) { _mm256_storeu_ps(q + i * width, v); };
-            const __m256i some = first8(length - j);
-            if (length - j >= 8) turn8([=](int i) __attribute__((always_inline)) { return _mm256_loadu_ps(step(p, i * stride)); }, put);
-            else turn8([=](int i) __attribute__((always_inline)) { return _mm256_maskload_ps(step(p, i * stride), some); }, put);
+            const auto put = [=](int i, __m256 v) TERM { _mm256_storeu_ps(q + i * width, v); };
+            if (length - j >= 8) turn8([=](int i) TERM { return load8<S>(step(p, i * stride)); }, put);
+            else turn8([=, some = few(x, length - j)](int i) TERM { return load_few(step(p, i * stride), some); }, put);
         }
     return true;
 }
-template <> INLINE bool turn_out<float>(float *y, ptrdiff_t stride, const float *slab, ptrdiff_t width, ptrdiff_t length) {
+template <class S> INLINE bool turn_out(S *y, ptrdiff_t stride, const float *slab, ptrdiff_t width, ptrdiff_t length) {
     for (ptrdiff_t i = 0; i < length; i += 8)
         for (int half = 0; half < 2; half++) {
             const ptrdiff_t j = last_eight(i, length);
-            float *p = step(y + j, half * 8 * stride);
+            S *p = step(y + j, half * 8 * stride);
             const float *q = slab + j * width + half * 8;
-            auto at = [=](int i) __attribute__((always_inline)) { return _mm256_loadu_ps(q + i * width); };
-            if (length - j >= 8) turn8(at, [=](int i, __m256 v) __attribute__((always_inline)) { _mm256_storeu_ps(step(p, i * stride), v); });
-            else turn8(at, [=](int i, __m256 v) __attribute__((always_inline)) { store_few(step(p, i * stride), v, length - j); });
+            const auto at = [=](int i) TERM { return _mm256_loadu_ps(q + i * width); };
+            if (length - j >= 8) turn8(at, [=](int i, __m256 v) TERM { store8<S>(step(p, i * stride), v); });
+            else turn8(at, [=](int i, __m256 v) TERM { store_few<S>(step(p, i * stride), v, length - j); });
         }
     return true;
 }
+#else
+template <class S> INLINE bool turn_in(float *, ptrdiff_t, const S *, ptrdiff_t, ptrdiff_t) { return false; }
+template <class S> INLINE bool turn_out(S *, ptrdiff_t, const float *, ptrdiff_t, ptrdiff_t) { return false; }
 #endif
+template <class S> INLINE bool turn_in(double *, ptrdiff_t, const S *, ptrdiff_t, ptrdiff_t) { return false; }
+template <class S> INLINE bool turn_out(S *, ptrdiff_t, const double *, ptrdiff_t, ptrdiff_t) { return false; }
 template <class S> void to_columns(acc<S> *slab, ptrdiff_t width, const S *x, ptrdiff_t stride, ptrdiff_t length, ptrdiff_t rows) {
     const ptrdiff_t L = lanes<S>();
     for (ptrdiff_t g = 0; g < width; g += L) {

@@ -101,9 +101,7 @@ template <class S, class X, class F> INLINE void over_columns(S *y, ptrdiff_t y_
 }
 template <class S, int WAY> __attribute__((noinline)) void softmax_columns_by_way(S *y, ptrdiff_t y_stride, const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, const Inverse<S> *inverse, bool streaming) {
     over_columns<S>(y, y_stride, x, stride, n, width, streaming, [=](auto v, ptrdiff_t g) TERM {
-        typedef decltype(v) P;
-        const P e = value(term_by_way<S, WAY>(v, frame[g]));
-        return times(e, repeat<P>(inverse[g].high), repeat<P>(inverse[g].low)); });
+        return times<S>(value(term_by_way<S, WAY>(v, frame[g])), inverse[g]); });
 }
 // y = exp(scale x) / l, for columns whose exponentials were not kept.
 template <class S> INLINE void softmax_of_columns(S *y, ptrdiff_t y_stride, const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, const Inverse<S> *inverse, double scale, bool streaming) {
@@ -450,6 +448,47 @@ template <class S> __attribute__((noinline)) double top_of_tile(const S *x, ptrd
         if (nan) return NAN;
     }
     return top;
+}
+// The sum of the exponentials of up to a frame of a row, and what is returned, the maximum of what lies `next`, if anything does:
+// the one waits for multipliers and the other for memory.
+template <class S, int WAY> __attribute__((noinline)) double exp_and_top_by_way(const S *x, ptrdiff_t n, const RowFrame<S> *frame, Sum<double> *l, const S *next, ptrdiff_t next_n) {
+    typedef Lanes<S> P;
+    typedef typename Several<S>::type PP;
+    const ptrdiff_t L = lanes<S>(), LL = sizeof(PP) / sizeof(P) * L, both = std::min(n, next_n);
+    const Frame<S> f = spread_frame<S>(*frame);
+    Tally<S> tally = empty_tally<S>();
+    P m = constant<P>(-INFINITY), sum = constant<P>(0);
+    const ptrdiff_t head = std::min(to_line(x) % L, n);  // lines that are read in two take twice as long
+    ptrdiff_t j = head, vectors = head > 0;
+    if (head) count<S>(&tally, term_by_way<S, WAY>(load_part<S>(x, head, -INFINITY), f));
+    for (; j + LL <= both; j += LL, vectors += LL / L) {
+        PP v;
+        for (ptrdiff_t i = 0; i < LL; i += L) {
+            const P w = in_register(load<S>(next + j + i));
+            m = greater(w, m), sum = sum + w;
+            prefetch(next + FRAME<S>() + j + i);
+            part<S>(&v, i) = in_register(load<S>(x + j + i));
+        }
+        count<S>(&tally, term_by_way<S, WAY>(v, f));
+    }
+    const ptrdiff_t met = j;
+    for (; j < n; j += L, vectors++) count<S>(&tally, term_by_way<S, WAY>(load_some<S>(x + j, n - j, -INFINITY), f));
+    *l = sum_of_row(tally, vectors);
+    if (next_n == 0) return 0;
+    if (__builtin_expect(any(sum != sum) || met == head, 0)) return top_of_tile<S>(next, next_n);
+    double top = largest<S>(m);
+    for (const double rest : {top_of_tile<S>(next, head), top_of_tile<S>(next + met, next_n - met)})
+        if (rest > top || rest != rest) top = rest;
+    return top;
+}
+template <class S> INLINE double exp_and_top(const S *x, ptrdiff_t n, State<double> *s, double scale, const S *next, ptrdiff_t next_n) {
+    const RowFrame<S> f = frame_of_row<S>(x, s, scale);
+    if (!(s->m - s->m == 0)) {  // only the maximum counts
+        s->l = {0, 0};
+        return next_n ? top_of_tile<S>(next, next_n) : 0;
+    }
+    if (scale != 1) return exp_and_top_by_way<S, SCALED>(x, n, &f, &s->l, next, next_n);
+    return f.origin != 0 ? exp_and_top_by_way<S, FAR>(x, n, &f, &s->l, next, next_n) : exp_and_top_by_way<S, NEAR>(x, n, &f, &s->l, next, next_n);
 }
 // The same of columns, which are copied to `kept` as accumulators if it is there; `hidden` elements, if any, take no part.
 template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *top, const Lanes<S> *hidden, acc<S> *kept) {

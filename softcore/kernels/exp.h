@@ -79,6 +79,9 @@ template <int N> INLINE Pack<int32_t, N> look_up(const int32_t *table, Pack<int3
 // An exponential as power + a * b: not yet rounded.
 template <class P> struct Term { P power, a, b; };
 template <class P> INLINE P value(const Term<P> &x) { return mad(x.a, x.b, x.power); }
+// The same for half types, rounded: to within 1.1 units of 2^-24, of which a half takes the first eleven bits.
+template <class P> struct Rounded { P e; };
+template <class P> INLINE P value(const Rounded<P> &x) { return x.e; }
 
 // exp(t + t_low) 2^offset, where magic = Exp<A>::magic + steps (bias + offset); t_low is tiny.  The power of two must be a
 // normal number, of t or of t's clamp.  NaN stays NaN.  `keep` may make it 0, and so the exponential: of what is lost anyway, where the
@@ -115,6 +118,22 @@ template <bool TEMPER, bool LOW, int N, class F = Every> INLINE Term<Pack<double
     g = mad(g, r, constant<P>(0.16666666666666410171));
     g = mad(g, r, constant<P>(0.50000000000000107362));
     return {power, mad(r * r, g, low) + high, power};
+}
+// Of exp_term for half types what they need: ln 2 / 8 in one part, which as a float is right to 2^-28, and a shorter polynomial.
+template <bool LOW, int N, class F = Every> INLINE Rounded<Pack<float, N>> exp_rounded(Pack<float, N> t, Pack<float, N> t_low, Pack<float, N> magic, F keep = F()) {
+    typedef Pack<float, N> P;
+    typedef Exp<float> E;
+    P q = mad(t, constant<P>(E::steps * LOG2E), magic), n = q - magic;
+#if SOFTCORE_FMA
+    P r = mad(n, constant<P>(-LN2 / E::steps), t);
+#else
+    P r = mad(n, constant<P>(-E::ln2_low), mad(n, constant<P>(-E::ln2_high), t));
+#endif
+    if (LOW) r = r + t_low;
+    Pack<int32_t, N> i = as<int32_t>(q);
+    P power = keep(as<float>(shift_left(i, 20) + look_up(POWERS.tempered, i)));
+    P p = mad(constant<P>(0.16666859111764457), r, constant<P>(0.5000647294878857));
+    return {mad(power * r, mad(p, r, constant<P>(1)), power)};
 }
 template <class P> INLINE double tempered() { return sizeof(typename element<P>::type) == 4 ? TEMPERED : 1; }
 

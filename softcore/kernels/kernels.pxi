@@ -432,7 +432,9 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         elif code == DOUBLE:
             run_short(t, &k, threads, <double*> NULL)
         else:
-            kernel_of(t, op, FLOAT, &k)  # half types are floats in the slab
+            kernel_of(t, op, FLOAT, &k)  # half types are floats in the slab,
+            k.columns = <Columns> softmax_columns[widened] if op == SOFTMAX else <Columns> log_softmax_columns[widened] if op == LOG_SOFTMAX else (
+                <Columns> logsumexp_columns[widened] if op == LOGSUMEXP else k.columns)  # where exponentials stay those of halves
             if code == HALF:
                 run_short(t, &k, threads, <half*> NULL)
             else:

@@ -443,9 +443,9 @@ template <class S> double walk_frame(Walk<S> *w, const S *x, ptrdiff_t j0, ptrdi
         w->m[j0 / FRAME<S>()] = s->m;
         w->near_ = w->near_ && !far;
         if (w->y) return far ? walk_frame_by_way<S, FAR, false, true>(w, x, j0, n, s, next, next_n) : walk_frame_by_way<S, NEAR, true, true>(w, x, j0, n, s, next, next_n);
-        return far ? walk_frame_by_way<S, FAR, false, false>(w, x, j0, n, s, next, next_n) : walk_frame_by_way<S, NEAR, true, false>(w, x, j0, n, s, next, next_n);
+        if (!far) return walk_frame_by_way<S, NEAR, true, false>(w, x, j0, n, s, next, next_n);
     }
-    return far ? walk_frame_by_way<S, FAR, false, false>(w, x, j0, n, s, next, next_n) : walk_frame_by_way<S, NEAR, false, false>(w, x, j0, n, s, next, next_n);
+    return exp_and_top(x, n, s, 1, next, next ? next_n : 0);
 }
 // The row that was read is the one to be written next, if it was kept: else false.
 template <class S> bool turn_row(Walk<S> *w, S *y, const S *x, const LossRow *r, const Loss *o, ptrdiff_t label) {

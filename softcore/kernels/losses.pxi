@@ -29,7 +29,8 @@ cdef void loss_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end,
     cdef storage* x
     cdef storage* target = NULL
     cdef storage* weight = NULL
-    cdef Py_ssize_t n
+    cdef double top = 0
+    cdef Py_ssize_t n, met = 0  # as in softmax_fold
     r.s = empty_row()
     r.dot.high = r.dot.low = r.mass.high = r.mass.low = 0
     if is_ignored(t, row):
@@ -37,7 +38,10 @@ cdef void loss_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end,
     while j < end:
         n = min(end - j, frame_size(_))
         x = take(t, row, 0, j, n, <storage*> scratch[0], NULL, 0)
-        frame = absorb(<const storage*> x, n, 1, n if t.ahead and end - j >= 2 * n else 0)
+        if met == 0:
+            top = top_of_tile(<const storage*> x, n)
+        met = min(t.n - j - n, frame_size(_)) if t.arg[0].direct else 0
+        frame = absorb_met(<const storage*> x, n, 1, &top, met)
         merge_rows(_, &r.s, &frame, 1)
         if o.soft or o.spread != 0:
             if o.soft:
@@ -175,17 +179,22 @@ cdef void turned_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage*
         if o.soft:
             to_columns(<acc[storage]*> targets, slab.width, <const storage*> (t.arg[1].data + first * target_step), target_step, t.n, count)
         if storage is double:
-            finish_turned(t, &slab, first, count, <double*> NULL)
+            finish_turned(t, &slab, first, count, <double*> NULL, False)
         else:
-            finish_turned(t, &slab, first, count, <float*> NULL)
+            finish_turned(t, &slab, first, count, <float*> NULL, sizeof(storage) == 2)
         if o.gradient >= 0:
             step = t.arg[o.gradient].outer[0] if t.nouter else 0
             from_columns(<storage*> (t.arg[o.gradient].data + first * step), step, <const acc[storage]*> exponentials, slab.width, t.n, count)
             step = t.arg[0].outer[0] if t.nouter else 0
         first += count
 
+cdef void fold_to_masses(Slab* slab, State[Doubles[copied]]* s, Mass[Doubles[copied]]* mass, copied* _) noexcept nogil:
+    fold_columns(slab, 1, True, <const Lanes[copied]*> NULL, s, _)
+    slab.kept = NULL  # for what follows, which may have to fold again
+    masses_of_columns(slab, 1, s, mass, _)
+
 # The losses of a slab's columns; slab.kept becomes their gradients.
-cdef void finish_turned(const Task* t, Slab* slab, Py_ssize_t first, Py_ssize_t count, accumulator* _) noexcept nogil:
+cdef void finish_turned(const Task* t, Slab* slab, Py_ssize_t first, Py_ssize_t count, accumulator* _, bint halves) noexcept nogil:
     cdef State[Doubles[accumulator]] s[GROUPS]
     cdef Mass[Doubles[accumulator]] mass[GROUPS]
     cdef Sum[Doubles[accumulator]] dot[GROUPS]
@@ -201,9 +210,10 @@ cdef void finish_turned(const Task* t, Slab* slab, Py_ssize_t first, Py_ssize_t 
     cdef Py_ssize_t L = lanes(_), n = slab.n, width = slab.width, g, i, j, label
     cdef LossRow r
     cdef Row row
-    fold_columns(slab, 1, True, <const Lanes[accumulator]*> NULL, s, _)
-    slab.kept = NULL  # for what follows, which may have to fold again
-    masses_of_columns(slab, 1, s, mass, _)
+    if halves:
+        fold_to_masses(slab, <State[Doubles[widened]]*> s, <Mass[Doubles[widened]]*> mass, <widened*> NULL)
+    else:
+        fold_to_masses(slab, s, mass, _)
     slab.kept = <char*> e
     if o.weight >= 0:
         enter(t, first, &row)

@@ -164,7 +164,7 @@ void advance_by_way(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff
         next->deep = true;
     }
     for (ptrdiff_t i = rows; now && i < now->rows; i++)
-        now->sum[i] = exp_row_by_way<S, WAY, keeps_exponentials(AFTER)>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), now->e + i * whole_lanes<S>(n), 0);
+        now->sum[i] = exp_row_by_way<S, WAY, keeps_exponentials(AFTER)>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), now->e + i * whole_lanes<S>(n));
     for (ptrdiff_t i = rows; AFTER != TO_LOGSUMEXP && done && i < done->rows; i++)
         write_row<S>(done->y[i], n, streamed, Result<S, AFTER, WAY == SCALED>(done, i, n));
 }
@@ -187,6 +187,7 @@ template <class S> void advance(int after, Block<S> *next, Block<S> *now, const 
 
 // What happens between the steps.
 template <class S> INLINE void frame_block(Block<S> *b, double scale) {
+    b->top = select(first<S>(b->rows), b->top, constant<Lanes<S>>(0));  // a lane without a row must not ask for the way of a far one
     b->s = state_of_max<S>(doubles<S>(b->top), scale);
     b->frame = frame_of<S>(b->s, scale);
 }

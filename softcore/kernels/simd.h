@@ -36,6 +36,7 @@
 #define SOFTCORE_FMA 0
 #endif
 #define INLINE inline __attribute__((always_inline))
+#define TERM __attribute__((always_inline))  // for lambdas
 
 namespace softcore {
 namespace {  // each ISA's module keeps its own copies: a symbol shared between them would mix machines
@@ -44,11 +45,19 @@ namespace {  // each ISA's module keeps its own copies: a symbol shared between 
 
 struct half { uint16_t bits; };
 struct bfloat16 { uint16_t bits; };
+struct widened { float value; };  // a half that lies as a float: in columns that are copied
 
 template <class S> struct accumulator { typedef S type; };
 template <> struct accumulator<half> { typedef float type; };
 template <> struct accumulator<bfloat16> { typedef float type; };
+template <> struct accumulator<widened> { typedef float type; };
 template <class S> using acc = typename accumulator<S>::type;
+// What a copy of S in accumulators is, and whether it is one of the half types, of whose arithmetic less is asked.
+template <class S> struct copy_type { typedef S type; };
+template <> struct copy_type<half> { typedef widened type; };
+template <> struct copy_type<bfloat16> { typedef widened type; };
+template <class S> using copy_of = typename copy_type<S>::type;
+template <class S> INLINE constexpr bool is_half() { return std::is_same<copy_of<S>, widened>::value; }
 
 template <class T> INLINE T from_bits(typename std::conditional<sizeof(T) == 8, uint64_t, uint32_t>::type b) {
     T value; std::memcpy(&value, &b, sizeof value); return value;
@@ -58,6 +67,7 @@ INLINE uint32_t bits_of(float x) { uint32_t b; std::memcpy(&b, &x, 4); return b;
 // Scalar conversions.  They serve tails, gathers and machines without the instruction; the wide ones below
 // give the same bits.
 template <class S> INLINE acc<S> widen(S s) { return s; }
+template <> INLINE float widen<widened>(widened s) { return s.value; }
 template <> INLINE float widen<bfloat16>(bfloat16 s) { return from_bits<float>((uint32_t)s.bits << 16); }
 template <> INLINE float widen<half>(half s) {
 #if defined(__F16C__)
@@ -72,6 +82,7 @@ template <> INLINE float widen<half>(half s) {
 }
 
 template <class S> INLINE S narrow(acc<S> a) { return a; }
+template <> INLINE widened narrow<widened>(float a) { return {a}; }
 template <> INLINE bfloat16 narrow<bfloat16>(float a) {
     uint32_t b = bits_of(a);
     if (a != a) return bfloat16{(uint16_t)((b >> 16) | 0x40)};  // rounding would carry a NaN into infinity
@@ -326,8 +337,8 @@ template <class A, int N> INLINE void stream_pack(A *p, Pack<A, N> x) {
 }
 
 // load<S>, store<S>: one Lanes of storage; no alignment is asked for.
-template <class S> INLINE Lanes<S> load(const S *p) { Lanes<S> x; load_pack(p, &x); return x; }
-template <class S> INLINE void store(S *p, Lanes<S> x) { store_pack(p, x); }
+template <class S> INLINE Lanes<S> load(const S *p) { Lanes<S> x; load_pack((const acc<S> *)p, &x); return x; }
+template <class S> INLINE void store(S *p, Lanes<S> x) { store_pack((acc<S> *)p, x); }
 template <class S> INLINE Lanes<S> load_scalars(const S *p) {
     acc<S> a[lanes<S>()];
     for (ptrdiff_t i = 0; i < lanes<S>(); i++) a[i] = widen<S>(p[i]);
@@ -363,20 +374,24 @@ template <> INLINE void store<half>(half *p, Lanes<half> x) { store_scalars<half
 #if SOFTCORE_VECTOR == 16
 template <> INLINE void store<bfloat16>(bfloat16 *p, Lanes<bfloat16> x) { store_scalars<bfloat16>(p, x); }
 #else
-template <> INLINE void store<bfloat16>(bfloat16 *p, Lanes<bfloat16> x) {
-    auto round = [](vec<float> v) {  // narrow<bfloat16> in lanes
-        vec<int32_t> b = (vec<int32_t>)v;
-        vec<int32_t> r = (b + 0x7fff + ((b >> 16) & 1)) >> 16, nan = (b >> 16) | 0x40;
-        return (vec<int32_t>)(v != v ? nan : r);
-    };
-#if SOFTCORE_VECTOR == 64
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16((__m512i)round(x.v)));
-#else
-    __m256i low = _mm256_and_si256((__m256i)round(x.lo.v), _mm256_set1_epi32(0xffff));
-    __m256i high = _mm256_and_si256((__m256i)round(x.hi.v), _mm256_set1_epi32(0xffff));
-    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8));
-#endif
+// To the nearest, ties to even.  A NaN that was widened or that arithmetic made has nothing in the bits that are cut off, and so
+// stays one, where narrow<bfloat16> takes any.
+INLINE __m256i rounded_to_bfloat16(__m256i b) {
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(b, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(b, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
 }
+#if SOFTCORE_VECTOR == 64
+alignas(64) static const uint16_t HIGH_HALVES[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};  // the words of sixteen floats
+template <> INLINE void store<bfloat16>(bfloat16 *p, Lanes<bfloat16> x) {
+    const __m512i b = (__m512i)x.v, up = _mm512_mask_blend_epi32(_mm512_test_epi32_mask(b, _mm512_set1_epi32(0x10000)), _mm512_set1_epi32(0x7fff), _mm512_set1_epi32(0x8000));
+    _mm256_storeu_si256((__m256i *)p, _mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_load_si512(HIGH_HALVES), _mm512_add_epi32(b, up))));
+}
+#else
+template <> INLINE void store<bfloat16>(bfloat16 *p, Lanes<bfloat16> x) {
+    const __m256i low = rounded_to_bfloat16((__m256i)x.lo.v), high = rounded_to_bfloat16((__m256i)x.hi.v);
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8));
+}
+#endif
 #endif
 
 // The ends of rows: n < lanes, the other lanes take `fill`, and no byte past the n-th is touched.
@@ -421,8 +436,10 @@ template <class A, class B, int N> INLINE void store_masked(A *p, Pack<B, N> m, 
     store_masked((A *)((char *)p + sizeof m.lo), m.hi, x.hi);
 }
 template <> INLINE Lanes<float> load_part<float>(const float *p, ptrdiff_t n, float fill) { return load_masked(p, first<float>(n), splat<float>(fill)); }
+template <> INLINE Lanes<widened> load_part<widened>(const widened *p, ptrdiff_t n, float fill) { return load_part<float>(&p->value, n, fill); }
 template <> INLINE Lanes<double> load_part<double>(const double *p, ptrdiff_t n, double fill) { return load_masked(p, first<double>(n), splat<double>(fill)); }
 template <> INLINE void store_part<float>(float *p, Lanes<float> x, ptrdiff_t n) { store_masked(p, first<float>(n), x); }
+template <> INLINE void store_part<widened>(widened *p, Lanes<widened> x, ptrdiff_t n) { store_part<float>(&p->value, x, n); }
 template <> INLINE void store_part<double>(double *p, Lanes<double> x, ptrdiff_t n) { store_masked(p, first<double>(n), x); }
 // Of the half types by way of whole Lanes of them in memory, or in a register where the machine has masks for 16 bits.
 template <class S> INLINE Lanes<S> load_part_of_halves(const S *p, ptrdiff_t n, float fill) {

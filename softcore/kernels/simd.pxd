@@ -8,10 +8,24 @@ cdef extern from "state.h" namespace "softcore" nogil:
         pass
     cdef struct bfloat16:
         pass
+    cdef struct widened:  # a half that lies as a float
+        pass
 
 ctypedef fused storage:
     half
     bfloat16
+    float
+    double
+
+ctypedef fused columned:  # what may lie in columns: a copy of the half types too
+    half
+    bfloat16
+    widened
+    float
+    double
+
+ctypedef fused copied:    # what is there of them in a copy
+    widened
     float
     double
 
@@ -77,7 +91,7 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     double top_of_tile[S](const S*, Py_ssize_t n)
     State[double] state_of_row_max[S](const S*, double top, double scale)
     RowFrame[S] frame_of_row[S](const S*, const State[double]*, double scale)
-    Sum[double] exp_of_row[S](const S*, Py_ssize_t n, const State[double]*, double scale, Py_ssize_t ahead)
+    double exp_and_top[S](const S*, Py_ssize_t n, State[double]*, double scale, const S* next, Py_ssize_t next_n)
     void merge_rows[S](const S*, State[double]*, const State[double]*, double scale)
     Mass[double] mass_of_row[S](const S*, const State[double]*, double scale)
     bint is_thin[S](const S*, const Mass[double]*, Py_ssize_t n)

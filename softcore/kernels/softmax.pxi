@@ -6,27 +6,34 @@
 
 # ------------------------------------------------------------------------------------------------ the (m, l) state
 
-cdef State[double] absorb(const storage* x, Py_ssize_t n, double scale, Py_ssize_t ahead) noexcept nogil:
+cdef State[double] absorb(const storage* x, Py_ssize_t n, double scale) noexcept nogil:
     # The state of up to a frame.
-    cdef State[double] s = state_of_row_max(x, top_of_tile(x, n), scale)
-    if isfinite(s.m):
-        s.l = exp_of_row(x, n, &s, scale, ahead)
+    cdef double top = top_of_tile(x, n)
+    return absorb_met(x, n, scale, &top, 0)
+
+cdef State[double] absorb_met(const storage* x, Py_ssize_t n, double scale, double* top, Py_ssize_t next_n) noexcept nogil:
+    # The same where the maximum is known; it becomes that of the `next_n` elements after it.
+    cdef State[double] s = state_of_row_max(x, top[0], scale)
+    top[0] = exp_and_top(x, n, &s, scale, x + n, next_n)
     return s
 
 cdef void softmax_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, storage* _) noexcept nogil:
     cdef char scratch[FRAME_SCRATCH]
     cdef unsigned char masks[FRAME_SCRATCH]
-    cdef unsigned char* mask
     cdef State[double]* s = <State[double]*> room
     cdef State[double] frame
     cdef storage* x
-    cdef Py_ssize_t n
+    cdef double top = 0
+    cdef Py_ssize_t n, met = 0  # elements whose maximum is known
+    cdef bint whole = t.arg[0].direct and not t.masked
     s[0] = empty_row()
     while j < end:
         n = min(end - j, frame_size(_))
-        mask = take_mask(t, row, j, n, masks)
-        x = take(t, row, 0, j, n, <storage*> scratch, mask, -INFINITY)
-        frame = absorb(<const storage*> x, n, t.scale, n if t.ahead and end - j >= 2 * n else 0)
+        x = take(t, row, 0, j, n, <storage*> scratch, take_mask(t, row, j, n, masks), -INFINITY)
+        if met == 0:
+            top = top_of_tile(<const storage*> x, n)
+        met = min(t.n - j - n, frame_size(_)) if whole else 0  # beyond `end` too: who goes on there finds it in the cache
+        frame = absorb_met(<const storage*> x, n, t.scale, &top, met)
         merge_rows(_, s, &frame, t.scale)
         j += n
 
@@ -56,7 +63,7 @@ cdef double rest_again(const Source* from_, Py_ssize_t length, double top, doubl
     while j < length:
         n = min(length - j, frame_size(_))
         hide_top(<storage*> scratch, <const storage*> take_again(from_, j, n, <storage*> scratch, masks), n, top)
-        frame = absorb(<const storage*> scratch, n, scale, 0)
+        frame = absorb(<const storage*> scratch, n, scale)
         merge_rows(_, &s, &frame, scale)
         j += n
     return rest_from_row(_, &s, top, scale)
@@ -76,7 +83,7 @@ cdef double logsumexp_again(const Source* from_, Py_ssize_t length, storage* _) 
         while j < length:
             n = min(length - j, tile_size(_))
             as_doubles(wide, <const storage*> take_again(from_, j, n, <storage*> scratch, masks), n)
-            frame = absorb(<const double*> wide, n, 1, 0)
+            frame = absorb(<const double*> wide, n, 1)
             merge_rows(<const double*> NULL, &s, &frame, 1)
             j += n
         mass = mass_of_row(<const double*> NULL, &s, 1)
@@ -293,21 +300,21 @@ cdef void logsumexp_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t 
 
 # ------------------------------------------------------------------------------------------------ columns
 
-cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const Lanes[storage]* hidden, State[Doubles[storage]]* total, storage* _) noexcept nogil:
+cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const Lanes[columned]* hidden, State[Doubles[columned]]* total, columned* _) noexcept nogil:
     # The states of a slab without the hidden elements, if any.  True if slab.kept then holds its exponentials, or if not asked
     # for those its elements.
-    cdef State[Doubles[storage]] chunk[WIDE]
-    cdef State[Doubles[storage]] frames[WIDE]
-    cdef State[Doubles[storage]]* made
-    cdef Frame[storage] frame[WIDE]
-    cdef Sum[Doubles[storage]] sums[WIDE]
-    cdef Lanes[storage] top[WIDE]
+    cdef State[Doubles[columned]] chunk[WIDE]
+    cdef State[Doubles[columned]] frames[WIDE]
+    cdef State[Doubles[columned]]* made
+    cdef Frame[columned] frame[WIDE]
+    cdef Sum[Doubles[columned]] sums[WIDE]
+    cdef Lanes[columned] top[WIDE]
     cdef Py_ssize_t L = lanes(_), groups = (slab.width + L - 1) // L, g, j = 0, rows
-    cdef const storage* x
-    cdef acc[storage]* kept = <acc[storage]*> slab.kept if slab.n <= frame_size(_) else NULL
+    cdef const columned* x
+    cdef acc[columned]* kept = <acc[columned]*> slab.kept if slab.n <= frame_size(_) else NULL
     while j < slab.n:
         rows = min(slab.n - j, frame_size(_))
-        x = <const storage*> (slab.at[0] + j * slab.stride[0])
+        x = <const columned*> (slab.at[0] + j * slab.stride[0])
         made = total if j == 0 else &chunk[0] if j % chunk_size(_) == 0 else &frames[0]  # the first of a total or a chunk is there at once
         top_of_columns(x, slab.stride[0], rows, slab.width, top, hidden, kept)
         for g in range(groups):
@@ -315,7 +322,7 @@ cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const 
             frame[g] = frames_of(_, &made[g], scale)
         if kept != NULL and hidden == NULL:
             for g in range(groups):
-                exp_kept_columns(_, kept + g * L, groups * L, rows, &frame[g], scale, exponentials, slab.next + g * L * sizeof(storage) if slab.next else NULL, slab.stride[0], &sums[g])
+                exp_kept_columns(_, kept + g * L, groups * L, rows, &frame[g], scale, exponentials, slab.next + g * L * sizeof(columned) if slab.next else NULL, slab.stride[0], &sums[g])
         else:
             exp_columns(x, slab.stride[0], rows, slab.width, frame, scale, hidden, sums)
         for g in range(groups):
@@ -329,23 +336,23 @@ cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const 
                 merge_columns(_, &total[g], &chunk[g], scale)
     return kept != NULL
 
-cdef void softmax_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef State[Doubles[storage]] s[WIDE]
-    cdef Frame[storage] frame[WIDE]
-    cdef Inverse[storage] inverse[WIDE]
+cdef void softmax_columns(const Task* t, const Slab* slab, columned* _) noexcept nogil:
+    cdef State[Doubles[columned]] s[WIDE]
+    cdef Frame[columned] frame[WIDE]
+    cdef Inverse[columned] inverse[WIDE]
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
-    cdef bint kept = fold_columns(slab, t.scale, True, <const Lanes[storage]*> NULL, s, _)
+    cdef bint kept = fold_columns(slab, t.scale, True, <const Lanes[columned]*> NULL, s, _)
     for g in range(groups):
         inverse[g] = inverses_of(_, &s[g])
         frame[g] = frames_of(_, &s[g], t.scale)
     if kept:
-        scale_columns(<storage*> slab.at[1], slab.stride[1], <const acc[storage]*> slab.kept, slab.n, slab.width, inverse, t.streaming)
+        scale_columns(<columned*> slab.at[1], slab.stride[1], <const acc[columned]*> slab.kept, slab.n, slab.width, inverse, t.streaming)
     else:
-        softmax_of_columns(<storage*> slab.at[1], slab.stride[1], <const storage*> slab.at[0], slab.stride[0], slab.n, slab.width, frame, inverse, t.scale, t.streaming)
+        softmax_of_columns(<columned*> slab.at[1], slab.stride[1], <const columned*> slab.at[0], slab.stride[0], slab.n, slab.width, frame, inverse, t.scale, t.streaming)
 
-cdef void masses_of_columns(const Slab* slab, double scale, const State[Doubles[storage]]* s, Mass[Doubles[storage]]* mass, storage* _) noexcept nogil:
-    cdef State[Doubles[storage]] rest[WIDE]
-    cdef Lanes[storage] top[WIDE]
+cdef void masses_of_columns(const Slab* slab, double scale, const State[Doubles[columned]]* s, Mass[Doubles[columned]]* mass, columned* _) noexcept nogil:
+    cdef State[Doubles[columned]] rest[WIDE]
+    cdef Lanes[columned] top[WIDE]
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
     cdef bint some = False
     for g in range(groups):
@@ -353,33 +360,33 @@ cdef void masses_of_columns(const Slab* slab, double scale, const State[Doubles[
         some = some or any_thin(_, &mass[g], slab.n)
         top[g] = lanes_of_doubles(_, &s[g].m)
     if some:
-        fold_columns(slab, scale, False, <const Lanes[storage]*> top, rest, _)
+        fold_columns(slab, scale, False, <const Lanes[columned]*> top, rest, _)
         for g in range(groups):
             set_thin(_, &mass[g], slab.n, &rest[g], &s[g], scale)
 
-cdef void log_softmax_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef State[Doubles[storage]] s[WIDE]
-    cdef Mass[Doubles[storage]] mass[WIDE]
-    cdef LogFrame[storage] frame[WIDE]
-    cdef storage* y = <storage*> slab.at[1]
+cdef void log_softmax_columns(const Task* t, const Slab* slab, columned* _) noexcept nogil:
+    cdef State[Doubles[columned]] s[WIDE]
+    cdef Mass[Doubles[columned]] mass[WIDE]
+    cdef LogFrame[columned] frame[WIDE]
+    cdef columned* y = <columned*> slab.at[1]
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
-    cdef bint copied = fold_columns(slab, t.scale, False, <const Lanes[storage]*> NULL, s, _)
+    cdef bint copied = fold_columns(slab, t.scale, False, <const Lanes[columned]*> NULL, s, _)
     masses_of_columns(slab, t.scale, s, mass, _)
     for g in range(groups):
         frame[g] = logs_of(_, &s[g], &mass[g], t.scale)
     if copied:
-        log_softmax_of_columns(y, slab.stride[1], <const acc[storage]*> slab.kept, groups * 64, slab.n, slab.width, frame, t.scale, t.streaming)
+        log_softmax_of_columns(y, slab.stride[1], <const acc[columned]*> slab.kept, groups * 64, slab.n, slab.width, frame, t.scale, t.streaming)
     else:
-        log_softmax_of_columns(y, slab.stride[1], <const storage*> slab.at[0], slab.stride[0], slab.n, slab.width, frame, t.scale, t.streaming)
+        log_softmax_of_columns(y, slab.stride[1], <const columned*> slab.at[0], slab.stride[0], slab.n, slab.width, frame, t.scale, t.streaming)
 
-cdef void logsumexp_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
-    cdef State[Doubles[storage]] s[WIDE]
-    cdef Mass[Doubles[storage]] mass[WIDE]
-    cdef Doubles[storage] result
+cdef void logsumexp_columns(const Task* t, const Slab* slab, columned* _) noexcept nogil:
+    cdef State[Doubles[columned]] s[WIDE]
+    cdef Mass[Doubles[columned]] mass[WIDE]
+    cdef Doubles[columned] result
     cdef Source from_
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, i
     cdef double m
-    fold_columns(slab, 1, False, <const Lanes[storage]*> NULL, s, _)
+    fold_columns(slab, 1, False, <const Lanes[columned]*> NULL, s, _)
     masses_of_columns(slab, 1, s, mass, _)
     from_.row = NULL
     from_.stride = slab.stride[0]
@@ -390,9 +397,12 @@ cdef void logsumexp_columns(const Task* t, const Slab* slab, storage* _) noexcep
             for i in range(min(L, slab.width - g * L)):
                 m = number_at(_, &s[g].m, i)
                 if cancelled(_, m, number_at(_, &result, i)):
-                    from_.column = slab.at[0] + (g * L + i) * sizeof(storage)
-                    set_number(_, &result, i, logsumexp_again(&from_, slab.n, _))
-        store_some(<storage*> slab.at[1] + g * L, lanes_of_doubles(_, &result), slab.width - g * L)
+                    from_.column = slab.at[0] + (g * L + i) * sizeof(columned)
+                    if columned is widened:
+                        set_number(_, &result, i, logsumexp_again(&from_, slab.n, <float*> NULL))
+                    else:
+                        set_number(_, &result, i, logsumexp_again(&from_, slab.n, _))
+        store_some(<columned*> slab.at[1] + g * L, lanes_of_doubles(_, &result), slab.width - g * L)
 
 # ------------------------------------------------------------------------------------------------ backwards
 

@@ -23,8 +23,6 @@
 namespace softcore {
 namespace {
 
-#define TERM __attribute__((always_inline))  // for lambdas
-
 // ---------------------------------------------------------------- sizes that decide the order of additions
 
 // TILE elements are walked at once, FRAME elements share a frame, CHUNK elements are one thread's at least.  They depend on
@@ -62,7 +60,7 @@ template <class S, class D> INLINE D total(const Sum<D> &s) {
 
 // Exponentials below 2^(headroom + 1), each in two integers: how many steps of 2^(headroom + 1 - mantissa) it has, read
 // off its sum with `grid`, and how many much smaller steps the rest has.  Integers add without rounding in any order.
-// The rest includes what the exponential lost when it was rounded itself.
+// The rest includes what the exponential lost when it was rounded itself, but for half types.
 template <class S> using Integers = Pack<bits_t<acc<S>>, 64 / SOFTCORE_VECTOR>;
 template <class S> struct Tally { Integers<S> coarse, fine; };
 template <class S> struct Grid {
@@ -76,10 +74,13 @@ template <class S> struct Grid {
 template <class S> INLINE Tally<S> empty_tally() { return {constant<Integers<S>>(0), constant<Integers<S>>(0)}; }
 template <class I> INLINE void add_integers(I *sum, I x) { *sum = *sum + x; }
 template <class A, int N> INLINE void add_integers(Pack<A, N> *sum, Pack<A, 2 * N> x) { *sum = *sum + (x.lo + x.hi); }
-template <class S, class P> INLINE P count(Tally<S> *t, const Term<P> &x) {
+template <class P> INLINE P less(const Term<P> &x, P counted) { return mad(x.a, x.b, x.power - counted); }
+template <class P> INLINE P less(const Rounded<P> &x, P counted) { return x.e - counted; }
+template <class S, class X> INLINE auto count(Tally<S> *t, const X &x) {
     typedef bits_t<acc<S>> B;
-    const P coarse = constant<P>(Grid<S>::coarse()), fine = constant<P>(Grid<S>::fine());
-    P e = value(x), c = e + coarse, rest = mad(x.a, x.b, x.power - (c - coarse)) + fine;
+    auto e = value(x);
+    typedef decltype(e) P;
+    const P coarse = constant<P>(Grid<S>::coarse()), fine = constant<P>(Grid<S>::fine()), c = e + coarse, rest = less(x, c - coarse) + fine;
     add_integers(&t->coarse, as<B>(c));
     add_integers(&t->fine, as<B>(rest));
     return e;
@@ -159,28 +160,30 @@ template <class S> INLINE RowFrame<S> row_of(const Frame<S> *f, ptrdiff_t i) {
 }
 
 // exp(scale x) in the frame.  What lies too low for it, -inf too, is 0; if SHALLOW so small that it vanishes from sums and shares.
-template <class S, int WAY, class P> INLINE Term<P> term_by_way(P x, const Frame<S> &f) {
+template <class S, bool LOW, class P, class F = Every> INLINE auto term_of(P t, P t_low, P magic, F keep = F()) {
+    if constexpr (is_half<S>()) return exp_rounded<LOW>(t, t_low, magic, keep);
+    else return exp_term<true, LOW>(t, t_low, magic, keep);
+}
+template <class S, int WAY, class P> INLINE auto term_by_way(P x, const Frame<S> &f) {
     const P low = repeat<P>(f.low), magic = repeat<P>(f.magic);
-    if (WAY == SHALLOW) return exp_term<true, false>(greater(low, x), x, magic);
+    if constexpr (WAY == SHALLOW) return term_of<S, false>(greater(low, x), x, magic);
     P t = WAY == NEAR ? x : x - repeat<P>(f.origin), error = constant<P>(0);
     if (WAY == SCALED) {
         const P product = two_product(t, repeat<P>(f.scale), &error);  // t is exact if it matters
         error = select(product > low, mad(t, repeat<P>(f.scale_low), error), constant<P>(0));
         t = product;
     }
-    return exp_term<true, WAY == SCALED>(greater(low, t), error, magic, where(t > low));
+    return term_of<S, WAY == SCALED>(greater(low, t), error, magic, where(t > low));
 }
 
 // ---------------------------------------------------------------- absorb
 
-// The sum of the exponentials of a row of up to FRAME elements, which are kept in whole Lanes if there is room.  `ahead`
-// elements on lies what this thread reads next.
-template <class S, int WAY, bool KEEP> INLINE Sum<double> exp_row_by_way(const S *x, ptrdiff_t n, const Frame<S> &f, acc<S> *kept, ptrdiff_t ahead) {
+// The sum of the exponentials of a row of up to FRAME elements, which are kept in whole Lanes if there is room.
+template <class S, int WAY, bool KEEP> INLINE Sum<double> exp_row_by_way(const S *x, ptrdiff_t n, const Frame<S> &f, acc<S> *kept) {
     const ptrdiff_t L = lanes<S>();
     Tally<S> tally = empty_tally<S>();
     ptrdiff_t j = 0;
     for (; j + L <= n; j += L) {
-        prefetch(x + ahead + j);
         Lanes<S> e = count<S>(&tally, term_by_way<S, WAY>(load<S>(x + j), f));
         if (KEEP) store_pack(kept + j, e);
     }
@@ -193,15 +196,6 @@ template <class S, int WAY, bool KEEP> INLINE Sum<double> exp_row_by_way(const S
 template <class S> INLINE Way way_of(const Frame<S> &f, double scale) {
     return scale != 1 ? SCALED : any(f.origin != constant<Lanes<S>>(0)) ? FAR : NEAR;
 }
-template <class S> __attribute__((noinline)) Sum<double> exp_row(const S *x, ptrdiff_t n, const RowFrame<S> *frame, double scale, ptrdiff_t ahead) {
-    const Frame<S> f = spread_frame<S>(*frame);
-    switch (way_of<S>(f, scale)) {
-    case SCALED: return exp_row_by_way<S, SCALED, false>(x, n, f, nullptr, ahead);
-    case FAR: return exp_row_by_way<S, FAR, false>(x, n, f, nullptr, ahead);
-    default: return exp_row_by_way<S, NEAR, false>(x, n, f, nullptr, ahead);
-    }
-}
-
 template <class S> INLINE const S *row_at(const S *x, ptrdiff_t stride, ptrdiff_t j) { return (const S *)((const char *)x + stride * j); }
 template <class S> struct Columns {  // the sums of columns, a block of COUNT rows at a time
     Counts<float> steps = constant<Counts<float>>(0);
@@ -271,30 +265,31 @@ template <class S> INLINE void exp_columns(const S *x, ptrdiff_t stride, ptrdiff
 }
 // The same of one Lanes of columns that were copied as accumulators, `step` elements apart, and stay so unless their exponentials
 // take their place.  `ahead`, where given, is asked for meanwhile, line by line.
-template <class A, int WAY> __attribute__((noinline)) void exp_kept_by_way(A *kept, ptrdiff_t step, ptrdiff_t n, const Frame<A> *frame, bool keep, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<A>> *sum) {
-    const Frame<A> f = *frame;
-    Columns<A> columns;
+template <class S, int WAY> __attribute__((noinline)) void exp_kept_by_way(S *kept, ptrdiff_t step, ptrdiff_t n, const Frame<S> *frame, bool keep, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<S>> *sum) {
+    const Frame<S> f = *frame;
+    Columns<S> columns;
     for (ptrdiff_t start = 0; start < n; start += COUNT) {
         const ptrdiff_t rows = std::min(n - start, COUNT);
-        Tally<A> tally = empty_tally<A>();
-        rows_of_columns(kept + start * step, step * (ptrdiff_t)sizeof(A), rows, lanes<A>(), [&](ptrdiff_t j, auto v) TERM {
-            const ptrdiff_t several = sizeof v / sizeof(Lanes<A>);
+        Tally<S> tally = empty_tally<S>();
+        rows_of_columns(kept + start * step, step * (ptrdiff_t)sizeof(S), rows, lanes<S>(), [&](ptrdiff_t j, auto v) TERM {
+            const ptrdiff_t several = sizeof v / sizeof(Lanes<S>);
             for (ptrdiff_t i = 0; i < several; i++) prefetch(ahead + (start + j + i) * ahead_stride);
-            v = count<A>(&tally, term_by_way<A, WAY>(v, f));
-            for (ptrdiff_t i = 0; keep && i < several; i++) store_pack(kept + (start + j + i) * step, part<A>(&v, i));
+            v = count<S>(&tally, term_by_way<S, WAY>(v, f));
+            for (ptrdiff_t i = 0; keep && i < several; i++) store<S>(kept + (start + j + i) * step, part<S>(&v, i));
         });
         columns.take(tally, rows);
     }
     *sum = columns.sums();
 }
-template <class S> INLINE void exp_kept_columns(const S *, acc<S> *kept, ptrdiff_t step, ptrdiff_t n, const Frame<S> *frame, double scale, bool keep, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<S>> *sum) {
-    typedef acc<S> A;
-    const Frame<A> f = {frame->low, frame->magic, frame->origin, frame->scale, frame->scale_low};
+template <class S> INLINE void exp_kept_columns(const S *, acc<S> *copies, ptrdiff_t step, ptrdiff_t n, const Frame<S> *frame, double scale, bool keep, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<S>> *sum) {
+    typedef copy_of<S> C;
+    C *kept = (C *)copies;
+    const Frame<C> f = {frame->low, frame->magic, frame->origin, frame->scale, frame->scale_low};
     if (!ahead) ahead = (const char *)kept, ahead_stride = 0;
-    switch (way_of<A>(f, scale)) {
-    case SCALED: return exp_kept_by_way<A, SCALED>(kept, step, n, &f, keep, ahead, ahead_stride, sum);
-    case FAR: return exp_kept_by_way<A, FAR>(kept, step, n, &f, keep, ahead, ahead_stride, sum);
-    default: return exp_kept_by_way<A, NEAR>(kept, step, n, &f, keep, ahead, ahead_stride, sum);
+    switch (way_of<C>(f, scale)) {
+    case SCALED: return exp_kept_by_way<C, SCALED>(kept, step, n, &f, keep, ahead, ahead_stride, sum);
+    case FAR: return exp_kept_by_way<C, FAR>(kept, step, n, &f, keep, ahead, ahead_stride, sum);
+    default: return exp_kept_by_way<C, NEAR>(kept, step, n, &f, keep, ahead, ahead_stride, sum);
     }
 }
 
@@ -323,11 +318,22 @@ template <class D> INLINE D scaled_difference(D a, D b, double scale, D *low) {
     *low = mad(rest, constant<D>(scale), error);
     return p;
 }
+// The common way of a row: within one origin, by a power of two.
+template <class D> INLINE bool moved(State<D> *, const State<D> &) { return false; }
+INLINE double power_of_two(double n) { return from_bits<double>((uint64_t)((int64_t)n + Exp<double>::bias) << Exp<double>::mantissa); }
+INLINE bool moved(State<double> *s, const State<double> &to) {
+    const double power = std::max(s->k - to.k, -2000.0), some = std::max(power, -1000.0);
+    if (s->origin != to.origin || s->m == -INFINITY) return false;
+    s->l.high = s->l.high * power_of_two(some) * power_of_two(power - some);
+    s->l.low = s->l.low * power_of_two(some) * power_of_two(power - some);
+    return true;
+}
 // What takes a sum into a frame with a larger maximum: a power of two where both have one origin.  It may be below
 // the smallest double although the sum it scales, with its headroom, is not: hence two factors.
 template <class D> INLINE void rescale(State<D> *s, const State<D> &to, double scale) {
     D zero = constant<D>(0), steps = s->k - to.k, unit = constant<D>(Exp<double>::magic + Exp<double>::bias), low;
     auto same = s->origin == to.origin;
+    if (moved(s, to)) return;
     D power = select(same, steps, zero);
     D apart = scaled_difference(s->origin, to.origin, scale, &low) + steps * constant<D>(Exp<double>::ln2_high);
     D lost = select(same, zero, apart), lost_low = select(same, zero, mad(steps, constant<D>(Exp<double>::ln2_low), low));
@@ -375,7 +381,10 @@ template <class P> INLINE P times(P e, P high, P low) {
     return select(share > one, one, share);
 #endif
 }
-template <class S> INLINE Lanes<S> times(Lanes<S> e, const Inverse<S> &r) { return times(e, r.high, r.low); }
+template <class S, class P> INLINE P times(P e, const Inverse<S> &r) {  // of half types the first part will do
+    const P high = repeat<P>(r.high);
+    return is_half<S>() ? e * high : times(e, high, repeat<P>(r.low));
+}
 
 // log(c + (u + low)) for c = 1 and u >= 0, or c = 0 and u > 0 not subnormal; right for the smallest u when c is 1.  After
 // fdlibm (Sun Microsystems, 1993): what is added to w, which is exact, is small beside it.
@@ -563,10 +572,6 @@ template <class S> INLINE void set_number(const S *, Doubles<S> *d, ptrdiff_t i,
 // One row.
 template <class S> INLINE State<double> state_of_row_max(const S *, double top, double scale) { return state_of_max<S, double>(top, scale); }
 template <class S> INLINE RowFrame<S> frame_of_row(const S *, const State<double> *s, double scale) { Frame<S> f = frame_of<S>(*s, scale); return row_of<S>(&f, 0); }
-template <class S> INLINE Sum<double> exp_of_row(const S *x, ptrdiff_t n, const State<double> *s, double scale, ptrdiff_t ahead) {
-    const RowFrame<S> f = frame_of_row<S>(x, s, scale);
-    return exp_row<S>(x, n, &f, scale, ahead);
-}
 template <class S> INLINE void merge_rows(const S *, State<double> *a, const State<double> *b, double scale) {
     if (a->m == -INFINITY) *a = *b; else if (b->m != -INFINITY) merge<S>(a, *b, scale);
 }
