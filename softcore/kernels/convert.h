@@ -266,8 +266,13 @@ template <class S> void to_columns(acc<S> *slab, ptrdiff_t width, const S *x, pt
 }
 template <class S> void from_columns(S *y, ptrdiff_t stride, const acc<S> *slab, ptrdiff_t width, ptrdiff_t length, ptrdiff_t rows) {
     const ptrdiff_t L = lanes<S>();
+    const bool flat = length == 1 && stride == (ptrdiff_t)sizeof(S);
     for (ptrdiff_t g = 0; g < rows; g += L) {
         S *p = (S *)((char *)y + g * stride);
+        if (flat) {
+            store_some<S>(p, load<acc<S>>(slab + g), rows - g);
+            continue;
+        }
         if (length > 1 && rows - g >= L && turn_out<S>(p, stride, slab + g, width, length)) continue;
         for (ptrdiff_t r = g; r < rows && r < g + L; r++, p = (S *)((char *)p + stride))
             for (ptrdiff_t j = 0; j < length; j++) p[j] = narrow<S>(slab[j * width + r]);

@@ -494,25 +494,31 @@ template <class S> INLINE double exp_and_top(const S *x, ptrdiff_t n, State<doub
 template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *top, const Lanes<S> *hidden, acc<S> *kept) {
     const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
     const bool copies = kept && (const void *)kept != (const void *)x, far = stride >= 1024;
-    Lanes<S> nan[WIDE];
+    Lanes<S> sum[WIDE];
     for (ptrdiff_t j = 0; j < n; j += 8) {
         const ptrdiff_t rows = n - j < 8 ? n - j : 8;
         for (ptrdiff_t i = 0; far && i < rows; i++)  // the next rows lie in other pages, where no hardware looks ahead
             for (ptrdiff_t g = 0; g < groups; g++) prefetch(row_at(x, stride, j + 8 + i) + g * L);
         for (ptrdiff_t g = 0; g < groups; g++) {
-            Lanes<S> a = j ? top[g] : constant<Lanes<S>>(-INFINITY), b = j ? nan[g] : constant<Lanes<S>>(0);
+            Lanes<S> a = j ? top[g] : constant<Lanes<S>>(-INFINITY), b = j ? sum[g] : constant<Lanes<S>>(0);
             for (ptrdiff_t i = 0; i < rows; i++) {
-                Lanes<S> v = load_some<S>(row_at(x, stride, j + i) + g * L, width - g * L, 0);
+                Lanes<S> v = in_register(load_some<S>(row_at(x, stride, j + i) + g * L, width - g * L, 0));
                 if (copies) store_pack(kept + ((j + i) * groups + g) * L, v);
                 if (hidden) v = select(v == hidden[g], constant<Lanes<S>>(-INFINITY), v);
-                b = select(v != v, v, b);
+                b = b + v;
                 a = greater(v, a);
             }
             top[g] = a;
-            nan[g] = b;
+            sum[g] = b;
         }
     }
-    for (ptrdiff_t g = 0; g < groups; g++) top[g] = select(nan[g] != nan[g], constant<Lanes<S>>(NAN), top[g]);
+    for (ptrdiff_t g = 0; g < groups; g++) {
+        if (__builtin_expect(!any(sum[g] != sum[g]), 1)) continue;  // else there is NaN, or there are both infinities
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const Lanes<S> v = load_some<S>(row_at(x, stride, j) + g * L, width - g * L, 0);
+            top[g] = select(v != v, constant<Lanes<S>>(NAN), top[g]);
+        }
+    }
 }
 // A tile without its elements equal to `top`.
 template <class S> void hide_top(S *tile, const S *x, ptrdiff_t n, double top) {

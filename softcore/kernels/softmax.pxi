@@ -344,7 +344,8 @@ cdef void softmax_columns(const Task* t, const Slab* slab, columned* _) noexcept
     cdef bint kept = fold_columns(slab, t.scale, True, <const Lanes[columned]*> NULL, s, _)
     for g in range(groups):
         inverse[g] = inverses_of(_, &s[g])
-        frame[g] = frames_of(_, &s[g], t.scale)
+        if not kept:
+            frame[g] = frames_of(_, &s[g], t.scale)
     if kept:
         scale_columns(<columned*> slab.at[1], slab.stride[1], <const acc[columned]*> slab.kept, slab.n, slab.width, inverse, t.streaming)
     else:

@@ -43,6 +43,10 @@ template <class S> using Counts = Pack<int64_t, (sizeof(acc<S>) == 4 ? 128 : 64)
 INLINE Lanes<float> accumulators_of(float, Doubles<float> x) { return to_float<64 / SOFTCORE_VECTOR>(x); }
 INLINE Lanes<double> accumulators_of(double, Doubles<double> x) { return x; }
 
+// 1 / x as a float.
+INLINE double reciprocal_as_float(double x) { return (double)(1 / (float)x); }
+INLINE Doubles<float> reciprocal_as_float(Doubles<float> x) { return doubles<float>(constant<Lanes<float>>(1) / accumulators_of(0.0f, x)); }
+
 // A sum in two doubles, of which the second is small.  Doubles that add floats need no second.
 template <class D> struct Sum { D high, low; };
 template <class S, class D> INLINE void add(Sum<D> *s, D x) {
@@ -131,15 +135,18 @@ template <class D> INLINE State<D> empty_state() {
     D zero = constant<D>(0);
     return {constant<D>(-INFINITY), zero, zero, {zero, zero}};
 }
+// The power of two that exp(x) is nearest to.
+template <class D> INLINE D rounded_steps(D x) {
+    const D round = constant<D>(6755399441055744.0);
+    return (x * constant<D>(LOG2E) + round) - round;
+}
 // An infinite or NaN maximum has the frame of 0; the finish looks at m alone then.
 template <class S, class D> INLINE State<D> state_of_max(D m, double scale) {
-    const double round = 6755399441055744.0;
     D zero = constant<D>(0), size = select(m < zero, zero - m, m);
     D scaled = m * constant<D>(scale), scaled_size = size * constant<D>(scale);
     D small = select(scaled_size < constant<D>(Exp<acc<S>>::near), scaled, zero);
     D origin = select((size < constant<D>(INFINITY)) & (scaled_size >= constant<D>(Exp<acc<S>>::near)), m, zero);
-    D n = small * constant<D>(LOG2E) + constant<D>(round);
-    return {m, origin, n - constant<D>(round), {zero, zero}};
+    return {m, origin, rounded_steps(small), {zero, zero}};
 }
 
 // What the exponentials of a row need of its frame, as numbers, and spread over lanes.  For columns each lane has its own.
@@ -365,6 +372,10 @@ template <class S, class D> INLINE void merge(State<D> *a, State<D> b, double sc
 template <class S> struct RowInverse { acc<S> high, low; };
 template <class S> struct Inverse { Lanes<S> high, low; };
 template <class S, class D> INLINE Inverse<S> inverse_of(const State<D> &s) {
+    if constexpr (sizeof(acc<S>) == 4) {
+        const D high = reciprocal_as_float(s.l.high);
+        return {lanes_of<S>(high + (s.m - s.m)), lanes_of<S>(high * mad(constant<D>(0) - s.l.high, high, constant<D>(1)))};
+    }
     D one = constant<D>(1), r = one / (s.l.high + s.l.low), error;
     D product = two_product(r, s.l.high, &error);
     D rest = r * (((one - product) - error) - r * s.l.low), high = rounded<S>(r);
@@ -436,7 +447,7 @@ template <class S> INLINE Mass<Doubles<S>> mass_of(const State<Doubles<S>> &s, d
     const Sum<Doubles<S>> counted = top.sums();
     // Of floats the maximum as it was counted will do, and in doubles nothing is lost.
     if (sizeof(acc<S>) == 4) {
-        const Doubles<S> one = constant<Doubles<S>>(1), zero = constant<Doubles<S>>(0), share = one / counted.high;
+        const Doubles<S> zero = constant<Doubles<S>>(0), share = constant<Doubles<S>>(1) / counted.high;
         return {s.l.high * share, zero, (s.l.high - counted.high) * share, zero};
     }
     const Sum<Doubles<S>> weight = weight_of_max<S>(s, scale), sum = quotient(s.l, weight);
@@ -444,7 +455,7 @@ template <class S> INLINE Mass<Doubles<S>> mass_of(const State<Doubles<S>> &s, d
     return {sum.high, sum.low, rest.high, rest.low};
 }
 template <class S, class D> INLINE auto thin(const Mass<D> &mass, ptrdiff_t n) {
-    const double steps = std::ldexp((double)(n < FRAME<S>() ? n : FRAME<S>()), sizeof(acc<S>) == 4 ? -18 : -46);
+    const double steps = (double)(n < FRAME<S>() ? n : FRAME<S>()) * (sizeof(acc<S>) == 4 ? 0x1p-18 : 0x1p-46);
     return (mass.sum < constant<D>(SPIKE)) & (mass.rest < constant<D>(steps));
 }
 // The rest of a row, from its state without the maximum m.
@@ -515,26 +526,34 @@ template <class S, class F> INLINE double sum_tile(ptrdiff_t n, F term) {  // te
         if (j + i * L < n) e[i] = term(j + i * L, n - j - i * L, e[i]);
     return sum_lanes<S>(tree4(e));
 }
+// The same of a Lanes of columns no longer than a Lanes, whose elements each have a lane of their own: what becomes of lanes I, I + STEP, ..
+template <class S, int I, int STEP, class F> INLINE Doubles<S> sum_short_columns(ptrdiff_t n, F term) {  // term(j)
+    if constexpr (STEP == lanes<S>()) return doubles<S>(term(I));
+    else {
+        const Doubles<S> sum = sum_short_columns<S, I, 2 * STEP>(n, term);
+        return I + STEP < n ? sum + sum_short_columns<S, I + STEP, 2 * STEP>(n, term) : sum;
+    }
+}
 // The sums of up to SUMS Lanes of columns, side by side: term(j, g, sum).
 static constexpr ptrdiff_t SUMS = 8;
 template <class S, class F> INLINE void sum_tile_columns(ptrdiff_t n, ptrdiff_t groups, Doubles<S> *sum, F term) {
     const ptrdiff_t L = lanes<S>();
     Doubles<S> t[SUMS][lanes<S>()];
-    for (ptrdiff_t i = 0; i < L && i < n; i++)
+    if (n <= L) {
+        for (ptrdiff_t g = 0; g < groups; g++) sum[g] = sum_short_columns<S, 0, 1>(n, [&](ptrdiff_t j) TERM { return term(j, g, constant<Lanes<S>>(0)); });
+        return;
+    }
+    for (ptrdiff_t i = 0; i < L; i++)
         for (ptrdiff_t g = 0; g < groups; g++) {
             Lanes<S> e[4];
             for (int b = 0; b < 4; b++) e[b] = constant<Lanes<S>>(0);
-            if (n <= L) {  // a column has one element in each lane
-                t[g][i] = doubles<S>(term(i, g, e[0]));
-                continue;
-            }
             for (ptrdiff_t j = i; j < n; j += 4 * L)
                 for (int b = 0; b < 4; b++) if (j + b * L < n) e[b] = term(j + b * L, g, e[b]);
             t[g][i] = doubles<S>(tree4(e));
         }
     for (ptrdiff_t g = 0; g < groups; g++) {
         for (ptrdiff_t w = L / 2; w; w /= 2)
-            for (ptrdiff_t i = 0; i < w && i + w < n; i++) t[g][i] = t[g][i] + t[g][i + w];
+            for (ptrdiff_t i = 0; i < w; i++) t[g][i] = t[g][i] + t[g][i + w];
         sum[g] = t[g][0];
     }
 }
@@ -593,7 +612,12 @@ template <class S> INLINE void add_row(const S *, Sum<double> *s, double x) { ad
 template <class S> INLINE void merge_sums(const S *, Sum<double> *a, const Sum<double> *b) { add<S>(a, b->high); a->low += b->low; }
 
 // Lanes of rows or columns.
-template <class S> INLINE State<Doubles<S>> states_of_max(const S *, Lanes<S> top, double scale) { return state_of_max<S>(doubles<S>(top), scale); }
+template <class S> INLINE State<Doubles<S>> states_of_max(const S *, Lanes<S> top, double scale) {
+    const Lanes<S> near_ = constant<Lanes<S>>(Exp<acc<S>>::near);
+    const Doubles<S> m = doubles<S>(top), zero = constant<Doubles<S>>(0);
+    if (scale == 1 && all((top < near_) & (top > constant<Lanes<S>>(0) - near_))) return {m, zero, rounded_steps(m), {zero, zero}};
+    return state_of_max<S>(m, scale);
+}
 template <class S> INLINE Frame<S> frames_of(const S *, const State<Doubles<S>> *s, double scale) { return frame_of<S>(*s, scale); }
 template <class S> INLINE Inverse<S> inverses_of(const S *, const State<Doubles<S>> *s) { return inverse_of<S>(*s); }
 template <class S> INLINE Mass<Doubles<S>> masses_of(const S *, const State<Doubles<S>> *s, double scale) { return mass_of<S>(*s, scale); }
@@ -611,6 +635,7 @@ template <class S> INLINE void merge_columns(const S *, State<Doubles<S>> *a, co
 template <class S> INLINE void close_columns(const S *, State<Doubles<S>> *s) {
     Doubles<S> zero = constant<Doubles<S>>(0);
     auto empty = s->m == constant<Doubles<S>>(-INFINITY);
+    if (!any(empty)) return;
     s->l.high = select(empty, zero, s->l.high);
     s->l.low = select(empty, zero, s->l.low);
 }
