@@ -549,7 +549,7 @@ def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding
         t.straight = t.straight and lies_straight(&t.arg[i], INT64 if (t.index and i == 2) or (which == MAX_POOL_BACKWARD and i == 1) else code,
                                                   t.arg[i].step[t.channel if t.across else 4])
     if which == MAX_POOL_BACKWARD:
-        t.straight = t.straight and t.across and guess_windows(&t)
+        t.straight = t.straight and t.across and t.arg[0].shape[t.channel] >= NARROW and guess_windows(&t)
     elif which == AVG_POOL_BACKWARD:
         t.straight = t.straight and takes_rows(&t)
     else:

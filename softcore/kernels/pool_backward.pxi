@@ -86,6 +86,7 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
 
 cdef enum:
     ROWS_MATCHED = 4     # rows of windows that hold an element: of more, scattering their maxima costs less
+    NARROW = 16          # channels side by side: of fewer too
 
 # Whether windows are few and near enough for that.
 cdef bint takes_rows(const Pool* t) noexcept nogil:
@@ -362,13 +363,17 @@ cdef struct Bands:
 cdef Bands bands_of(const Pool* t) noexcept nogil:
     cdef const Planes* x = &t.arg[2]
     cdef Bands s
-    s.size = x.shape[2] * x.shape[3] * x.shape[4]
-    s.pixels = t.arg[0].shape[2] * t.arg[0].shape[3] * t.arg[0].shape[4]
-    s.wide = SIDE_BY_SIDE if t.across else 1
+    s.size = x.shape[2] * x.shape[3] * x.shape[4] * interleaved(t)
+    s.pixels = t.arg[0].shape[2] * t.arg[0].shape[3] * t.arg[0].shape[4] * interleaved(t)
+    s.wide = SIDE_BY_SIDE if t.across and not t.even else 1
     s.band = BAND // s.wide
     s.bands = (s.size + s.band - 1) // s.band
-    s.groups = t.planes if not t.across else x.shape[1 - t.channel] * ((x.shape[t.channel] + s.wide - 1) // s.wide)
+    s.groups = t.planes if not t.across else x.shape[1 - t.channel] * ((x.shape[t.channel] + s.wide - 1) // s.wide if s.wide > 1 else 1)
     return s
+
+# Channels that are one plane's elements: see pool_scatter.h.
+cdef inline Py_ssize_t interleaved(const Pool* t) noexcept nogil:
+    return t.arg[2].shape[t.channel] if t.across and t.even else 1
 
 # Planes of a group: where the first is, how many there are, and bytes from one to the next.
 cdef inline char* group_of(const Pool* t, const Planes* a, const Bands* s, Py_ssize_t group, Py_ssize_t* wide) noexcept nogil:
@@ -404,10 +409,13 @@ cdef inline bint evenly_spaced(const Planes* a) noexcept nogil:
     cdef bint rows = a.shape[3] == 1 or a.step[3] == a.step[4] * a.shape[4]
     return rows and (a.shape[2] == 1 or a.step[2] == a.step[4] * a.shape[4] * a.shape[3])
 
-# Whether that holds for all of them, which need no copy then.
+# Whether that holds for all of them, which need no copy then; channels side by side without a gap.
 cdef bint scatters_evenly(const Pool* t) noexcept nogil:
-    return not t.across and t.arg[1].code == INT64 and t.arg[0].code == t.arg[2].code and evenly_spaced(&t.arg[0]) and evenly_spaced(&t.arg[1]) and evenly_spaced(&t.arg[2])
-
+    cdef int i
+    for i in range(3):
+        if t.across and t.arg[i].step[4] != t.arg[i].itemsize * t.arg[i].shape[t.channel]:
+            return False
+    return t.arg[1].code == INT64 and t.arg[0].code == t.arg[2].code and evenly_spaced(&t.arg[0]) and evenly_spaced(&t.arg[1]) and evenly_spaced(&t.arg[2])
 
 cdef inline Py_ssize_t pixels_at_once(Py_ssize_t wide) noexcept nogil:
     return ITEMS // wide
@@ -486,6 +494,7 @@ cdef struct Scatterer:
     Ring ring
     Scattering band
     Py_ssize_t plane
+    int axis
 
 # Returns whether a band is a whole plane.
 cdef bint open_scatterer(Scatterer* s, const Pool* t, char* room, bint two) noexcept nogil:
@@ -496,12 +505,17 @@ cdef bint open_scatterer(Scatterer* s, const Pool* t, char* room, bint two) noex
     s.ring.low = s.ring.high + ring_room(&s.bands) if two else NULL
     s.ring.clean = 0
     s.band.extents = <Extent*> (s.ring.high + 2 * ring_room(&s.bands)) if s.bands.size > (RING if t.streaming else 2 * RING if two else 4 * RING) else NULL
-    s.band.place_step = t.arg[1].step[4]
-    s.band.v_step = t.arg[0].step[4]
-    s.band.to_step = t.arg[2].step[4]
+    s.axis = t.channel if t.across else 4  # of elements that follow each other
+    s.band.place_step = t.arg[1].step[s.axis]
+    s.band.v_step = t.arg[0].step[s.axis]
+    s.band.to_step = t.arg[2].step[s.axis]
+    s.band.channels = interleaved(t)
     s.band.windows = s.bands.pixels
     s.plane = -1
     return s.bands.bands == 1
+
+cdef inline char* even_plane(const Pool* t, const Planes* a, Py_ssize_t plane) noexcept nogil:
+    return a.data + plane * a.step[1 - t.channel] if t.across else plane_of(a, plane)
 
 cdef inline void next_band(Scatterer* s, const Pool* t, Py_ssize_t unit) noexcept nogil:
     cdef Py_ssize_t plane = unit // s.bands.bands
@@ -510,9 +524,9 @@ cdef inline void next_band(Scatterer* s, const Pool* t, Py_ssize_t unit) noexcep
     if plane == s.plane:
         return
     s.plane = plane
-    s.band.v = plane_of(&t.arg[0], plane)
-    s.band.place = plane_of(&t.arg[1], plane)
-    s.band.to = plane_of(&t.arg[2], plane)
+    s.band.v = even_plane(t, &t.arg[0], plane)
+    s.band.place = even_plane(t, &t.arg[1], plane)
+    s.band.to = even_plane(t, &t.arg[2], plane)
     if s.band.extents != NULL:
         find_extents(&s.band)
 

@@ -14,10 +14,11 @@ enum { TOGETHER = 128, RING = 1024 };
 // The least place of some windows and all later ones, and the largest of those some.
 struct Extent { int64_t low, high; };
 
-// Windows of one plane, and the band of its elements that they go to.
+// Windows of one plane, and the band of its elements that they go to. Channels that lie side by side make one plane, whose elements
+// are `channels` times as many, and whose places count pixels.
 struct Scattering {
     const char *place, *v;
-    ptrdiff_t place_step, v_step, windows;
+    ptrdiff_t place_step, v_step, windows, channels;
     char *to;  // where the plane begins
     ptrdiff_t to_step, from, length;
     Extent *extents;  // NULL where the ring has the whole plane
@@ -39,7 +40,8 @@ inline void find_extents(Scattering *s) {
     for (ptrdiff_t i = 0; i < stretches; i++) {
         const char *place = s->place + i * TOGETHER * s->place_step;
         const ptrdiff_t n = std::min<ptrdiff_t>(TOGETHER, s->windows - i * TOGETHER);
-        s->extents[i] = s->place_step == eight ? extent_by(place, eight, n) : extent_by(place, s->place_step, n);
+        const Extent e = s->place_step == eight ? extent_by(place, eight, n) : extent_by(place, s->place_step, n);
+        s->extents[i] = {e.low * s->channels, (e.high + 1) * s->channels - 1};
     }
     for (ptrdiff_t i = stretches - 2; i >= 0; i--) s->extents[i].low = std::min(s->extents[i].low, s->extents[i + 1].low);
 }
@@ -156,13 +158,15 @@ template <class T, class STEP> INLINE uint32_t count_by(const char *v, STEP step
 }
 
 // Not inlined: its loop needs every register.
-template <class CELLS, class PLACE_STEP, class STEP> __attribute__((noinline)) void take_by(CELLS cells, const Scattering *s, ptrdiff_t first, ptrdiff_t n, ptrdiff_t phase, size_t mask, PLACE_STEP place_step, STEP v_step) {
+template <bool CHANNELS, class CELLS, class PLACE_STEP, class STEP> __attribute__((noinline)) void take_by(CELLS cells, const Scattering *s, ptrdiff_t first, ptrdiff_t n, ptrdiff_t phase, size_t mask, PLACE_STEP place_step, STEP v_step) {
     const char *place = s->place + first * place_step, *v = s->v + first * v_step;
-    const size_t from = s->from, length = s->length;
+    const size_t from = s->from, length = s->length, channels = CHANNELS ? s->channels : 1;
+    size_t channel = CHANNELS ? first % channels : 0;
 #pragma GCC unroll 4
     for (ptrdiff_t j = 0; j < n; j++) {
-        const size_t i = (size_t)place_at(place + j * place_step) - from;
+        const size_t i = (size_t)place_at(place + j * place_step) * channels + channel - from;
         if (i < length) cells.take((i + phase) & mask, v + j * v_step);
+        if (CHANNELS) channel = channel + 1 == channels ? 0 : channel + 1;
     }
 }
 template <class S, class CELLS> void scatter_band(CELLS *cells, Ring *ring, const Scattering *s) {
@@ -180,8 +184,9 @@ template <class S, class CELLS> void scatter_band(CELLS *cells, Ring *ring, cons
         }
     };
     const auto take = [&](ptrdiff_t first, ptrdiff_t n) {
-        if (s->place_step == eight && s->v_step == whole) take_by(*cells, s, first, n, phase, size - 1, eight, whole);
-        else take_by(*cells, s, first, n, phase, size - 1, s->place_step, s->v_step);
+        if (s->channels > 1) take_by<true>(*cells, s, first, n, phase, size - 1, eight, whole);
+        else if (s->place_step == eight && s->v_step == whole) take_by<false>(*cells, s, first, n, phase, size - 1, eight, whole);
+        else take_by<false>(*cells, s, first, n, phase, size - 1, s->place_step, s->v_step);
     };
     if (!s->extents) take(0, s->windows);
     else

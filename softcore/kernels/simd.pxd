@@ -348,7 +348,7 @@ cdef extern from "pool_scatter.h" namespace "softcore" nogil:
     cdef struct Scattering:
         const char* place
         const char* v
-        Py_ssize_t place_step, v_step, windows
+        Py_ssize_t place_step, v_step, windows, channels
         char* to
         Py_ssize_t to_step
         Py_ssize_t start "from"
