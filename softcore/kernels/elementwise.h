@@ -174,7 +174,7 @@ template <class S> __attribute__((noinline)) void gradient_row_of_infinite(S *dx
     write_row<S>(dx, n, streamed, [=](ptrdiff_t j, ptrdiff_t m) TERM { return gradient_of_infinite<S>(load_some<S>(dy + j, m, 0), load_some<S>(y + j, m, 0), g); });
 }
 template <class S, bool LOG> INLINE void gradient_row_by_way(S *dx, const S *dy, const S *y, ptrdiff_t n, double total, double scale, Streamed<S> *streamed) {
-    if (LOG && __builtin_expect(!std::isfinite(total), 0)) return gradient_row_of_infinite<S>(dx, dy, y, n, total, scale, streamed);
+    if (LOG && __builtin_expect(!std::isfinite((acc<S>)total), 0)) return gradient_row_of_infinite<S>(dx, dy, y, n, total, scale, streamed);
     const Gradient<S> g = gradient_of<S>(lanes_of<S>(total), scale);
     auto f = [=](ptrdiff_t j, ptrdiff_t m) TERM { return gradient<S, LOG>(load_some<S>(dy + j, m, 0), load_some<S>(y + j, m, 0), g); };
     write_row<S>(dx, n, streamed, f);

@@ -29,8 +29,7 @@ template <class S> struct Share {
 #if SOFTCORE_FMA
         e = mad(e, inverse.high, e * inverse.low);
 #else
-        Lanes<S> error, product = two_product(e, inverse.high, &error);  // not `times`, whose results are at most 1
-        e = product + (error + e * inverse.low);
+        e = unfused(e, inverse.high, inverse.low);  // not `times`, whose results are at most 1
 #endif
         return scaled ? e * unit : e;
     }

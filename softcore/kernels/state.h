@@ -383,12 +383,18 @@ template <class S, class D> INLINE Inverse<S> inverse_of(const State<D> &s) {
 }
 template <class S> INLINE RowInverse<S> row_of(const Inverse<S> *r, ptrdiff_t i) { return {lane<S>(r->high, i), lane<S>(r->low, i)}; }
 template <class S> INLINE Inverse<S> spread_inverse(const RowInverse<S> &r) { return {splat<S>(r.high), splat<S>(r.low)}; }
+// e (high + low), of which the first product is taken exactly: well above the subnormals, where its parts would be lost.
+template <class P> INLINE P unfused(P e, P high, P low) {
+    const double up = sizeof(typename element<P>::type) == 4 ? 0x1p40 : 0x1p300;
+    P error, product = two_product(e, high * constant<P>(up), &error);
+    return (product + (error + e * (low * constant<P>(up)))) * constant<P>(1 / up);
+}
 template <class P> INLINE P times(P e, P high, P low) {
 #if SOFTCORE_FMA
     return mad(e, high, e * low);
 #else
     // The product in power + a * b was rounded too, which is enough to lift a share of almost 1 above it.
-    P error, product = two_product(e, high, &error), share = product + (error + e * low), one = constant<P>(1);
+    const P share = unfused(e, high, low), one = constant<P>(1);
     return select(share > one, one, share);
 #endif
 }
