@@ -18,7 +18,7 @@ ELEMENTWISE = [op for op in OPS.values() if op.kind == "map"]
 ISAS = kernels.available()
 SERIAL = kernels.core.openmp_runtime().startswith("none")
 # Lengths inside a vector, inside a tile, past a tile, past a frame, past a chunk of every dtype.
-LENGTHS = [5, 40, 200, 1100, 4200, 17000]
+LENGTHS = [5, 13, 40, 200, 1100, 4200, 17000]
 
 
 def named(op):
@@ -328,6 +328,30 @@ def test_the_sign_of_nan_is_the_same_in_every_walk(op, dtype, rng):
                 for y in (op(x), op(np.ascontiguousarray(x.T), 0).T, op(np.repeat(x, 2, -1)[:, ::2])):
                     found.add(bits(np.ascontiguousarray(y))[2])
         assert len(found) == 1
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("op", [sc.softmax, sc.log_softmax, sc.logsumexp], ids=lambda f: f.__name__)
+def test_what_stands_out_in_a_long_row(op, dtype, isa, rng):
+    # Its maximum is found a frame ahead, wherever the row begins in a line; taken from gaps, each frame stands alone.
+    frame = 16384 // max(4, dtype.itemsize)
+    n = 6 * frame + 5
+    room = np.empty(n + 16, dtype)
+    quiet = (3 * rng.standard_normal(n)).astype(dtype)
+    with kernels.use(isa):
+        for place in (0, 1, 15, frame - 1, frame, frame + 9, 2 * frame, 4 * frame - 1, 4 * frame, n - 6, n - 1):
+            for extreme in (60, np.inf, np.nan):
+                for start in (0, 3):
+                    x = room[start : start + n]
+                    x[:] = quiet
+                    x[place] = extreme
+                    apart = op(np.repeat(x, 2)[::2])
+                    assert bits(op(x)) == bits(apart), (place, extreme, start)
+                    assert np.isnan(np.asarray(apart).astype(float)).any() == (extreme != extreme or (extreme == np.inf and op is not sc.logsumexp))
+        low = np.full(n, -np.inf, dtype)
+        low[5 * frame + 2] = 1  # frames of nothing else
+        assert bits(op(low)) == bits(op(np.repeat(low, 2)[::2]))
 
 
 @pytest.mark.skipif(SERIAL, reason="a build without OpenMP has one thread")

@@ -1,5 +1,6 @@
 """Incoming gradients that are infinite or NaN: what each backward makes of them is what its definition says, in every walk."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -52,6 +53,20 @@ def test_a_share_of_a_softmax_is_positive_however_small(isa):
         np.testing.assert_array_equal(ops.log_softmax_backward([1.0, INF, 1.0], y), [-INF, NAN, NAN])
         np.testing.assert_array_equal(ops.log_softmax_backward([-INF, 1.0, 1.0], y), [NAN, INF, NAN])
         np.testing.assert_array_equal(ops.log_softmax_backward([1.0, -1.0, 1.0], y), [0, -1, 1])
+
+
+@pytest.mark.parametrize("length", [3, 16, 19, 65, 300])
+@pytest.mark.parametrize("dtype", [np.float32, np.dtype(ml_dtypes.bfloat16)], ids=["float32", "bfloat16"])
+def test_a_sum_that_only_float64_can_hold(isa, dtype, length):
+    # It is infinite in the accumulator, and so in each of its products.
+    dy, y = np.zeros((2, length), dtype), np.full((2, length), -1, dtype)
+    dy[:, :2] = 3e38
+    y[:, 2] = -200
+    expected = np.full((2, length), -INF)
+    for row in (sc.log_softmax_backward(dy[0], y[0]), sc.log_softmax_backward(np.repeat(dy, 2, -1)[0, ::2], y[0])):
+        np.testing.assert_array_equal(row.astype(float), expected[0])
+    np.testing.assert_array_equal(sc.log_softmax_backward(dy, y).astype(float), expected)
+    np.testing.assert_array_equal(sc.log_softmax_backward(dy.T.copy(), y.T.copy(), 0).T.astype(float), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -608,6 +608,42 @@ def test_channels_last_has_the_bits_of_channels_first(isa, rng):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("channels", [3, 7, 16, 70])
+def test_channels_that_are_scattered_side_by_side(channels, streaming, rng):
+    # Planes within a band and in several, windows that share maxima and that do not, and whatever is put anywhere.
+    choose = planner.choose_windows
+    for (height, width), (window, options) in itertools.product([(9, 10), (70, 101)], [((3, 3), {"stride": 2, "padding": 1}), ((2, 2), {}), ((3, 3), {"stride": 1})]):
+        for dtype in FLOATING:
+            x = rng.standard_normal((3, height, width, channels)).astype(dtype)
+            y, indices = sc.max_pool(x, window, return_indices=True, layout="channels_last", **options)
+            dy = np.round(8 * rng.standard_normal(y.shape)).astype(dtype)
+            first = [np.ascontiguousarray(np.moveaxis(a, -1, 1)) for a in (dy, indices, y)]
+            anywhere = rng.integers(0, height * width, indices.shape)
+            shape = (3, channels, height, width)
+            try:
+                kernels.core.configure_windows(lambda *a, **k: (*choose(*a, **k)[:2], streaming, False))
+                last = [
+                    sc.max_pool_backward(dy, indices, x.shape, layout="channels_last"),
+                    sc.max_pool_backward(dy, anywhere, x.shape, layout="channels_last"),
+                    sc.max_unpool(y, indices, x.shape, layout="channels_last"),
+                    sc.max_unpool(y, anywhere, x.shape, layout="channels_last"),
+                ]
+            finally:
+                kernels.core.configure_windows(choose)
+            elsewhere = np.ascontiguousarray(np.moveaxis(anywhere, -1, 1))
+            expected = [
+                sc.max_pool_backward(first[0], first[1], shape),
+                sc.max_pool_backward(first[0], elsewhere, shape),
+                sc.max_unpool(first[2], first[1], shape),
+                sc.max_unpool(first[2], elsewhere, shape),
+            ]
+            for a, b in zip(last, expected):
+                assert bits(a) == bits(np.ascontiguousarray(np.moveaxis(b, 1, -1))), (window, dtype, height)
+            with sc.num_threads(3):
+                assert bits(sc.max_pool_backward(dy, anywhere, x.shape, layout="channels_last")) == bits(last[1])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 def test_of_guessed_windows_every_index_is_looked_at(streaming, rng):
     # One index of many belongs to another window, or to none: to the end of the row before where a window hangs over its row.
     choose = planner.choose_windows

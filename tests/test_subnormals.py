@@ -81,6 +81,22 @@ def test_results_keep_them(isa):
 
 
 @pytest.mark.parametrize("isa", kernels.available())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_shares_around_the_smallest_normal_are_exact(isa, dtype, rng):
+    # There the parts of a product taken in two are subnormal themselves.
+    finfo = np.finfo(dtype)
+    x = np.zeros((20_000, 3), dtype)
+    x[:, 1] = -3 * rng.random(len(x))
+    x[:, 2] = np.log(finfo.tiny) + 4 * rng.random(len(x)) - 1
+    wide = x.astype(np.longdouble)
+    e = np.exp(wide - wide.max(-1, keepdims=True))
+    expected = e / e.sum(-1, keepdims=True)
+    with kernels.use(isa):
+        for y in (sc.softmax(x), sc.softmax(np.ascontiguousarray(x.T), 0).T, np.stack([sc.softmax(np.append(r, np.full(100, -np.inf, dtype)))[:3] for r in x[:2000]])):
+            assert (abs(y - expected[: len(y)]) / np.spacing(expected[: len(y)].astype(dtype))).max() < (2 if dtype == np.float32 else 4)
+
+
+@pytest.mark.parametrize("isa", kernels.available())
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_subnormal_inputs_are_told_apart(isa, dtype):
     tiny = np.finfo(dtype).smallest_subnormal

@@ -387,11 +387,23 @@ __attribute__((noinline)) double walk_frame_by_way(Walk<S> *w, const S *x, ptrdi
     const Frame<S> f = spread_frame<S>(row);
     acc<S> *kept = w->kept + j0;
     Tally<S> tally = empty_tally<S>();
-    P m[2] = {constant<P>(-INFINITY), constant<P>(-INFINITY)}, sum = constant<P>(0);
-    auto meet = [&](P v, int i) TERM { m[i] = greater(v, m[i]); sum = sum + v; };
-    auto read = [&](P v, ptrdiff_t j) TERM {
+    typedef typename Several<S>::type PP;
+    const ptrdiff_t LL = sizeof(PP) / sizeof(P) * L;
+    P m = constant<P>(-INFINITY), sum = constant<P>(0);
+    auto read = [&](auto v, ptrdiff_t j) TERM {
         v = count<S>(&tally, term_by_way<S, WAY>(v, f));
         if (KEEP) store_pack(kept + j, v);
+    };
+    // Some Lanes of x, and as many of `next`, of which what lies a frame on is asked for.
+    auto meet = [&](ptrdiff_t j) TERM {
+        PP v;
+        for (ptrdiff_t i = 0; i < LL; i += L) {
+            const P w = in_register(load<S>(next + j + i));
+            m = greater(w, m), sum = sum + w;
+            prefetch(next + FRAME<S>() + j + i);
+            part<S>(&v, i) = in_register(load<S>(x + j + i));
+        }
+        return v;
     };
     ptrdiff_t j = 0;
     const ptrdiff_t both = next ? std::min(n, next_n) : 0;
@@ -405,15 +417,16 @@ __attribute__((noinline)) double walk_frame_by_way(Walk<S> *w, const S *x, ptrdi
         ptrdiff_t at = w->writing.j;
         auto write = [&] TERM { put<S>(y + at, result.g.share(load<acc<S>>(old + at) * unit), past); at += L; };
         // What is written lies a part of a Lanes ahead of what is read, so it is still there.
-        for (; j + L <= both && at + L <= j0 + n; j += L) {
-            meet(load<S>(next + j), 0);
+        for (; j + LL <= both && at + LL <= j0 + n; j += LL) {
+            const PP v = meet(j);
+            for (ptrdiff_t i = 0; i < LL; i += L) write();
+            read(v, j);
+        }
+        for (; j + LL > both && j + L <= n && at + L <= j0 + n; j += L) {
             write();
             read(load<S>(x + j), j);
         }
-        for (; j + L <= n && at + L <= j0 + n; j += L) {
-            write();
-            read(load<S>(x + j), j);
-        }
+        while (at + L <= j0 + n) write();
         if (j0 + n == w->n || (at < j0 + n && at + L > w->n)) {
             end_row<S>(y, w->n, w->streaming ? &w->streamed : nullptr, {at, past}, result);
             at = w->n;
@@ -423,16 +436,13 @@ __attribute__((noinline)) double walk_frame_by_way(Walk<S> *w, const S *x, ptrdi
         }
         w->writing.j = at;
     }
-    for (; j + L <= both; j += L) {
-        meet(load<S>(next + j), 0);
-        read(load<S>(x + j), j);
-    }
-    const ptrdiff_t met = next ? std::min(j, both / L * L) : 0;
+    for (; j + LL <= both; j += LL) read(meet(j), j);
+    const ptrdiff_t met = next ? std::min(j, both / LL * LL) : 0;
     for (; j + L <= n; j += L) read(load<S>(x + j), j);
     if (j < n) read(load_part<S>(x + j, n - j, -INFINITY), j);
     s->l = s->m - s->m == 0 ? sum_of_row(tally, (n + L - 1) / L) : Sum<double>{0, 0};
     if (!next) return 0;
-    double top = largest<S>(greater(m[0], m[1])), rest = met < next_n ? top_of_tile<S>(next + met, next_n - met) : top;
+    double top = largest<S>(m), rest = met < next_n ? top_of_tile<S>(next + met, next_n - met) : top;
     if (__builtin_expect(any(sum != sum), 0)) return top_of_tile<S>(next, next_n);
     return rest > top || rest != rest ? rest : top;
 }
