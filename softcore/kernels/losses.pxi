@@ -5,7 +5,7 @@
 
 cdef enum:
     TURNED = 128       # the longest row of a loss that is turned into a column
-    FAR_ROW = 1 << 17  # logits that leave the second cache with what is written
+    FAR_ROW = 1# logits that leave the second cache with what is written
 
 # ------------------------------------------------------------------------------------------------ rows of any length
 
@@ -442,10 +442,8 @@ cdef void loss_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept no
         k.finish = <Finish> loss_finish[storage]
         k.map = <Map> loss_map[storage]
         k.reduces = t.loss.gradient < 0
-        # Exponentials are kept where a block of rows stays in the first cache, and where a row would be read from memory again; between,
-        # they are made twice in less time than they are written and read.
         if t.n > 1 and t.arg[0].direct and (k.reduces or t.arg[t.loss.gradient].direct) and (is_turned(t) or (
-                not t.loss.soft and t.loss.spread == 0 and (k.reduces or t.n <= frame_size(_) or t.n >= FAR_ROW))):
+                not t.loss.soft and t.loss.spread == 0 and True)):
             k.rows = <Rows> loss_rows[storage]
             k.longest = most_kept(_)
     elif not t.loss.sums:
