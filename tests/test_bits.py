@@ -354,6 +354,47 @@ def test_what_stands_out_in_a_long_row(op, dtype, isa, rng):
         assert bits(op(low)) == bits(op(np.repeat(low, 2)[::2]))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("op", [sc.softmax, sc.log_softmax, sc.cross_entropy_with_grad], ids=lambda f: f.__name__)
+def test_long_rows_are_walked_as_if_alone(op, dtype, isa, rng, monkeypatch):
+    # A row is written while the next is read, from exponentials that were kept, unless its frames lie too far apart or from 0.
+    frame = 16384 // max(4, dtype.itemsize)
+    for n in (frame + 1, 2 * frame + 77, 5 * frame + 16):
+        x = (3 * rng.standard_normal((14, n))).astype(dtype)
+        x[1] = np.linspace(-300, 300, n)
+        x[2, :frame], x[2, frame:] = -250, 0
+        x[3], x[4, : frame + 5] = -np.inf, -np.inf
+        x[5, 7], x[6, -1], x[7, frame] = np.nan, np.inf, 1000
+        x[8] = 400 + x[8]
+        x[9, 3:-3], x[9, 0] = -np.inf, 5
+        x[10] = 2
+        x[11, : n // 2] += 300
+        labels = rng.integers(0, n, len(x))
+        labels[:3] = 0, n - 1, frame
+
+        def call(x, rows):
+            if op is sc.cross_entropy_with_grad:
+                return op(x, labels[rows], reduction="none")
+            return (op(x),)
+
+        with kernels.use(isa):
+            apart = [call(np.repeat(row, 2)[::2][None], slice(i, i + 1)) for i, row in enumerate(x)]
+            expected = bits(tuple(map(np.concatenate, zip(*apart))))
+            room = np.empty(x.size + 3, dtype)[3:].reshape(x.shape)  # beginning anywhere in a line
+            room[...] = x
+            for level in (planner.LAST_LEVEL, 0):
+                monkeypatch.setattr(planner, "LAST_LEVEL", level)
+                for threads in (1, 3):
+                    with sc.num_threads(threads):
+                        assert bits(call(x, slice(None))) == expected
+                        assert bits(call(room, slice(None))) == expected
+            if op is not sc.cross_entropy_with_grad:
+                assert bits((op(room, out=room),)) == expected
+                back = np.ascontiguousarray(x[::-1])
+                assert bits((op(back)[::-1].copy(),)) == expected
+
+
 @pytest.mark.skipif(SERIAL, reason="a build without OpenMP has one thread")
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 def test_a_long_row_with_a_spike_in_place(dtype):

@@ -39,8 +39,7 @@ cdef void whole_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_
     cdef Row row
     cdef Room room, chunk
     cdef Py_ssize_t r, j
-    if k.rows != NULL and t.n <= k.longest:
-        k.rows(t, first, last, NULL)
+    if k.rows != NULL and t.n <= k.longest and k.rows(t, first, last, NULL):
         return
     if packs(t, k):
         packed_rows(t, k, first, last)
@@ -132,7 +131,7 @@ cdef void slabs(const Task* t, const Kernel* k, Py_ssize_t wide, Py_ssize_t firs
     cdef void* kept = NULL
     slab.n = t.n
     slab.kept = NULL
-    if k.keeps and t.n <= k.longest:  # without room for it a slab is read again
+    if k.keeps:  # without room for it a slab is read again
         kept = malloc(t.n * wide * 64 // k.lanes + 64)
         if kept != NULL:
             slab.kept = <char*> ((<size_t> kept + 63) // 64 * 64)

@@ -105,16 +105,16 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
             k.columns = <Columns> softmax_columns[storage]
             k.widest = WIDE
             k.short = 16 if storage is double else 47
-            k.longest = frame_size(_)
-            k.keeps = True
+            k.longest = longest_walk(t, _)
+            k.keeps = t.n <= frame_size(_)
     elif op == LOG_SOFTMAX:
         k.fold = <Fold> softmax_fold[storage]
         k.merge = <Merge> softmax_merge[storage]
         k.finish = <Finish> log_softmax_finish[storage]
         k.map = <Map> log_softmax_map[storage]
         k.rows = <Rows> log_softmax_rows[storage]
-        k.longest = frame_size(_)
-        k.keeps = True
+        k.longest = longest_walk(t, _)
+        k.keeps = t.n <= frame_size(_)
         k.columns = <Columns> log_softmax_columns[storage]
         k.widest = WIDE
         k.short = 16 if storage is double else 47
@@ -413,7 +413,6 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         if rooms == NULL:
             raise MemoryError()
     # As many columns as lie well together and leave a slab for every thread, but no more than stay in the cache where they are kept.
-    k.keeps = k.keeps and t.n <= k.longest
     wide_columns = max(GROUPS, min(k.widest, (t.rows - 1) // (k.lanes * threads) + 1))
     if k.keeps:
         wide_columns = min(wide_columns, SLAB, max(GROUPS, KEPT // (64 * t.n)))

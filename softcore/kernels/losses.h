@@ -8,7 +8,7 @@
 //
 // Only labels without smoothing need no sum over p: P and sum p x are one element then.
 #pragma once
-#include "rows.h"
+#include "walk.h"
 
 namespace softcore {
 namespace {
@@ -345,144 +345,15 @@ template <class A> __attribute__((noinline)) void less_columns(A *e, const A *ta
 
 // ---------------------------------------------------------------- rows frame by frame
 
-// Labels, no smoothing, plain rows.  A row's exponentials are kept, each frame in its own unit, until the row is known; then they
-// are multiplied and written while the exponentials of the next row take their place, and the maximum of the frame after that
-// is found: three steps that wait for different things, in one loop, as in rows.h.
-template <class S> struct Walk {
-    static constexpr ptrdiff_t FRAMES = 64;
-    acc<S> *kept;
-    double k[FRAMES], m[FRAMES];
-    bool near_;            // all frames of the row that is being read have the origin 0
-    // The row that is being written:
-    S *y;                  // or null
-    GradientRow<S> g;
-    acc<S> step[FRAMES];   // what takes a frame's exponentials into the row's unit
-    ptrdiff_t n, label;
-    S own;                 // the gradient at the label
-    Writing writing;
-    Streamed<S> streamed;
-    bool streaming;
-};
-template <class S> INLINE ptrdiff_t most_kept(const S *) { return Walk<S>::FRAMES * FRAME<S>(); }
-template <class S> struct Kept {  // elements of the row that is being written
-    const acc<S> *kept, *step;
-    GradientLanes<S> g;
-    INLINE Kept(const Walk<S> *w) : kept(w->kept), step(w->step), g(w->g) {}
-    INLINE Lanes<S> operator()(ptrdiff_t j, ptrdiff_t m) const {
-        const ptrdiff_t a = j / FRAME<S>(), b = (j + (m < lanes<S>() ? m : lanes<S>()) - 1) / FRAME<S>();
-        Lanes<S> unit = splat<S>(step[a]);
-        if (a != b) unit = select(first<S>(b * FRAME<S>() - j), unit, splat<S>(step[b]));
-        return g.share(load_some<acc<S>>(kept + j, m, 0) * unit);
-    }
-};
-template <class S> INLINE void begin_walk(Walk<S> *w, acc<S> *kept, ptrdiff_t n, bool streaming) {
-    w->kept = kept, w->y = nullptr, w->n = n, w->streaming = streaming, w->near_ = true;
-}
-// The frame of the elements from j on: its exponentials, whose sum is put in *s, and the maximum of `next`, if there is one.
-template <class S, int WAY, bool KEEP, bool WRITE>
-__attribute__((noinline)) double walk_frame_by_way(Walk<S> *w, const S *x, ptrdiff_t j0, ptrdiff_t n, State<double> *s, const S *next, ptrdiff_t next_n) {
-    typedef Lanes<S> P;
-    const ptrdiff_t L = lanes<S>();
-    const RowFrame<S> row = frame_of_row<S>(x, s, 1);
-    const Frame<S> f = spread_frame<S>(row);
-    acc<S> *kept = w->kept + j0;
-    Tally<S> tally = empty_tally<S>();
-    typedef typename Several<S>::type PP;
-    const ptrdiff_t LL = sizeof(PP) / sizeof(P) * L;
-    P m = constant<P>(-INFINITY), sum = constant<P>(0);
-    auto read = [&](auto v, ptrdiff_t j) TERM {
-        v = count<S>(&tally, term_by_way<S, WAY>(v, f));
-        if (KEEP) store_pack(kept + j, v);
-    };
-    // Some Lanes of x, and as many of `next`, of which what lies a frame on is asked for.
-    auto meet = [&](ptrdiff_t j) TERM {
-        PP v;
-        for (ptrdiff_t i = 0; i < LL; i += L) {
-            const P w = in_register(load<S>(next + j + i));
-            m = greater(w, m), sum = sum + w;
-            prefetch(next + FRAME<S>() + j + i);
-            part<S>(&v, i) = in_register(load<S>(x + j + i));
-        }
-        return v;
-    };
-    ptrdiff_t j = 0;
-    const ptrdiff_t both = next ? std::min(n, next_n) : 0;
-    if (WRITE) {
-        const Kept<S> result(w);
-        if (j0 == 0) w->writing = begin_row<S>(w->y, w->n, w->streaming ? &w->streamed : nullptr, result);
-        const P unit = splat<S>(w->step[j0 / FRAME<S>()]);
-        const bool past = w->writing.past;
-        const acc<S> *old = w->kept;
-        S *y = w->y;
-        ptrdiff_t at = w->writing.j;
-        auto write = [&] TERM { put<S>(y + at, result.g.share(load<acc<S>>(old + at) * unit), past); at += L; };
-        // What is written lies a part of a Lanes ahead of what is read, so it is still there.
-        for (; j + LL <= both && at + LL <= j0 + n; j += LL) {
-            const PP v = meet(j);
-            for (ptrdiff_t i = 0; i < LL; i += L) write();
-            read(v, j);
-        }
-        for (; j + LL > both && j + L <= n && at + L <= j0 + n; j += L) {
-            write();
-            read(load<S>(x + j), j);
-        }
-        while (at + L <= j0 + n) write();
-        if (j0 + n == w->n || (at < j0 + n && at + L > w->n)) {
-            end_row<S>(y, w->n, w->streaming ? &w->streamed : nullptr, {at, past}, result);
-            at = w->n;
-        } else if (at < j0 + n) {
-            put<S>(y + at, result(at, L), past);
-            at += L;
-        }
-        w->writing.j = at;
-    }
-    for (; j + LL <= both; j += LL) read(meet(j), j);
-    const ptrdiff_t met = next ? std::min(j, both / LL * LL) : 0;
-    for (; j + L <= n; j += L) read(load<S>(x + j), j);
-    if (j < n) read(load_part<S>(x + j, n - j, -INFINITY), j);
-    s->l = s->m - s->m == 0 ? sum_of_row(tally, (n + L - 1) / L) : Sum<double>{0, 0};
-    if (!next) return 0;
-    double top = largest<S>(m), rest = met < next_n ? top_of_tile<S>(next + met, next_n - met) : top;
-    if (__builtin_expect(any(sum != sum), 0)) return top_of_tile<S>(next, next_n);
-    return rest > top || rest != rest ? rest : top;
-}
-template <class S> double walk_frame(Walk<S> *w, const S *x, ptrdiff_t j0, ptrdiff_t n, State<double> *s, const S *next, ptrdiff_t next_n, bool keeps) {
-    const bool far = s->origin != 0;
-    if (keeps) {
-        w->k[j0 / FRAME<S>()] = s->k;
-        w->m[j0 / FRAME<S>()] = s->m;
-        w->near_ = w->near_ && !far;
-        if (w->y) return far ? walk_frame_by_way<S, FAR, false, true>(w, x, j0, n, s, next, next_n) : walk_frame_by_way<S, NEAR, true, true>(w, x, j0, n, s, next, next_n);
-        if (!far) return walk_frame_by_way<S, NEAR, true, false>(w, x, j0, n, s, next, next_n);
-    }
-    return exp_and_top(x, n, s, 1, next, next ? next_n : 0);
-}
-// The row that was read is the one to be written next, if it was kept: else false.
-template <class S> bool turn_row(Walk<S> *w, S *y, const S *x, const LossRow *r, const Loss *o, ptrdiff_t label) {
-    bool kept = w->near_;
-    w->near_ = true;
-    for (ptrdiff_t f = 0; kept && f * FRAME<S>() < w->n; f++) {
-        const double steps = w->k[f] - r->s.k;
-        if (w->m[f] == -INFINITY) w->step[f] = 0;
-        else if (steps < -120) kept = false;
-        else w->step[f] = (acc<S>)std::ldexp(1.0, (int)steps);
-    }
-    if (!kept) return false;
-    w->g = gradient_row_of<S>(x, r, o);
+// The row of labels that was walked is written next, unless its exponentials were not all kept.
+template <class S> bool turn_to_gradient(Walk<S> *w, S *y, const S *x, const LossRow *r, const Loss *o, ptrdiff_t label) {
+    if (!settle(w, r->s)) return false;
+    const GradientRow<S> g = gradient_row_of<S>(x, r, o);
     w->y = y;
+    w->share = g.share;
     w->label = label;
-    w->own = gradient_of_label<S>(x + label, nullptr, &w->g);
+    w->own = gradient_of_label<S>(x + label, nullptr, &g);
     return true;
-}
-// After a walk over the next row, or in its place.
-template <class S> INLINE void end_written(Walk<S> *w) {
-    if (w->y) put_late(&w->streamed, w->y + w->label, w->own);
-    w->y = nullptr;
-}
-template <class S> void write_last(Walk<S> *w) {
-    if (w->y) write_row<S>(w->y, w->n, w->streaming ? &w->streamed : nullptr, Kept<S>(w));
-    end_written(w);
-    finish_line(&w->streamed);
 }
 
 // ---------------------------------------------------------------- binary cross-entropy

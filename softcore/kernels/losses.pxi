@@ -5,7 +5,6 @@
 
 cdef enum:
     TURNED = 128       # the longest row of a loss that is turned into a column
-    FAR_ROW = 1# logits that leave the second cache with what is written
 
 # ------------------------------------------------------------------------------------------------ rows of any length
 
@@ -271,13 +270,12 @@ cdef void finish_turned(const Task* t, Slab* slab, Py_ssize_t first, Py_ssize_t 
             e[label_of(t, &row) * width + i] = turned.own[i]
 
 # Rows of up to a frame, in blocks: see framed_rows.
-cdef void loss_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
-    if is_turned(t):
-        turned_rows(t, first, last, _)
-    elif t.n <= frame_size(_):
-        framed_rows(t, first, last, TO_GRADIENT if t.loss.gradient >= 0 else TO_LOGSUMEXP, _)
-    else:
-        label_rows(t, first, last, _)
+cdef bint loss_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
+    cdef int after = TO_GRADIENT if t.loss.gradient >= 0 else TO_LOGSUMEXP
+    if not is_turned(t):
+        return framed_rows(t, first, last, after, _) if t.n <= frame_size(_) else walk_rows(t, first, last, after, _)
+    turned_rows(t, first, last, _)
+    return True
 
 cdef void finish_losses(const Task* t, Block[storage]* block, const Mass[Doubles[storage]]* mass, storage* _) noexcept nogil:
     cdef Doubles[storage] log = logs_of_masses(_, mass)
@@ -295,78 +293,6 @@ cdef void finish_losses(const Task* t, Block[storage]* block, const Mass[Doubles
             block.label[i] = label_of(t, &row)
             block.share[i] = share_of(_, &r)
             block.own[i] = gradient_at_label(block, i, t.n, r.taken)
-
-# ------------------------------------------------------------------------------------------------ longer rows of labels
-
-# The first row from r on that is not ignored.
-cdef Py_ssize_t kept_row(const Task* t, Py_ssize_t r, Py_ssize_t last, Row* row, storage* _) noexcept nogil:
-    while r < last and not is_kept(t, r, _):
-        r += 1
-    if r < last:
-        enter(t, r, row)
-    return r
-
-cdef void label_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
-    cdef Walk[storage] walk
-    cdef Row rows[2]
-    cdef Row* row
-    cdef Row* next
-    cdef Room room
-    cdef LossRow* r = <LossRow*> &room
-    cdef State[double] chunk, frame
-    cdef const storage* x
-    cdef const storage* ahead
-    cdef Py_ssize_t i, following, j, n, next_n
-    cdef int b = 0
-    cdef bint keeps = t.loss.gradient >= 0
-    cdef double top = 0
-    cdef char* memory = <char*> malloc(t.n * sizeof(acc[storage]) + 128) if keeps else NULL
-    if keeps and memory == NULL:  # then it does without
-        one_by_one(t, first, last, _)
-        return
-    begin_walk(&walk, <acc[storage]*> (<char*> NULL + (<size_t> memory + 63) // 64 * 64), t.n, t.streaming)
-    i = kept_row(t, first, last, &rows[0], _)
-    if i < last:
-        top = top_of_tile(<const storage*> rows[0].at[0], min(t.n, frame_size(_)))
-    while i < last:
-        row = &rows[b]
-        next = &rows[1 - b]
-        following = kept_row(t, i + 1, last, next, _)
-        x = <const storage*> row.at[0]
-        r.s = chunk = empty_row()
-        j = 0
-        while j < t.n:
-            n = min(t.n - j, frame_size(_))
-            ahead = x + j + n
-            next_n = min(t.n - j - n, frame_size(_))
-            if next_n == 0:
-                ahead = <const storage*> next.at[0] if following < last else NULL
-                next_n = min(t.n, frame_size(_))
-            frame = state_of_row_max(_, top, 1)
-            top = walk_frame(&walk, x + j, j, n, &frame, ahead, next_n, keeps)
-            merge_rows(_, &chunk, &frame, 1)
-            j += n
-            if j % chunk_size(_) == 0 or j == t.n:
-                merge_rows(_, &r.s, &chunk, 1)
-                chunk = empty_row()
-        end_written(&walk)
-        loss_finish(t, row, &room, _)
-        if keeps and not turn_row(&walk, <storage*> row.at[t.loss.gradient], x, r, t.loss, label_of(t, row)):
-            loss_map(t, row, 0, t.n, &room, _)
-        i = following
-        b = 1 - b
-    write_last(&walk)
-    free(memory)
-
-cdef void one_by_one(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
-    cdef Kernel k
-    k.rows = NULL
-    k.fold = <Fold> loss_fold[storage]
-    k.merge = <Merge> loss_merge[storage]
-    k.finish = <Finish> loss_finish[storage]
-    k.map = <Map> loss_map[storage]
-    k.chunk = chunk_size(_)
-    whole_rows(t, &k, first, last)
 
 # ------------------------------------------------------------------------------------------------ binary cross-entropy
 
@@ -443,7 +369,7 @@ cdef void loss_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept no
         k.map = <Map> loss_map[storage]
         k.reduces = t.loss.gradient < 0
         if t.n > 1 and t.arg[0].direct and (k.reduces or t.arg[t.loss.gradient].direct) and (is_turned(t) or (
-                not t.loss.soft and t.loss.spread == 0 and True)):
+                not t.loss.soft and t.loss.spread == 0)):
             k.rows = <Rows> loss_rows[storage]
             k.longest = most_kept(_)
     elif not t.loss.sums:

@@ -86,7 +86,7 @@ cdef void max_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, c
     else:
         put_double(_, row.at[1], lowest(_))
 
-cdef void max_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, element* _) noexcept nogil:
+cdef bint max_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, element* _) noexcept nogil:
     # A row that needs no copy is one call; a state would take as long as a hundred elements.
     cdef Row row
     cdef Room room
@@ -104,6 +104,7 @@ cdef void max_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, element* _)
         else:
             max_fold(t, &row, 0, t.n, &room, _)
             max_map(t, &row, 0, t.n, &room, _)
+    return True
 
 cdef void argmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, element* _) noexcept nogil:
     cdef const Best[element]* s = <const Best[element]*> room

@@ -365,6 +365,17 @@ cdef extern from "pool_scatter.h" namespace "softcore" nogil:
     void scatter_sums[S](const S*, Ring*, const Scattering*)
     void scatter_last[T](const T*, Ring*, const Scattering*)
 
+cdef extern from "walk.h" namespace "softcore" nogil:
+    cdef cppclass Walk[S]:
+        pass
+    Py_ssize_t most_kept[S](const S*)
+    void begin_walk[S](Walk[S]*, int after, acc[S]* kept, Py_ssize_t n, bint streaming)
+    double walk_frame[S](Walk[S]*, const S* x, Py_ssize_t j, Py_ssize_t n, State[double]*, const S* next, Py_ssize_t next_n)
+    bint turn_to_softmax[S](Walk[S]*, S* y, const State[double]*)
+    void turn_to_log_softmax[S](Walk[S]*, S* y, const S* x, double m, double log)
+    void end_written[S](Walk[S]*)
+    void write_last[S](Walk[S]*)
+
 cdef extern from "losses.h" namespace "softcore" nogil:
     cdef struct Exact:
         pass
@@ -407,14 +418,7 @@ cdef extern from "losses.h" namespace "softcore" nogil:
     void weigh_columns[A](const A* x, const A* target, const A* weight, Py_ssize_t width, Py_ssize_t n, const Loss*, Sum[Doubles[A]]* dot, Sum[Doubles[A]]* mass)
     void share_columns[A](A* e, Py_ssize_t width, Py_ssize_t n, const Turned[A]*)
     void less_columns[A](A* e, const A* target, const A* weight, Py_ssize_t width, Py_ssize_t n, const Turned[A]*)
-    cdef cppclass Walk[S]:
-        pass
-    Py_ssize_t most_kept[S](const S*)
-    void begin_walk[S](Walk[S]*, acc[S]* kept, Py_ssize_t n, bint streaming)
-    double walk_frame[S](Walk[S]*, const S* x, Py_ssize_t j, Py_ssize_t n, State[double]*, const S* next, Py_ssize_t next_n, bint keeps)
-    bint turn_row[S](Walk[S]*, S* y, const S* x, const LossRow*, const Loss*, Py_ssize_t label)
-    void end_written[S](Walk[S]*)
-    void write_last[S](Walk[S]*)
+    bint turn_to_gradient[S](Walk[S]*, S* y, const S* x, const LossRow*, const Loss*, Py_ssize_t label)
 cdef extern from "gates.h" namespace "softcore" nogil:
     # sweeps that write several results, and sums of gradients over what was broadcast
     cdef enum Sweep:

@@ -107,7 +107,7 @@ cdef Mass[double] mass_of(const Source* from_, Py_ssize_t length, const State[do
 
 # ------------------------------------------------------------------------------------------------ rows of up to a frame
 
-cdef void framed_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int after, storage* _) noexcept nogil:
+cdef bint framed_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int after, storage* _) noexcept nogil:
     # Three blocks at a time, each a step behind the one before it: see rows.h.
     cdef Block[storage] room[3]
     cdef Block[storage]* next
@@ -143,6 +143,7 @@ cdef void framed_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int afte
         now = next
         b = (b + 1) % 3
     finish_line(&streamed)
+    return True
 
 # The next rows that a block has, all but those a loss ignores; returns the row after them.
 cdef Py_ssize_t take_rows(const Task* t, Block[storage]* block, Py_ssize_t first, Py_ssize_t last, Py_ssize_t most) noexcept nogil:
@@ -222,14 +223,14 @@ cdef void finish_logsumexp(const Task* t, const Row* row, const Source* from_, d
     if t.nargs == 3:  # return_sign without weights: the sum is positive, or 0 where everything is -inf
         put_double(_, row.at[2], m if m != m else m > -INFINITY)
 
-cdef void softmax_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
-    framed_rows(t, first, last, TO_SOFTMAX, _)
+cdef bint softmax_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
+    return framed_rows(t, first, last, TO_SOFTMAX, _) if t.n <= frame_size(_) else walk_rows(t, first, last, TO_SOFTMAX, _)
 
-cdef void log_softmax_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
-    framed_rows(t, first, last, TO_LOG_SOFTMAX, _)
+cdef bint log_softmax_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
+    return framed_rows(t, first, last, TO_LOG_SOFTMAX, _) if t.n <= frame_size(_) else walk_rows(t, first, last, TO_LOG_SOFTMAX, _)
 
-cdef void logsumexp_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
-    framed_rows(t, first, last, TO_LOGSUMEXP, _)
+cdef bint logsumexp_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
+    return framed_rows(t, first, last, TO_LOGSUMEXP, _)
 
 # ------------------------------------------------------------------------------------------------ longer rows
 
@@ -297,6 +298,93 @@ cdef void logsumexp_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t 
     from_.row = row
     mass = mass_of(&from_, t.n, s, 1, _)
     finish_logsumexp(t, row, &from_, s.m, logsumexp_of_row(_, s, &mass), _)
+
+# Rows that are walked: see walk.h.
+
+# The longest row of these ops that goes by `rows`.
+cdef Py_ssize_t longest_walk(const Task* t, storage* _) noexcept nogil:
+    return most_kept(_) if t.scale == 1 and not t.masked and t.arg[0].direct and t.arg[1].direct else frame_size(_)
+
+# The first row from r on that is not ignored by a loss.
+cdef Py_ssize_t kept_row(const Task* t, Py_ssize_t r, Py_ssize_t last, Row* row, storage* _) noexcept nogil:
+    while r < last and t.loss != NULL and not is_kept(t, r, _):
+        r += 1
+    if r < last:
+        enter(t, r, row)
+    return r
+
+# False where there is no memory for it: then nothing was done.
+cdef bint walk_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, int after, storage* _) noexcept nogil:
+    cdef Walk[storage] walk
+    cdef Row rows[2]
+    cdef Row* row
+    cdef Row* next
+    cdef Room room
+    cdef State[double]* s = <State[double]*> &room  # each of these rooms begins with it
+    cdef State[double] chunk, frame
+    cdef const storage* x
+    cdef const storage* ahead
+    cdef Py_ssize_t i, following, j, n, next_n
+    cdef int b = 0
+    cdef double top = 0
+    cdef char* memory = NULL
+    if keeps_exponentials(after):
+        if last - first < 2:  # for one row it would be as large as the input
+            return False
+        memory = <char*> malloc(t.n * sizeof(acc[storage]) + 128)
+        if memory == NULL:
+            return False
+    begin_walk(&walk, after, <acc[storage]*> (<char*> NULL + (<size_t> memory + 63) // 64 * 64), t.n, t.streaming)
+    i = kept_row(t, first, last, &rows[0], _)
+    if i < last:
+        top = top_of_tile(<const storage*> rows[0].at[0], min(t.n, frame_size(_)))
+    while i < last:
+        row = &rows[b]
+        next = &rows[1 - b]
+        following = kept_row(t, i + 1, last, next, _)
+        x = <const storage*> row.at[0]
+        s[0] = chunk = empty_row()
+        j = 0
+        while j < t.n:
+            n = min(t.n - j, frame_size(_))
+            ahead = x + j + n
+            next_n = min(t.n - j - n, frame_size(_))
+            if next_n == 0:
+                ahead = <const storage*> next.at[0] if following < last else NULL
+                next_n = min(t.n, frame_size(_))
+            frame = state_of_row_max(_, top, 1)
+            top = walk_frame(&walk, x + j, j, n, &frame, ahead, next_n)
+            merge_rows(_, &chunk, &frame, 1)
+            j += n
+            if j % chunk_size(_) == 0 or j == t.n:
+                merge_rows(_, s, &chunk, 1)
+                chunk = empty_row()
+        end_written(&walk)
+        turn_row(t, &walk, row, &room, after, _)
+        i = following
+        b = 1 - b
+    write_last(&walk)
+    free(memory)
+    return True
+
+# A row whose state is known is written while the next is walked, or else at once.
+cdef void turn_row(const Task* t, Walk[storage]* walk, const Row* row, Room* room, int after, storage* _) noexcept nogil:
+    cdef const storage* x = <const storage*> row.at[0]
+    cdef storage* y
+    if after == TO_GRADIENT or after == TO_LOGSUMEXP:
+        loss_finish(t, row, room, _)
+        if after == TO_LOGSUMEXP:
+            return
+        y = <storage*> row.at[t.loss.gradient]
+        if not turn_to_gradient(walk, y, x, <LossRow*> room, t.loss, label_of(t, row)):
+            loss_map(t, row, 0, t.n, room, _)
+        return
+    y = <storage*> row.at[1]
+    if after == TO_LOG_SOFTMAX:
+        log_softmax_finish(t, row, room, _)
+        turn_to_log_softmax(walk, y, x, (<Logarithm*> room).s.m, (<Logarithm*> room).log)
+    elif not turn_to_softmax(walk, y, <State[double]*> room):
+        softmax_map(t, row, 0, t.n, room, _)
 
 # ------------------------------------------------------------------------------------------------ columns
 
@@ -449,7 +537,7 @@ cdef void gradient_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t e
         j += n
     finish_line(&streamed)
 
-cdef void gradient_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
+cdef bint gradient_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
     # Plain rows, unmasked and of up to a chunk.
     cdef Streamed[storage] streamed
     cdef Row row
@@ -461,6 +549,7 @@ cdef void gradient_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storag
             enter_next(t, r, &row)
         gradient_of_row(t.log, <storage*> row.at[2], <const storage*> row.at[0], <const storage*> row.at[1], t.n, t.scale, &streamed if t.streaming else NULL)
     finish_line(&streamed)
+    return True
 
 cdef void gradient_columns(const Task* t, const Slab* slab, storage* _) noexcept nogil:
     cdef Sum[Doubles[storage]] total[SUMS]

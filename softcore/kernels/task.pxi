@@ -165,11 +165,12 @@ ctypedef void (*Fold)(const Task*, const Row*, Py_ssize_t, Py_ssize_t, Room*, vo
 ctypedef void (*Merge)(const Task*, Room*, const Room*, void*) noexcept nogil
 ctypedef void (*Finish)(const Task*, const Row*, Room*, void*) noexcept nogil
 ctypedef void (*Map)(const Task*, const Row*, Py_ssize_t, Py_ssize_t, const Room*, void*) noexcept nogil
-ctypedef void (*Rows)(const Task*, Py_ssize_t, Py_ssize_t, void*) noexcept nogil
+ctypedef bint (*Rows)(const Task*, Py_ssize_t, Py_ssize_t, void*) noexcept nogil
 ctypedef void (*Columns)(const Task*, const Slab*, void*) noexcept nogil
 
 # How an op runs for one storage.  fold(j0, j1) absorbs a stretch of a row into a state, merge joins states in order,
-# map writes a stretch, of what `finish` made of the state if there is one.  `rows` does whole rows that fit the scratch at once, `columns` a slab.
+# map writes a stretch, of what `finish` made of the state if there is one.  `rows` does whole rows of up to `longest` at once and says
+# whether it had the memory, `columns` a slab.
 cdef struct Kernel:
     Fold fold
     Merge merge
