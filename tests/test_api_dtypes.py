@@ -30,6 +30,16 @@ def test_integers_stay_in_selections_and_become_float64_elsewhere(dtype):
     assert [g.dtype for g in sc.maximum_backward(1, x, x)] == [np.float64, np.float64]
 
 
+@pytest.mark.parametrize("ties", ["first", "last", "split", "all"])
+@pytest.mark.parametrize("dtype", [*INTEGERS, *FLOATING, np.dtype(">i8"), np.dtype(">f8")], ids=str)
+def test_the_gradient_of_a_scalar(dtype, ties):
+    x = np.array(1).astype(dtype)
+    for x in (x, x[()]):
+        for axis in (-1, 0, None, ()):
+            assert sc.max_backward(1.0, x, axis, ties=ties) == 1
+            assert sc.max_backward(1.0, x, axis, ties=ties, where=False) == 0
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64])
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 7, 8, 9, 15, 31, 33, 100])
 def test_large_integers_are_not_rounded(dtype, length):

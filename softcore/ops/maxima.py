@@ -177,7 +177,8 @@ def _is_max(x, axes, mask):
         y = check.new(x.shape, np.dtype(bool), x)
         run("is_max", x.dtype, (x,), (y,), x.shape, axes, mask=mask, dtypes=(y.dtype,))
         return y
-    return x == max(x, axes, keepdims=True, where=True if mask is None else mask, initial=np.iinfo(x.dtype).min)
+    top = max(x, axes, keepdims=True, where=True if mask is None else mask, initial=np.iinfo(x.dtype).min)
+    return np.asarray(x == top)  # which of 0-d arrays is a scalar
 
 
 def argmax(
