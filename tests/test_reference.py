@@ -176,6 +176,8 @@ def test_weights_of_logsumexp():
     assert_equal(logsumexp([0.0, 0.0], b=[1, -3], return_sign=True), (np.log(2), -1))
     assert_equal(logsumexp([0.0, 0.0], b=[1, -3]), NAN)
     assert_equal(logsumexp([INF, 0.0], b=[-1, 1], return_sign=True), (INF, -1))
+    assert_equal(logsumexp([INF, 800.0], b=[-1, 1], return_sign=True), (INF, -1))
+    assert_equal(logsumexp([800.0, INF], b=[-INF, 1], return_sign=True), (NAN, NAN))
     assert_equal(logsumexp([INF, INF], b=[-1, 1], return_sign=True), (NAN, NAN))
     assert_equal(logsumexp_backward_of([NAN, 0.0], b=[0, 2]), [0, 1])
 

@@ -58,7 +58,7 @@ def logsumexp(x, axis=-1, *, b=None, where=None, keepdims=False, return_sign=Fal
     x, b = _wide(x), _wide(1.0 if b is None else b)
     axes, where = _axes(axis, x.ndim), _where(where, x) & (b != 0)
     m = _max(x, axes, where)
-    e = np.exp(x - np.where(np.isfinite(m), m, 0.0))
+    e = np.exp(x - np.nan_to_num(m))  # beside an infinite one, what is finite must not overflow
     terms = b * np.where(np.isinf(b) & (x > -np.inf), 1.0, e)
     total = _sum(terms, axes, where)
     rest = _sum(terms - _one(_maxima(x, axes, where), axes), axes, where)  # total - 1, without the rounding
