@@ -391,11 +391,16 @@ def mask(op: str, where, shape: tuple[int, ...], like, name: str = "where") -> n
 
 def taking_part(op: str, mask: np.ndarray | None, shape: tuple[int, ...], axes: tuple[int, ...], remedy: str = "") -> None:
     """Refuse a row in which no element takes part: it has no maximum."""
-    if 0 in shape and all(shape[i] for i in range(len(shape)) if i not in axes):
-        empty = next(i for i in axes if shape[i] == 0)
+    empty = next((i for i in axes if shape[i] == 0), None) if 0 in shape else None
+    if empty is not None:
         raise ValueError(f"{op}: x is empty along axis {empty} (its shape is {shape}), it must have a maximum{remedy}")
     if mask is not None and not np.any(on_host(mask), axis=axes).all():
         raise ValueError(f"{op}: where masks out every element of a row, each row must have a maximum{remedy}")
+
+
+def _one_of(n):
+    """What an index of n places must be."""
+    return f"it must be from 0 to {n - 1}" if n else "which no index can be"
 
 
 def index(op: str, value, shape: tuple[int, ...], length: int, like) -> np.ndarray | None:
@@ -410,7 +415,7 @@ def index(op: str, value, shape: tuple[int, ...], length: int, like) -> np.ndarr
     held = on_host(value)
     if held.size and not (0 <= held.min() and held.max() < length):
         wrong = held.max() if held.min() >= 0 else held.min()
-        raise IndexError(f"{op}: index holds {wrong}, it must be from 0 to {length - 1}, for rows of {length} elements")
+        raise IndexError(f"{op}: index holds {wrong}, {_one_of(length)}, for rows of {length} elements")
     return held.astype(np.int64, copy=False) if held is value else value
 
 
@@ -433,7 +438,7 @@ def indices(op: str, value, shape: tuple[int, ...], axis: int, like) -> np.ndarr
     held = on_host(value)
     if held.size and not (0 <= held.min() and held.max() < shape[axis]):
         wrong = held.max() if held.min() >= 0 else held.min()
-        raise IndexError(f"{op}: indices holds {wrong}, it must be from 0 to {shape[axis] - 1}, for rows of {shape[axis]} elements")
+        raise IndexError(f"{op}: indices holds {wrong}, {_one_of(shape[axis])}, for rows of {shape[axis]} elements")
     return value
 
 
@@ -561,7 +566,7 @@ def unpooled(op: str, pooled: tuple[int, ...], shape: tuple[int, ...], layout: s
     if size is None:
         raise ValueError(f"{op}: shape is {shape}, it must have the batch and channels of indices, whose shape is {pooled}, and 1 to 3 more axes")
     wrong = lowest if lowest < 0 else largest
-    raise IndexError(f"{op}: indices holds {wrong}, it must be from 0 to {size - 1}, the spatial elements of {shape}")
+    raise IndexError(f"{op}: indices holds {wrong}, {_one_of(size)}, the spatial elements of {shape}")
 
 
 # ----------------------------------------------------------------------------------------------------------------- targets
@@ -590,6 +595,8 @@ def class_weight(op: str, weight: np.ndarray | None, classes: int) -> np.ndarray
 
 def label(op: str, label: int, classes: int, ignore_index: int) -> None:
     """Refuse a label that names no class."""
+    if not classes:
+        raise IndexError(f"{op}: target holds {label}, it must be {ignore_index}, to be ignored, since logits have no classes")
     raise IndexError(
         f"{op}: target holds {label}, it must be from 0 to {classes - 1}, for {classes} classes, or {ignore_index} to be ignored"
     )

@@ -99,6 +99,19 @@ def test_empty_rows():
         with pytest.raises(ValueError, match="is empty along axis 1"):
             function(x)
     assert sc.max_backward(np.ones(2), x).shape == (2, 0)
+    with pytest.raises(IndexError, match="max_backward: index holds 0, which no index can be, for rows of 0 elements"):
+        sc.max_backward(np.ones(2), x, index=[0, 0])
+
+
+@pytest.mark.parametrize("shape, axis", [((0, 0), 0), ((0, 0), 1), ((0, 0, 2), 1), ((0, 2, 0), (1, 2)), ((0, 0), None)])
+def test_empty_rows_of_which_there_are_none(shape, axis):
+    # As NumPy has it: what has no identity refuses an empty axis, even where nothing would be written.
+    x = np.zeros(shape)
+    for module in (sc, sc.reference):
+        for name in ("max", "argmax", "max_with_argmax"):
+            with pytest.raises(ValueError, match="is empty along axis|no element takes part"):
+                getattr(module, name)(x, axis)
+        assert np.shape(module.max(x, axis, initial=0)) == np.shape(np.sum(x, axis))
 
 
 def test_no_rows():

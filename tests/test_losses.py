@@ -153,6 +153,11 @@ def test_a_label_that_int64_cannot_hold_is_not_ignored():
         sc.cross_entropy(np.zeros((1, 3)), np.array([2**64 - 100], np.uint64))
 
 
+def test_a_label_where_there_are_no_classes():
+    with pytest.raises(IndexError, match="^cross_entropy: target holds 0, it must be -100, to be ignored, since logits have no classes$"):
+        sc.cross_entropy(np.zeros((2, 0)), [0, 0])
+
+
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_integer_logits_and_targets(dtype, rng):
     x = rng.integers(0, 2, (5, 6)).astype(dtype)
