@@ -323,6 +323,20 @@ def test_infinities_of_soft_windows():
     assert sc.softmax_pool(np.array([1e308, 1e308, 1e308]), 3) == 1e308
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 7, 10])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_soft_gradients_of_huge_elements(count, layout):
+    # Each less the mean is what it is of the same elements around 0: 0 here.
+    for size in (1e20, 7e307, 1.7e308, -1.7e308):
+        x = np.full(shaped((2, 3, 1, 2 * count), (1, count), layout), size)
+        expected = np.full(x.shape, 1 / count)
+        np.testing.assert_allclose(sc.softmax_pool_backward(1.0, x, (1, count), layout=layout), expected, rtol=3e-16)
+        np.testing.assert_allclose(ref.softmax_pool_backward(1.0, x, (1, count), layout=layout), expected, rtol=3e-16)
+    x = np.array([1.7e308, -1.7e308, 1e300, 1e300])
+    assert_equal(sc.softmax_pool_backward(np.ones(2), x, 2), [1, 0, 0.5, 0.5])
+    assert_equal(ref.softmax_pool_backward(np.ones(2), x, 2), [1, 0, 0.5, 0.5])
+
+
 def test_a_mean_does_not_overflow():
     x = np.array([1.5e308, 1.5e308, -1.5e308, INF])
     assert_equal(sc.avg_pool(x, 2, stride=1), [1.5e308, 0, INF])

@@ -386,8 +386,9 @@ template <class S> INLINE Lanes<S> share_of(Lanes<S> x, Lanes<S> m) {
     P error, zero = constant<P>(0), t = two_sum(x, zero - m, &error);
     return exp(t, select(t > constant<P>(Exp<acc<S>>::lowest * LN2), error, zero));
 }
-// The sums of exponentials and of their products with x, in doubles: `r` has the maxima.
-template <class S> void add_soft(const S *, const Partial<S> *r, Partial<S> *mass, Partial<S> *moment, const Packed<S> *p) {
+// The sums of exponentials and of their products with x, in doubles: `r` has the maxima.  For a gradient, BELOW, the products are with
+// what x lies below the maximum: of huge elements that is small, and their difference from the mean too.
+template <class S, bool BELOW> INLINE void add_soft_by_way(const Partial<S> *r, Partial<S> *mass, Partial<S> *moment, const Packed<S> *p) {
     typedef Doubles<S> D;
     for (ptrdiff_t j = 0; j < p->outputs; j += lanes<S>()) {
         const Lanes<S> m = load<acc<S>>(r->m + j);
@@ -396,11 +397,14 @@ template <class S> void add_soft(const S *, const Partial<S> *r, Partial<S> *mas
             const Lanes<S> x = load<acc<S>>(p->at[i] + j);
             const D e = doubles<S>(share_of<S>(x, m));
             add<S>(&s, e);
-            add<S>(&t, select(e == constant<D>(0), e, e * doubles<S>(x)));
+            add<S>(&t, select(e == constant<D>(0), e, e * (BELOW ? doubles<S>(x) - doubles<S>(m) : doubles<S>(x))));
         }
         store_sum<S>(mass->high, mass->low, j, s);
         store_sum<S>(moment->high, moment->low, j, t);
     }
+}
+template <class S> void add_soft(const S *, const Partial<S> *r, Partial<S> *mass, Partial<S> *moment, const Packed<S> *p, bool below) {
+    if (below) add_soft_by_way<S, true>(r, mass, moment, p); else add_soft_by_way<S, false>(r, mass, moment, p);
 }
 // mean = moment / mass, in doubles; and mass as one double.
 template <class S> void soft_means(const S *, const Partial<S> *mass, const Partial<S> *moment, double *mean, double *total, ptrdiff_t n) {
@@ -414,17 +418,17 @@ template <class S> void soft_means(const S *, const Partial<S> *mass, const Part
 template <class S> void put_doubles(const S *, char *p, ptrdiff_t step, const double *v, ptrdiff_t n) {
     for (ptrdiff_t j = 0; j < n; j++) put_one((const S *)nullptr, p + j * step, (acc<S>)v[j]);
 }
-// The gradient of tap t of each window: share * dy (1 + x - y); `slope` is dy over the mass.
+// The gradient of tap t of each window: share * dy (1 + x - y), with x and the mean y as they lie below the maximum; `slope` is dy over the mass.
 template <class S> void soft_gradient(const S *, double *to, const Packed<S> *p, ptrdiff_t t, const acc<S> *m, const double *mean, const double *slope) {
     typedef Doubles<S> D;
     for (ptrdiff_t j = 0; j < p->outputs; j += lanes<S>()) {
-        const Lanes<S> x = load<acc<S>>(p->at[t] + j);
-        const D e = doubles<S>(share_of<S>(x, load<acc<S>>(m + j)));
+        const Lanes<S> x = load<acc<S>>(p->at[t] + j), top = load<acc<S>>(m + j);
+        const D e = doubles<S>(share_of<S>(x, top));
         D y, s;
         load_pack(mean + j, &y);
         load_pack(slope + j, &s);
         const D none = select(y == y, e, y);  // where there are shares, but none for x
-        store_pack(to + j, select(e == constant<D>(0), none, e * s * (constant<D>(1) + (doubles<S>(x) - y))));
+        store_pack(to + j, select(e == constant<D>(0), none, e * s * (constant<D>(1) + ((doubles<S>(x) - doubles<S>(top)) - y))));
     }
 }
 

@@ -182,7 +182,7 @@ cdef void pool_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room,
                     means_again(t, source, target, od, oh, first, n)
         elif t.op == POOL_SOFT:
             if pooled is half or pooled is bfloat16 or pooled is float or pooled is double:
-                soft_windows(t, &b, &p, source, od, oh, first, n, b.count, b.other, _)
+                soft_windows(t, &b, &p, source, od, oh, first, n, b.count, b.other, False, _)
                 put_doubles(_, target, y.step[4], b.count, n)
                 if pooled is double:
                     soft_again(t, source, target, od, oh, first, n)
@@ -228,8 +228,8 @@ cdef inline char* tap_of(const Pool* t, char* plane, Py_ssize_t od, Py_ssize_t o
 
 # ------------------------------------------------------------------------------------------------ soft windows
 
-# The mean and the mass of each window of a block, whose maxima are in the bench's total.
-cdef void soft_windows(const Pool* t, Bench* b, Packed[storage]* p, char* plane, Py_ssize_t od, Py_ssize_t oh, Py_ssize_t first, Py_ssize_t n, double* mean, double* total, storage* _) noexcept nogil:
+# The mean and the mass of each window of a block, whose maxima are in the bench's total; with `below` the mean as it lies below the maximum.
+cdef void soft_windows(const Pool* t, Bench* b, Packed[storage]* p, char* plane, Py_ssize_t od, Py_ssize_t oh, Py_ssize_t first, Py_ssize_t n, double* mean, double* total, bint below, storage* _) noexcept nogil:
     cdef Partial[storage] m = partial_at(_, b.total), mass = partial_at(_, b.mass), moment = partial_at(_, b.moment)
     cdef Py_ssize_t kd, kh, tap
     begin_sum(_, &mass, n)
@@ -241,7 +241,7 @@ cdef void soft_windows(const Pool* t, Bench* b, Packed[storage]* p, char* plane,
                 if t.w[2].window > TAPS:
                     plan_taps(_, p, &t.w[2], first, n, tap)
                 pack_row(_, p, &t.w[2], row_of(&t.arg[0], plane, start_of(&t.w[0], od) + kd * t.w[0].dilation, start_of(&t.w[1], oh) + kh * t.w[1].dilation), t.arg[0].step[4], t.arg[0].code, True)
-                add_soft(_, &m, &mass, &moment, p)
+                add_soft(_, &m, &mass, &moment, p, below)
                 tap += TAPS
     soft_means(_, &mass, &moment, mean, total, n)
 

@@ -320,14 +320,14 @@ cdef void spread_numbers(const Windows* w, double* sums, Py_ssize_t first, Py_ss
             add_strided(_, high + at, low + at, w.stride, sums + j, end - j)
         tap -= 1
 
-# Maxima, means and slopes (dy over mass) of a block of windows, one after the other.
+# Maxima, means as they lie below these and slopes (dy over mass) of a block of windows, one after the other.
 cdef void soft_stats(const Pool* t, Bench* b, Packed[storage]* p, char* plane, Py_ssize_t od, Py_ssize_t oh, Py_ssize_t first, Py_ssize_t n, double* stats, const char* dy, Py_ssize_t step, int code, storage* _) noexcept nogil:
     cdef double v[OUTPUTS]
     cdef double* mean = stats + OUTPUTS + 16
     cdef double* slope = mean + OUTPUTS + 16
     cdef Partial[storage] r = reduce_windows(t, b, p, plane, od, oh, first, n, 0)
     cdef Py_ssize_t j
-    soft_windows(t, b, p, plane, od, oh, first, n, mean, slope, _)
+    soft_windows(t, b, p, plane, od, oh, first, n, mean, slope, True, _)
     gather(<double*> v, dy, step, n, code)
     for j in range(n):
         slope[j] = v[j] / slope[j]

@@ -265,7 +265,7 @@ cdef extern from "pool.h" namespace "softcore" nogil:
     void put_row[S](const S*, char*, Py_ssize_t step, const acc[S]*, Py_ssize_t n, int code)
     void put_places[S](const S*, char*, Py_ssize_t step, const Partial[S]*, Py_ssize_t n, Py_ssize_t start, Py_ssize_t stride)
     bint put_means[S](const S*, char*, Py_ssize_t step, const Partial[S]*, const double* count, Py_ssize_t n)
-    void add_soft[S](const S*, const Partial[S]*, Partial[S]* mass, Partial[S]* moment, const Packed[S]*)
+    void add_soft[S](const S*, const Partial[S]*, Partial[S]* mass, Partial[S]* moment, const Packed[S]*, bint below)
     void soft_means[S](const S*, const Partial[S]* mass, const Partial[S]* moment, double* mean, double* total, Py_ssize_t n)
     void put_doubles[S](const S*, char*, Py_ssize_t step, const double*, Py_ssize_t n)
     void soft_gradient[S](const S*, double*, const Packed[S]*, Py_ssize_t tap, const acc[S]* m, const double* mean, const double* slope)

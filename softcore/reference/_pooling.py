@@ -126,10 +126,11 @@ def _soft(taps, real):
 
 @definition
 def softmax_pool_backward(dy, x, window, *, stride=None, padding=0, dilation=1, ceil_mode=False, layout="channels_first"):
-    """dy share (1 + x - y), added up over the windows of each element."""
+    """dy share (1 + x - y), added up over the windows of each element. Of x and y is taken off the maximum: both may be huge."""
     dy, x = _wide(dy), _wide(x)
     spatial, pooled, places, real, _ = _windows("softmax_pool_backward", x.shape, window, stride, padding, dilation, ceil_mode, layout)
     taps = _planes(x, spatial)[:, places]
+    taps = taps - np.max(taps, axis=-1, keepdims=True, where=real, initial=-np.inf)
     share, y = _soft(taps, real)
     dy = _planes(np.broadcast_to(dy, pooled), spatial)[..., None]
     terms = np.where(share == 0, 0.0, dy * share * (1 + taps - y[..., None]))
