@@ -153,6 +153,23 @@ def test_a_label_that_int64_cannot_hold_is_not_ignored():
         sc.cross_entropy(np.zeros((1, 3)), np.array([2**64 - 100], np.uint64))
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"z_loss": 0.1}], ids=str)
+def test_logits_near_the_limit_cost_the_same_in_every_layout(options):
+    # Where a difference from the maximum is infinite, what has no share of it has no share of the loss.
+    m = np.finfo(float).max
+    rows = [[-m, m], [-m, m / 2], [m, -m], [-m, -m], [0.0, m], [-m, m / 2]]
+    targets = [[0, 0.5], [0, 0], [0.5, 0], [0, 1], [0, 1], [0.25, 0]]
+    for row, target in zip(rows, targets):
+        x, t = np.array([row] * 2), np.array([target] * 2, float)
+        expected = sc.cross_entropy_with_grad(x, t, reduction="none", **options)
+        for a, b in ((np.asfortranarray(x), np.asfortranarray(t)), (x, np.asfortranarray(t)), (x[:, ::-1].copy()[:, ::-1], t)):
+            assert all(map(same_bits, sc.cross_entropy_with_grad(a, b, reduction="none", **options), expected))
+        alone = sc.cross_entropy_with_grad(x[0], t[0], reduction="none", **options)
+        assert all(map(same_bits, alone, (expected[0][0], expected[1][0])))
+    x, t = np.array([[-m, m]] * 2), np.array([[0, 0.5]] * 2)
+    assert (sc.cross_entropy(x, t, reduction="none") == 0).all()
+
+
 def test_a_label_where_there_are_no_classes():
     with pytest.raises(IndexError, match="^cross_entropy: target holds 0, it must be -100, to be ignored, since logits have no classes$"):
         sc.cross_entropy(np.zeros((2, 0)), [0, 0])

@@ -207,7 +207,7 @@ INLINE double finite_or(double x, double other) { return x - x == 0 ? x : other;
 INLINE double loss_of(const LossRow *r, double log, double h, double x, double lse, const Loss *o) {
     const double m = r->s.m;
     double loss = 0;
-    if (h != 0 || x - x == 0) loss = h * (log + (m - x));
+    if (h != 0) loss = h * (log + (m - x));  // a difference of finite numbers may be infinite
     if (o->spread != 0 || o->soft) {
         double error, product = two_product(r->mass.high, m, &error), rest, difference = two_sum(product, -r->dot.high, &rest);
         rest = finite_or(rest, 0) + finite_or(error, 0) + (r->mass.low * m - r->dot.low);
