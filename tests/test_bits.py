@@ -226,6 +226,34 @@ def test_broadcast_strides(op):
         assert bits(call(op, given)) == bits(call(op, (*arguments[:-1], x.copy()))), name
 
 
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 33, 128, 1001, 5000])
+@pytest.mark.parametrize("dtype", [*FLOATING, np.dtype(np.int8), np.dtype(np.uint16), np.dtype(np.int64)], ids=str)
+def test_narrow_columns(dtype, length):
+    # Of which several rows are taken as one; beside a copy in which a gap between rows forbids it, and the rows that they are elsewhere.
+    rng = np.random.default_rng(length)
+    for width in (1, 2, 3, 5, 15, 16, 17, 31, 33, 63, 64, 65, 130):
+        for kind in ("few", "many", "zeros", "nans", "lowest"):
+            x = rng.integers(0, 3 if kind == "few" else 100, (2, length, width)).astype(dtype)
+            if dtype.kind in "iu":
+                x[...] = np.iinfo(dtype).min if kind == "lowest" else x
+            elif kind == "zeros":
+                x = (x * 0) * np.where(rng.random(x.shape) < 0.5, -1, 1).astype(dtype)
+            elif kind == "nans":
+                x[rng.random(x.shape) < 3 / length] = np.nan
+            elif kind == "lowest":
+                x[...] = -np.inf
+            apart = np.zeros((2, length, width + 1), dtype)[..., :width]
+            apart[...] = x
+            turned = np.ascontiguousarray(np.swapaxes(x, 1, 2))
+            for last in (False, True):
+                values, indices = sc.max_with_argmax(x, 1, select_last=last)
+                assert bits((values, indices)) == bits(sc.max_with_argmax(apart, 1, select_last=last))
+                assert bits((values, indices)) == bits(sc.max_with_argmax(turned, -1, select_last=last))
+                assert bits(indices) == bits(sc.argmax(x, 1, select_last=last))
+                assert bits(values) == bits(np.take_along_axis(x, indices[:, None], 1)[:, 0])
+            assert bits(sc.max(x, 1)) == bits(sc.max(apart, 1)) == bits(sc.max(turned, -1))
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 @pytest.mark.parametrize("op", REDUCING, ids=named)

@@ -561,16 +561,43 @@ template <class S, bool WITH_NAN> __attribute__((noinline)) bool max_columns_of(
     for (ptrdiff_t g = 0; g < groups; g++) store_some<S>(y + at[g], WITH_NAN ? select(m[g] != m[g], splat<S>(not_a_number<S>(y)), m[g]) : m[g], width);
     return true;
 }
-template <class S> INLINE void max_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, S *y) {
+template <class S> INLINE void max_wide_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, S *y) {
     if (!max_columns_of<S, false>(x, stride, n, width, y)) max_columns_of<S, true>(x, stride, n, width, y);
 }
-// The running maximum with the row it came from, counted in lanes and so for no more rows than a lane can count.
-template <class S, bool LAST> __attribute__((noinline)) void argmax_columns_of(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, S *y, long long *index) {
+// Few columns leave most of their Lanes empty, or meet them twice.  Where nothing lies between rows, as many of them as make some Lanes are taken as one
+// wide row: how many.  What comes of it is met again, a number at a time, and so is what comes of the rows that are left over.
+static constexpr ptrdiff_t JOINED = 8;  // Lanes
+template <class S> INLINE ptrdiff_t rows_as_one(ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width) {
+    const ptrdiff_t most = std::min(JOINED * lanes<S>() / width, n / 4);
+    return stride == width * (ptrdiff_t)sizeof(S) && width < 4 * lanes<S>() && most > 1 ? most : 1;
+}
+template <class S> INLINE void max_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, S *y) {
+    const ptrdiff_t as_one = rows_as_one<S>(stride, n, width), joined = n / as_one * as_one;
+    if (as_one == 1) return max_wide_columns(x, stride, n, width, y);
+    S found[2 * JOINED * lanes<S>()];
+    ptrdiff_t count = as_one * width;
+    max_wide_columns(x, as_one * stride, n / as_one, count, found);
+    if (n > joined) {
+        max_wide_columns(row_at(x, stride, joined), stride, n - joined, width, found + count);
+        count += width;
+    }
+    for (ptrdiff_t c = 0; c < width; c++) {
+        acc<S> m = widen<S>(found[c]);
+        for (ptrdiff_t i = c + width; i < count; i += width) {
+            const acc<S> v = widen<S>(found[i]);
+            if (v > m || v != v || (v == m && std::signbit((double)m))) m = v;
+        }
+        y[c] = narrow<S>(m);
+    }
+}
+// The running maximum with the row it came from, counted in lanes and so for no more rows than a lane can count.  Whether there was
+// no NaN, or WITH_NAN.
+template <class S, bool LAST, bool WITH_NAN> __attribute__((noinline)) bool argmax_columns_of(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, S *y, long long *index) {
     typedef bits_t<acc<S>> I;
     const ptrdiff_t L = lanes<S>(), most = sizeof(I) == 1 ? std::numeric_limits<I>::max() : TILE<S>();
     ptrdiff_t at[COLUMNS + 1], groups = lanes_of_columns(x, width, at);
     Lanes<S> m[COLUMNS + 1];
-    Mask<S> where[COLUMNS + 1];
+    Mask<S> where[COLUMNS + 1], bad = whole<S>(0);
     for (ptrdiff_t g = 0; g < groups; g++) m[g] = load_some<S>(x + at[g], width, 0);
     std::memset(index, 0, width * sizeof *index);
     for (ptrdiff_t j = 0; j < n;) {
@@ -582,21 +609,32 @@ template <class S, bool LAST> __attribute__((noinline)) void argmax_columns_of(c
                 const S *p = row_at(x, stride, j) + at[g];
                 Lanes<S> a = m[g];
                 Mask<S> best = where[g], row = whole<S>((I)(j - base));
-                auto meet = [&](ptrdiff_t i) TERM {
-                    Lanes<S> v = load_some<S>(row_at(p, stride, i), width, 0);
-                    Mask<S> hit = (LAST ? v >= a : v > a) | ((v != v) & (a == a));  // of NaNs the first wins
+                auto take = [&](ptrdiff_t i) TERM {
                     prefetch(row_at(p, stride, i + 4));
+                    return load_some<S>(row_at(p, stride, i), width, 0);
+                };
+                auto meet = [&](Lanes<S> v) TERM {
+                    Mask<S> hit = LAST ? v >= a : v > a;
+                    if (WITH_NAN) hit = hit | ((v != v) & (a == a));  // of NaNs the first wins
                     a = select(hit, v, a);
                     best = select(hit, row, best);
                     row = row + whole<S>(1);
                 };
-                meet(0);
-                if (rows == 4) meet(1), meet(2), meet(3);
+                const Lanes<S> u = take(0);
+                if (rows == 4) {
+                    const Lanes<S> v = take(1), w = take(2), z = take(3);
+                    if (!WITH_NAN) bad = bad | unordered(u, v) | unordered(w, z);
+                    meet(u), meet(v), meet(w), meet(z);
+                } else {
+                    if (!WITH_NAN) bad = bad | (u != u);
+                    meet(u);
+                }
                 m[g] = a;
                 where[g] = best;
             }
             j += rows;
         }
+        if (any(bad)) return false;
         for (ptrdiff_t g = 0; g < groups; g++) {
             I a[lanes<S>()];
             store_pack(a, where[g]);
@@ -604,10 +642,38 @@ template <class S, bool LAST> __attribute__((noinline)) void argmax_columns_of(c
         }
     }
     for (ptrdiff_t g = 0; g < (y ? groups : 0); g++) store_some<S>(y + at[g], m[g], width);
+    return true;
+}
+template <class S> INLINE void argmax_wide_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool last, S *y, long long *index) {
+    if (last) {
+        if (!argmax_columns_of<S, true, false>(x, stride, n, width, y, index)) argmax_columns_of<S, true, true>(x, stride, n, width, y, index);
+    } else {
+        if (!argmax_columns_of<S, false, false>(x, stride, n, width, y, index)) argmax_columns_of<S, false, true>(x, stride, n, width, y, index);
+    }
 }
 template <class S> INLINE void argmax_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool last, S *y, long long *index) {
-    if (last) argmax_columns_of<S, true>(x, stride, n, width, y, index);
-    else argmax_columns_of<S, false>(x, stride, n, width, y, index);
+    const ptrdiff_t as_one = rows_as_one<S>(stride, n, width), joined = n / as_one * as_one;
+    if (as_one == 1) return argmax_wide_columns(x, stride, n, width, last, y, index);
+    S found[2 * JOINED * lanes<S>()];
+    long long at[2 * JOINED * lanes<S>()];
+    ptrdiff_t count = as_one * width;
+    argmax_wide_columns(x, as_one * stride, n / as_one, count, last, found, at);
+    if (n > joined) {
+        argmax_wide_columns(row_at(x, stride, joined), stride, n - joined, width, last, found + count, at + count);
+        count += width;
+    }
+    for (ptrdiff_t c = 0; c < width; c++) {
+        acc<S> m = widen<S>(found[c]);
+        long long best = at[c] * as_one;
+        for (ptrdiff_t i = c + width, k = 1; i < count; i += width, k++) {
+            const acc<S> v = widen<S>(found[i]);
+            const long long row = k == as_one ? joined + at[i] : at[i] * as_one + k;
+            const bool nan = v != v, earlier = row < best;
+            if (m != m ? nan && earlier : nan || v > m || (v == m && earlier != last)) m = v, best = row;
+        }
+        if (y) y[c] = narrow<S>(m);
+        index[c] = best;
+    }
 }
 
 }  // namespace
