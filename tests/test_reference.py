@@ -91,6 +91,24 @@ def test_rows_without_a_maximum():
     assert_equal(ref.max_backward([1.0, 1.0], [[1.0, 2.0], [3.0, 4.0]], where=[[True, True], [False, False]]), [[0, 1], [0, 0]])
 
 
+def test_of_zeros_the_value_is_the_one_at_the_index(rng):
+    x = np.where(rng.random((40, 3, 6, 6)) < 0.5, -0.0, 0.0)
+    for axis in (0, 1, -1, (1, 3), None):
+        for last in (False, True):
+            for f in (ref.max_with_argmax, sc.max_with_argmax):
+                value, index = f(x, axis, select_last=last)
+                axes = range(4) if axis is None else np.atleast_1d(axis) % 4
+                rows = np.moveaxis(x, axes, range(-len(axes), 0)).reshape(*np.shape(value), -1)
+                assert_equal(np.signbit(value), np.signbit(np.take_along_axis(rows, np.asarray(index)[..., None], -1)[..., 0]))
+        assert_equal(np.signbit(sc.max(x, axis)), np.signbit(x).all(tuple(axes)))
+    assert_equal(np.signbit(sc.maximum(x[0], x[1])), np.signbit(x[0]) & np.signbit(x[1]))
+    for layout in ("channels_first", "channels_last"):
+        for options in ({}, {"stride": 1}, {"stride": 1, "padding": 1}):
+            y = sc.max_pool(x, (2, 3), layout=layout, **options)
+            assert_equal(np.signbit(y), np.signbit(sc.max_pool(x, (2, 3), layout=layout, return_indices=True, **options)[0]))
+            assert_equal(np.signbit(y), np.signbit(ref.max_pool(x, (2, 3), layout=layout, **options)))
+
+
 def test_ties_of_max_backward():
     x = [2.0, 1.0, 2.0]
     for ties, dx in {"first": [6, 0, 0], "last": [0, 0, 6], "split": [3, 0, 3], "all": [6, 0, 6]}.items():

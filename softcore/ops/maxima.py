@@ -48,7 +48,7 @@ def max(
     Returns
     -------
     ndarray or scalar
-        In x's dtype. A NaN that takes part wins.
+        In x's dtype. A NaN that takes part wins. Of zeros 0 is taken rather than -0, wherever it is.
 
     Raises
     ------
@@ -272,7 +272,7 @@ def max_with_argmax(
     Returns
     -------
     values, indices : ndarray or scalar
-        As `max` and `argmax` give them.
+        As `max` and `argmax` give them, but that the value is the element at the index: -0 where that is the first of zeros.
 
     Raises
     ------

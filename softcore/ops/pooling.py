@@ -78,7 +78,8 @@ def max_pool(
     y : ndarray
         In x's dtype, with ``(n + before + after - dilation * (window - 1) - 1) // stride + 1`` windows along an axis of n. NaN wins.
     indices : ndarray of intp
-        Only with `return_indices`. Of several maxima, or several NaN, the first in row-major order.
+        Only with `return_indices`. Of several maxima, or several NaN, the first in row-major order, which is also the one in y: -0
+        where that is the first of zeros.
 
     Raises
     ------

@@ -46,9 +46,12 @@ def argmax(x, axis=-1, *, keepdims=False, where=None, select_last=False):
 
 @definition
 def max_with_argmax(x, axis=-1, *, keepdims=False, where=None, select_last=False):
-    """``(max, argmax)``."""
-    options = {"keepdims": keepdims, "where": where}
-    return max(x, axis, **options), argmax(x, axis, select_last=select_last, **options)
+    """``(max, argmax)``: the element at the index, so of equal zeros the first (or last)."""
+    x = _keep(x)
+    axes = _axes(axis, x.ndim)
+    index = argmax(x, axis, keepdims=True, where=where, select_last=select_last)
+    value = np.take_along_axis(_flat(x, axes), _flat(np.asarray(index), axes), axis=-1)
+    return tuple(_dropped(a, axes, keepdims) for a in (_unflat(value, axes, np.shape(index)), index))
 
 
 @definition
