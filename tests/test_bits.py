@@ -254,6 +254,39 @@ def test_narrow_columns(dtype, length):
             assert bits(sc.max(x, 1)) == bits(sc.max(apart, 1)) == bits(sc.max(turned, -1))
 
 
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("name", ["maximum", "gate"])
+def test_operands_that_broadcast(name, dtype):
+    # The short way of plain arrays, beside operands of the whole shape, and in other orders of axes, which go the long one.
+    rng = np.random.default_rng(3)
+    shapes = [
+        ((100, 100), (1, 100)), ((100, 100), (100, 1)), ((7, 1), (1, 5)), ((3, 1000), (1000,)), ((20, 20, 50), (1, 20, 50)),
+        ((8, 3, 8, 8), (3, 1, 1)), ((2, 3, 4), ()), ((1000, 3), (1, 3)), ((1, 1), (5,)), ((4, 1, 6, 1), (5, 1, 7)), ((2, 1), (2, 2000)),
+    ]  # fmt: skip
+    for pair in shapes:
+        for own in (pair, pair[::-1]):
+            arrays = [awkward_of(rng, s, dtype) for s in (own if name == "maximum" else (*own, own[0]))]
+            full = np.broadcast_shapes(*own)
+            whole = [np.array(np.broadcast_to(a, full)) for a in arrays]
+            function = getattr(sc, name)
+            wanted = bits(function(*whole))
+            assert bits(function(*arrays)) == wanted, own
+            assert bits(function(*(np.array(a, order="F") for a in arrays))) == wanted, own
+            assert bits(function(*arrays, out=np.empty(full, dtype))) == wanted, own
+            if name == "maximum":
+                assert isinstance(function(*(a.reshape(-1)[0] for a in arrays)), np.generic)
+                assert isinstance(function(*(a.reshape(-1)[:1].reshape(()) for a in arrays)), np.generic)
+                assert np.array_equal(function(*arrays).astype(float), np.maximum(*(a.astype(float) for a in arrays)), equal_nan=True)
+
+
+def awkward_of(rng, shape, dtype):
+    x = np.asarray(rng.standard_normal(shape)).astype(dtype)
+    x[np.asarray(rng.random(shape) < 0.1)] = np.nan
+    x[np.asarray(rng.random(shape) < 0.1)] = -0.0
+    x[np.asarray(rng.random(shape) < 0.1)] = 0.0
+    return x
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 @pytest.mark.parametrize("op", REDUCING, ids=named)

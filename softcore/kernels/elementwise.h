@@ -322,6 +322,21 @@ template <class S> S *put_where_alike(S *y, const S *x, ptrdiff_t n, acc<S> v, S
 }
 template <class S> INLINE void share(S *dy, ptrdiff_t count) { *dy = narrow<S>((acc<S>)(widen<S>(*dy) / (acc<S>)count)); }
 template <class S> INLINE void copy_tile(S *y, const S *x, ptrdiff_t n) { std::memcpy(y, x, n * sizeof(S)); }
+// One element of each row, n times.
+template <class S> void repeat_elements_of(char *to, const char *from, ptrdiff_t step, ptrdiff_t n, ptrdiff_t rows) {
+    for (S value; rows > 0; rows--, to += n * sizeof(S), from += step) {
+        std::memcpy(&value, from, sizeof(S));
+        for (ptrdiff_t i = 0; i < n; i++) std::memcpy(to + i * sizeof(S), &value, sizeof(S));
+    }
+}
+INLINE void repeat_elements(char *to, const char *from, ptrdiff_t step, ptrdiff_t itemsize, ptrdiff_t n, ptrdiff_t rows) {
+    switch (itemsize) {
+    case 1: return repeat_elements_of<uint8_t>(to, from, step, n, rows);
+    case 2: return repeat_elements_of<uint16_t>(to, from, step, n, rows);
+    case 4: return repeat_elements_of<uint32_t>(to, from, step, n, rows);
+    default: return repeat_elements_of<uint64_t>(to, from, step, n, rows);
+    }
+}
 INLINE void put_index(char *p, long long i) { std::memcpy(p, &i, sizeof i); }
 INLINE long long index_at(const char *p, int code) { long long i; gather<long long>(&i, p, 0, 1, code); return i; }
 template <class S> INLINE double as_number(S s) { return (double)widen<S>(s); }

@@ -1,13 +1,33 @@
 # Executors: how the rows of a task are handed to a kernel and to threads.  planner.py chooses among them.
 
+# Whether an operand has one element for each row, as it is wanted.
+cdef inline bint one_a_row(const Task* t, int i) noexcept nogil:
+    return i < t.ninputs and t.nlength == 1 and t.arg[i].length[0] == 0 and t.arg[i].code == t.arg[t.nargs - 1].code
+
 # Short rows of an element-wise op are packed into tiles, so that few of them do not cost a call each.
 cdef inline bint packs(const Task* t, const Kernel* k) noexcept nogil:
-    return k.packs and t.rows > 1 and 2 * t.n * t.arg[0].itemsize <= SCRATCH and t.loss == NULL and all_direct(t)
+    cdef int i
+    if not k.packs or t.rows == 1 or 2 * t.n * t.arg[t.nargs - 1].itemsize > SCRATCH or t.loss != NULL or t.masked:
+        return False
+    for i in range(t.nargs):
+        if not t.arg[i].direct and not one_a_row(t, i):
+            return False
+    return True
+
+# Whether all rows have the same elements of an operand.
+cdef inline bint all_alike(const Task* t, const Operand* a) noexcept nogil:
+    cdef int d
+    for d in range(t.nouter):
+        if a.outer[d] != 0:
+            return False
+    return True
 
 cdef void packed_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef char room[OPERANDS][SCRATCH]
-    cdef Py_ssize_t bytes = t.n * t.arg[0].itemsize, count, r
+    cdef Py_ssize_t bytes = t.n * t.arg[t.nargs - 1].itemsize, count, step
     cdef bint follow[OPERANDS]  # whether rows do follow each other
+    cdef bint alike[OPERANDS]
+    cdef Py_ssize_t kept[OPERANDS]  # rows that are in the room and stay right
     cdef Task packed
     cdef Row row
     cdef int i
@@ -19,7 +39,9 @@ cdef void packed_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize
     packed.streaming = t.streaming
     for i in range(t.nargs):
         packed.arg[i].direct = True
-        follow[i] = t.nouter == 1 and t.arg[i].outer[0] == bytes
+        follow[i] = t.arg[i].direct and t.nouter == 1 and t.arg[i].outer[0] == bytes
+        alike[i] = i < t.ninputs and all_alike(t, &t.arg[i])
+        kept[i] = 0
         packed.streaming = packed.streaming and (follow[i] or i < t.ninputs)
     while first < last:
         count = min(last - first, SCRATCH // bytes)
@@ -27,8 +49,14 @@ cdef void packed_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize
             count = min(count, t.outer[t.nouter - 1] - first % t.outer[t.nouter - 1])
         for i in range(t.nargs):
             row.at[i] = row_start(t, &t.arg[i], first) if follow[i] else room[i]
-            if i < t.ninputs and not follow[i]:
-                copy_rows(room[i], bytes, row_start(t, &t.arg[i], first), t.arg[i].outer[t.nouter - 1], bytes, count)
+            if i < t.ninputs and not follow[i] and kept[i] < count:
+                step = t.arg[i].outer[t.nouter - 1]
+                if t.arg[i].direct:
+                    copy_rows(room[i], bytes, row_start(t, &t.arg[i], first), step, bytes, count)
+                else:
+                    repeat_elements(room[i], row_start(t, &t.arg[i], first), step, t.arg[i].itemsize, t.n, count)
+                if alike[i]:
+                    kept[i] = count
         k.map(&packed, &row, 0, count * t.n, NULL, NULL)
         for i in range(t.ninputs, t.nargs):
             if not follow[i]:

@@ -543,9 +543,55 @@ cdef inline int results_of(const Task* t, int which) noexcept:
         return 2
     return 3 if which == SWEEP and t.option == GATE_BACKWARD else 1
 
+cdef object spread(Task* t, int which, int code, str op, tuple inputs, out):
+    # The same for arrays of several shapes, of an op that has one result of the shape they broadcast to; the last is plain.
+    cdef int nd = 0, i, d, num = cnp.PyArray_TYPE(<cnp.ndarray> inputs[len(inputs) - 1])
+    cdef cnp.npy_intp dims[DIMS]
+    cdef cnp.npy_intp m
+    cdef cnp.ndarray x, y
+    cdef Operand* o
+    if out is not None or not (which == CHOOSE and t.option == MAXIMUM or which == SWEEP and t.option == GATE):
+        return None
+    for a in inputs:
+        if not plain_array(a) or cnp.PyArray_TYPE(<cnp.ndarray> a) != num:
+            return None
+        nd = max(nd, cnp.PyArray_NDIM(<cnp.ndarray> a))
+    if nd == 0:
+        return None
+    for d in range(nd):
+        dims[d] = 1
+    for a in inputs:
+        x = a
+        i = nd - cnp.PyArray_NDIM(x)
+        for d in range(i, nd):
+            m = cnp.PyArray_DIMS(x)[d - i]
+            if dims[d] == 1:
+                dims[d] = m
+            elif m != 1 and m != dims[d]:
+                return None
+    y = empty_like(x, nd, dims)
+    t.nouter = 0
+    t.nlength = nd
+    for d in range(nd):
+        t.length[d] = dims[d]
+    for a in (*inputs, y):
+        x = a
+        o = &t.arg[t.nargs]
+        o.data = cnp.PyArray_BYTES(x)
+        o.code = code
+        o.itemsize = cnp.PyArray_ITEMSIZE(x)
+        i = nd - cnp.PyArray_NDIM(x)
+        for d in range(nd):
+            o.length[d] = cnp.PyArray_STRIDES(x)[d - i] if d >= i and cnp.PyArray_DIMS(x)[d - i] > 1 else 0
+        t.nargs += 1
+    t.ninputs = t.nargs - 1
+    settle(t, True, code)
+    execute(t, which, code, op, False)
+    return y
+
 def plain(str op, tuple inputs, axis, scale, out, int option=0):
-    """The short way for plain arrays: contiguous, native, of one shape and dtype, a single axis, nothing masked; `out` is None or
-    one array.  glu and its backward take halves along the axis of what they are given in one piece, and so is the gradient.
+    """The short way for plain arrays: contiguous, native, of one dtype and but for what broadcasts of one shape, a single axis, nothing
+    masked; `out` is None or one array.  glu and its backward take halves along the axis of what they are given in one piece, and so is the gradient.
 
     Returns the result, or a tuple of them, or None where the call is not plain and goes through ``check`` instead.
     """
@@ -584,6 +630,8 @@ def plain(str op, tuple inputs, axis, scale, out, int option=0):
     results = 1 if halves else results_of(&t, which)
     nd = cnp.PyArray_NDIM(x)
     ax = axis + nd if axis < 0 else axis
+    if nd == 0:
+        return spread(&t, which, code, op, inputs, out)
     if ax < 0 or ax >= nd:
         return None
     n = cnp.PyArray_DIMS(x)[ax]
@@ -604,8 +652,10 @@ def plain(str op, tuple inputs, axis, scale, out, int option=0):
             dims[ax] = n // 2
     for i in range(len(inputs) - 1):
         y = inputs[i] if plain_array(inputs[i]) else None
-        if y is None or cnp.PyArray_TYPE(y) != num or cnp.PyArray_NDIM(y) != nd or not cnp.PyArray_CompareLists(half, cnp.PyArray_DIMS(y), nd):
+        if y is None or cnp.PyArray_TYPE(y) != num:
             return None
+        if cnp.PyArray_NDIM(y) != nd or not cnp.PyArray_CompareLists(half, cnp.PyArray_DIMS(y), nd):
+            return spread(&t, which, code, op, inputs, out)
     item = cnp.PyArray_ITEMSIZE(x)
     if halves:
         n = n // 2 * inner

@@ -204,6 +204,7 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     S* put_where_alike[S](S* y, const S* x, Py_ssize_t n, acc[S], S)
     void share[S](S*, Py_ssize_t count)
     void copy_tile[S](S*, const S*, Py_ssize_t n)
+    void repeat_elements(char*, const char*, Py_ssize_t step, Py_ssize_t itemsize, Py_ssize_t n, Py_ssize_t rows)
     void put_index(char*, long long)
     long long index_at(const char*, int code)
     double as_number[S](S)
