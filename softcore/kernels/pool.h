@@ -388,22 +388,23 @@ template <class S> INLINE Lanes<S> share_of(Lanes<S> x, Lanes<S> m) {
 }
 // The sums of exponentials and of their products with x, in doubles: `r` has the maxima.  For a gradient, BELOW, the products are with
 // what x lies below the maximum: of huge elements that is small, and their difference from the mean too.
-template <class S, bool BELOW> INLINE void add_soft_by_way(const Partial<S> *r, Partial<S> *mass, Partial<S> *moment, const Packed<S> *p) {
+template <class S, bool BELOW> __attribute__((noinline)) void add_soft_by_way(const Partial<S> *r, Partial<S> *mass, Partial<S> *moment, const Packed<S> *p) {
     typedef Doubles<S> D;
     for (ptrdiff_t j = 0; j < p->outputs; j += lanes<S>()) {
         const Lanes<S> m = load<acc<S>>(r->m + j);
+        const D below = constant<D>(0) - doubles<S>(m);
         Sum<D> s = load_sum<S>(mass->high, mass->low, j), t = load_sum<S>(moment->high, moment->low, j);
         for (ptrdiff_t i = 0; i < p->taps; i++) {
             const Lanes<S> x = load<acc<S>>(p->at[i] + j);
             const D e = doubles<S>(share_of<S>(x, m));
             add<S>(&s, e);
-            add<S>(&t, select(e == constant<D>(0), e, e * (BELOW ? doubles<S>(x) - doubles<S>(m) : doubles<S>(x))));
+            add<S>(&t, select(e == constant<D>(0), e, e * (BELOW ? doubles<S>(x) + below : doubles<S>(x))));
         }
         store_sum<S>(mass->high, mass->low, j, s);
         store_sum<S>(moment->high, moment->low, j, t);
     }
 }
-template <class S> void add_soft(const S *, const Partial<S> *r, Partial<S> *mass, Partial<S> *moment, const Packed<S> *p, bool below) {
+template <class S> INLINE void add_soft(const S *, const Partial<S> *r, Partial<S> *mass, Partial<S> *moment, const Packed<S> *p, bool below) {
     if (below) add_soft_by_way<S, true>(r, mass, moment, p); else add_soft_by_way<S, false>(r, mass, moment, p);
 }
 // mean = moment / mass, in doubles; and mass as one double.
