@@ -33,8 +33,8 @@ def test_integers_stay_in_selections_and_become_float64_elsewhere(dtype):
 @pytest.mark.parametrize("ties", ["first", "last", "split", "all"])
 @pytest.mark.parametrize("dtype", [*INTEGERS, *FLOATING, np.dtype(">i8"), np.dtype(">f8")], ids=str)
 def test_the_gradient_of_a_scalar(dtype, ties):
-    x = np.array(1).astype(dtype)
-    for x in (x, x[()]):
+    one = np.array(1).astype(dtype)
+    for x in (one, one[()]):
         for axis in (-1, 0, None, ()):
             assert sc.max_backward(1.0, x, axis, ties=ties) == 1
             assert sc.max_backward(1.0, x, axis, ties=ties, where=False) == 0
