@@ -586,8 +586,10 @@ cdef void unchoose_rows(const Task* t, const Kernel* softmax, bint all, Py_ssize
     cdef wide* dw = w + k
     cdef long long* index = <long long*> (scratch + 2 * k * sizeof(double))
     cdef wide* y = <wide*> tile[0]
-    cdef wide* dr = <wide*> tile[1]
-    cdef Py_ssize_t r, i, j, end, stride = stride_of(t, &t.arg[0]), frame = frame_size(_)
+    cdef wide* dr
+    cdef char* to
+    cdef Py_ssize_t r, i, j, end, stride = stride_of(t, &t.arg[0]), frame = frame_size(_), step = t.arg[4].length[0]
+    cdef bint straight = step == sizeof(wide) and t.arg[4].code == code_of_storage(_), there
     cdef double total
     few.nargs = 2
     few.n = t.n if all else k
@@ -619,8 +621,12 @@ cdef void unchoose_rows(const Task* t, const Kernel* softmax, bint all, Py_ssize
             if all:
                 row.at[1] = <char*> y - j * <Py_ssize_t> sizeof(wide)
                 softmax.map(t, &row, j, end, &room, NULL)
+            to = row_start(t, &t.arg[4], r) + j * step
+            there = straight and <size_t> to % sizeof(wide) == 0
+            dr = <wide*> (to if there else tile[1])
             scatter_chosen(dr, j, end - j, <const wide*> dw, index, k, <const wide*> (y if all else NULL), total)
-            put_results(row_start(t, &t.arg[4], r) + j * t.arg[4].length[0], t.arg[4].length[0], <const wide*> dr, end - j, t.arg[4].code)
+            if not there:
+                put_results(to, step, <const wide*> dr, end - j, t.arg[4].code)
             j = end
 
 cdef int run_unchoice(const Task* t, const Kernel* softmax, bint all, Py_ssize_t k, int threads, wide* _) except -1 nogil:
