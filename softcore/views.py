@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -45,9 +46,9 @@ class View:
     def empty(cls, shape: tuple[int, ...], dtype: np.dtype, like: View) -> View:
         """Of a new array on the queue of another, and from its allocator."""
         array = like.array
-        strides = tuple([dtype.itemsize * max(1, prod(shape[i + 1 :])) for i in range(len(shape))])
+        size, strides = _contiguous(shape, dtype.itemsize)
         # As pyopencl makes one like another: looking at the shape again takes as long as a small kernel.
-        known = {"_fast": True, "_size": prod(shape), "_context": array.context, "_queue": array.queue}
+        known = {"_fast": True, "_size": size, "_context": array.context, "_queue": array.queue}
         return cls(cl.array.Array(None, shape, dtype, allocator=array.allocator, strides=strides, **known))
 
     @classmethod
@@ -133,6 +134,12 @@ class View:
             return _FUNCTIONS[function](*args, **kwargs)
         except KeyError:
             return NotImplemented
+
+
+@lru_cache(maxsize=256)
+def _contiguous(shape, itemsize):
+    """The size and the strides of a new array."""
+    return prod(shape), tuple([itemsize * max(1, prod(shape[i + 1 :])) for i in range(len(shape))])
 
 
 def _broadcast_to(a, shape):
