@@ -44,7 +44,6 @@ template <class S> struct Block {
     Lanes<S> top;
     State<Doubles<S>> s;
     Frame<S> frame;
-    Sum<double> sum[16];
     Inverse<S> inverse;
     LogFrame<S> log;
     RowShare<S> share[16];
@@ -55,8 +54,13 @@ template <class S> INLINE ptrdiff_t whole_lanes(ptrdiff_t n) { return (n + lanes
 // As many rows as leave three blocks in the first cache, where they are short enough; where the block keeps nothing of its own,
 // as the second cache has room for, so that less is left to do once a block (logsumexp of 4096 x 1024: 1.15 times as fast).
 template <class S> INLINE ptrdiff_t block_of_rows(const S *, ptrdiff_t n, bool keeps) {
-    const ptrdiff_t fit = (keeps ? FRAME<S>() / 2 : 4 * FRAME<S>()) / whole_lanes<S>(n);
+    const ptrdiff_t fit = (!keeps ? 4 * FRAME<S>() : is_half<S>() ? FRAME<S>() / 4 * 3 : FRAME<S>() / 2) / whole_lanes<S>(n);
     return std::max<ptrdiff_t>(1, std::min(fit, lanes<S>()));
+}
+
+template <class S> INLINE void put_sum(Block<S> *b, ptrdiff_t i, const Sum<double> &sum) {
+    set_number<S>(nullptr, &b->s.l.high, i, sum.high);
+    set_number<S>(nullptr, &b->s.l.low, i, sum.low);
 }
 
 // What is written of row i of a block.
@@ -116,7 +120,7 @@ __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const
         auto read = [&] TERM {
             PP v;
             for (ptrdiff_t i = 0; i < LL; i += L) {
-                prefetch(a + ahead + j + i);
+                if (i * sizeof(S) % 64 == 0) prefetch(a + ahead + j + i);
                 meet(load<S>(a + j + i));
                 part<S>(&v, i) = load<S>(b + j + i);
             }
@@ -140,7 +144,7 @@ __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const
         }
         for (; j + L <= n; j += L) meet(load<S>(a + j)), exponential_of(load<S>(b + j), j);
         if (j < n) meet(load_part<S>(a + j, n - j, -INFINITY)), exponential_of(load_part<S>(b + j, n - j, -INFINITY), j);
-        now->sum[i] = sum_of_row(tally, whole_lanes<S>(n) / L);
+        put_sum(now, i, sum_of_row(tally, whole_lanes<S>(n) / L));
         acc<S> top = largest<S>(m);
         if (__builtin_expect(any(sum != sum), 0)) top = (acc<S>)top_of_tile<S>(a, n);
         std::memcpy((char *)&next->top + i * sizeof top, &top, sizeof top);
@@ -163,7 +167,7 @@ void advance_by_way(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff
         next->deep = true;
     }
     for (ptrdiff_t i = rows; now && i < now->rows; i++)
-        now->sum[i] = exp_row_by_way<S, WAY, keeps_exponentials(AFTER)>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), now->e + i * whole_lanes<S>(n));
+        put_sum(now, i, exp_row_by_way<S, WAY, keeps_exponentials(AFTER)>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), now->e + i * whole_lanes<S>(n)));
     for (ptrdiff_t i = rows; AFTER != TO_LOGSUMEXP && done && i < done->rows; i++)
         write_row<S>(done->y[i], n, streamed, Result<S, AFTER, WAY == SCALED>(done, i, n));
 }
@@ -187,17 +191,9 @@ template <class S> void advance(int after, Block<S> *next, Block<S> *now, const 
 // What happens between the steps.
 template <class S> INLINE void frame_block(Block<S> *b, double scale) {
     b->top = select(first<S>(b->rows), b->top, constant<Lanes<S>>(0));  // a lane without a row must not ask for the way of a far one
-    b->s = state_of_max<S>(doubles<S>(b->top), scale);
+    b->s = states_of_max<S>(nullptr, b->top, scale);
+    b->s.l.high = constant<Doubles<S>>(INFINITY);  // nor look as if it had a spike
     b->frame = frame_of<S>(b->s, scale);
-}
-template <class S> INLINE void sum_block(Block<S> *b) {
-    double high[lanes<S>()], low[lanes<S>()];
-    for (ptrdiff_t i = 0; i < lanes<S>(); i++) {  // a lane without a row must not look as if it had a spike
-        high[i] = i < b->rows ? b->sum[i].high : INFINITY;
-        low[i] = i < b->rows ? b->sum[i].low : 0;
-    }
-    load_pack(high, &b->s.l.high);
-    load_pack(low, &b->s.l.low);
 }
 
 // The gradient at the label of row i, which has `taken` less than its share.

@@ -183,7 +183,6 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     Py_ssize_t block_of_rows[S](const S*, Py_ssize_t n, bint keeps)
     void advance[S](int after, Block[S]* next, Block[S]* now, const Block[S]* done, Py_ssize_t n, double scale, Py_ssize_t ahead, Streamed[S]*)
     void frame_block[S](Block[S]*, double scale)
-    void sum_block[S](Block[S]*)
     S gradient_at_label[S](const Block[S]*, Py_ssize_t i, Py_ssize_t n, double taken)
     void put_own[S](const Block[S]*, Streamed[S]*)
 

@@ -185,7 +185,6 @@ cdef void finish_block(const Task* t, Block[storage]* block, int after, storage*
     cdef Row row
     cdef Py_ssize_t i
     cdef double m
-    sum_block(block)
     if after == TO_SOFTMAX:
         block.inverse = inverses_of(_, &block.s)
         return
