@@ -164,6 +164,8 @@ def test_as_scipy(length):
     x, b, size, sign = ROWS[length]
     kept = ~((b == 0) & ((x == INF) | np.isnan(x))).any(-1)
     with np.errstate(all="ignore"):
+        if np.isnan(special.logsumexp([1.0, 2.0], b=[INF, 1.0])):
+            pytest.skip("SciPy 1.15, the last for Python 3.10, has other rules for infinities and for sums of 0")
         y, s = special.logsumexp(x[kept], axis=-1, b=b[kept], return_sign=True)
         np.testing.assert_allclose(size[kept], y, rtol=1e-13)
         np.testing.assert_array_equal(sign[kept], s)
