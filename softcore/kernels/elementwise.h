@@ -464,37 +464,45 @@ template <class S> __attribute__((noinline)) double top_of_tile(const S *x, ptrd
     }
     return top;
 }
-// The sum of the exponentials of up to a frame of a row, and what is returned, the maximum of what lies `next`, if anything does:
-// the one waits for multipliers and the other for memory.
-template <class S, int WAY> __attribute__((noinline)) double exp_and_top_by_way(const S *x, ptrdiff_t n, const RowFrame<S> *frame, Sum<double> *l, const S *next, ptrdiff_t next_n) {
-    typedef Lanes<S> P;
+// The maximum of what lies ahead, met while something else waits for multipliers as this waits for memory.
+template <class S> struct Ahead {
     typedef typename Several<S>::type PP;
-    const ptrdiff_t L = lanes<S>(), LL = sizeof(PP) / sizeof(P) * L, both = std::min(n, next_n);
+    static constexpr ptrdiff_t SEVERAL = sizeof(PP) / sizeof(acc<S>);
+    Lanes<S> m = constant<Lanes<S>>(-INFINITY), sum = constant<Lanes<S>>(0);
+    // Some Lanes of x, and as many of `next` met, of which what lies a frame on is asked for.
+    INLINE PP meet(const S *x, const S *next) {
+        PP v;
+        for (ptrdiff_t i = 0; i < SEVERAL; i += lanes<S>()) {
+            const Lanes<S> w = in_register(load<S>(next + i));
+            m = greater(w, m), sum = sum + w;
+            prefetch(next + FRAME<S>() + i);
+            part<S>(&v, i) = in_register(load<S>(x + i));
+        }
+        return v;
+    }
+    // The maximum of n elements, of which those from `first` to `last` were met.
+    INLINE double top(const S *next, ptrdiff_t n, ptrdiff_t first, ptrdiff_t last) const {
+        if (__builtin_expect(any(sum != sum) || first == last, 0)) return top_of_tile<S>(next, n);
+        double top = largest<S>(m);
+        for (const double rest : {top_of_tile<S>(next, first), top_of_tile<S>(next + last, n - last)})
+            if (rest > top || rest != rest) top = rest;
+        return top;
+    }
+};
+// The sum of the exponentials of up to a frame of a row, and what is returned, the maximum of what lies `next`, if anything does.
+template <class S, int WAY> __attribute__((noinline)) double exp_and_top_by_way(const S *x, ptrdiff_t n, const RowFrame<S> *frame, Sum<double> *l, const S *next, ptrdiff_t next_n) {
+    const ptrdiff_t L = lanes<S>(), LL = Ahead<S>::SEVERAL, both = std::min(n, next_n);
     const Frame<S> f = spread_frame<S>(*frame);
     Tally<S> tally = empty_tally<S>();
-    P m = constant<P>(-INFINITY), sum = constant<P>(0);
+    Ahead<S> ahead;
     const ptrdiff_t head = std::min(to_line(x) % L, n);  // lines that are read in two take twice as long
     ptrdiff_t j = head, vectors = head > 0;
     if (head) count<S>(&tally, term_by_way<S, WAY>(load_part<S>(x, head, -INFINITY), f));
-    for (; j + LL <= both; j += LL, vectors += LL / L) {
-        PP v;
-        for (ptrdiff_t i = 0; i < LL; i += L) {
-            const P w = in_register(load<S>(next + j + i));
-            m = greater(w, m), sum = sum + w;
-            prefetch(next + FRAME<S>() + j + i);
-            part<S>(&v, i) = in_register(load<S>(x + j + i));
-        }
-        count<S>(&tally, term_by_way<S, WAY>(v, f));
-    }
+    for (; j + LL <= both; j += LL, vectors += LL / L) count<S>(&tally, term_by_way<S, WAY>(ahead.meet(x + j, next + j), f));
     const ptrdiff_t met = j;
     for (; j < n; j += L, vectors++) count<S>(&tally, term_by_way<S, WAY>(load_some<S>(x + j, n - j, -INFINITY), f));
     *l = sum_of_row(tally, vectors);
-    if (next_n == 0) return 0;
-    if (__builtin_expect(any(sum != sum) || met == head, 0)) return top_of_tile<S>(next, next_n);
-    double top = largest<S>(m);
-    for (const double rest : {top_of_tile<S>(next, head), top_of_tile<S>(next + met, next_n - met)})
-        if (rest > top || rest != rest) top = rest;
-    return top;
+    return next_n ? ahead.top(next, next_n, head, met) : 0;
 }
 template <class S> INLINE double exp_and_top(const S *x, ptrdiff_t n, State<double> *s, double scale, const S *next, ptrdiff_t next_n) {
     const RowFrame<S> f = frame_of_row<S>(x, s, scale);

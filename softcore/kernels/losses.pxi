@@ -187,6 +187,7 @@ cdef void turned_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage*
             step = t.arg[0].outer[0] if t.nouter else 0
         first += count
 
+# The states of a slab's columns, whose exponentials are kept, and their sums beside their maxima.
 cdef void fold_to_masses(Slab* slab, State[Doubles[copied]]* s, Mass[Doubles[copied]]* mass, copied* _) noexcept nogil:
     fold_columns(slab, 1, True, <const Lanes[copied]*> NULL, s, _)
     slab.kept = NULL  # for what follows, which may have to fold again

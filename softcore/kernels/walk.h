@@ -61,40 +61,27 @@ template <class S, int AFTER> struct Walked {
 // The frame of the elements from j0 on: its exponentials, whose sum is put in *s, and the maximum of `next`, if there is one.
 template <class S, int WAY, bool KEEP, int AFTER>
 __attribute__((noinline)) double walk_frame_by_way(Walk<S> *w, const S *x, ptrdiff_t j0, ptrdiff_t n, State<double> *s, const S *next, ptrdiff_t next_n) {
-    typedef Lanes<S> P;
-    typedef typename Several<S>::type PP;
-    const ptrdiff_t L = lanes<S>(), LL = sizeof(PP) / sizeof(P) * L, both = next ? std::min(n, next_n) : 0;
+    const ptrdiff_t L = lanes<S>(), LL = Ahead<S>::SEVERAL, both = next ? std::min(n, next_n) : 0;
     const Frame<S> f = spread_frame<S>(frame_of_row<S>(x, s, 1));
     acc<S> *kept = w->kept + (KEEP ? j0 : 0);
     Tally<S> tally = empty_tally<S>();
-    P m = constant<P>(-INFINITY), sum = constant<P>(0);
+    Ahead<S> met;
     auto read = [&](auto v, ptrdiff_t j) TERM {
         v = count<S>(&tally, term_by_way<S, WAY>(v, f));
         if (KEEP) store_pack(kept + j, v);
-    };
-    // Some Lanes of x, and as many of `next`, of which what lies a frame on is asked for.
-    auto meet = [&](ptrdiff_t j) TERM {
-        PP v;
-        for (ptrdiff_t i = 0; i < LL; i += L) {
-            const P w = in_register(load<S>(next + j + i));
-            m = greater(w, m), sum = sum + w;
-            prefetch(next + FRAME<S>() + j + i);
-            part<S>(&v, i) = in_register(load<S>(x + j + i));
-        }
-        return v;
     };
     ptrdiff_t j = 0;
     if (AFTER != TO_LOGSUMEXP) {
         const Walked<S, AFTER> result(w);
         if (j0 == 0) w->writing = begin_row<S>(w->y, w->n, w->streaming ? &w->streamed : nullptr, result);
-        const P unit = splat<S>(AFTER == TO_LOG_SOFTMAX ? 1 : w->step[j0 / FRAME<S>()]);
+        const Lanes<S> unit = splat<S>(AFTER == TO_LOG_SOFTMAX ? 1 : w->step[j0 / FRAME<S>()]);
         const bool past = w->writing.past;
         S *y = w->y;
         ptrdiff_t at = w->writing.j;
         auto write = [&] TERM { put<S>(y + at, result.within(at, L, unit), past); at += L; };
         // What is written lies a part of a Lanes ahead of what is read, so it is still there.
         for (; j + LL <= both && at + LL <= j0 + n; j += LL) {
-            const PP v = meet(j);
+            const auto v = met.meet(x + j, next + j);
             for (ptrdiff_t i = 0; i < LL; i += L) write();
             read(v, j);
         }
@@ -112,15 +99,11 @@ __attribute__((noinline)) double walk_frame_by_way(Walk<S> *w, const S *x, ptrdi
         }
         w->writing.j = at;
     }
-    for (; j + LL <= both; j += LL) read(meet(j), j);
-    const ptrdiff_t met = std::min(j, both / LL * LL);
+    for (; j + LL <= both; j += LL) read(met.meet(x + j, next + j), j);
     for (; j + L <= n; j += L) read(load<S>(x + j), j);
     if (j < n) read(load_part<S>(x + j, n - j, -INFINITY), j);
     s->l = s->m - s->m == 0 ? sum_of_row(tally, (n + L - 1) / L) : Sum<double>{0, 0};
-    if (!next) return 0;
-    if (__builtin_expect(any(sum != sum), 0)) return top_of_tile<S>(next, next_n);
-    const double top = largest<S>(m), rest = met < next_n ? top_of_tile<S>(next + met, next_n - met) : top;
-    return rest > top || rest != rest ? rest : top;
+    return next ? met.top(next, next_n, 0, both / LL * LL) : 0;
 }
 template <class S, int AFTER> double walk_and_keep(Walk<S> *w, const S *x, ptrdiff_t j0, ptrdiff_t n, State<double> *s, const S *next, ptrdiff_t next_n) {
     const bool far = s->origin != 0;
