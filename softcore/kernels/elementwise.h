@@ -74,19 +74,8 @@ template <class S, class F> INLINE void end_row(S *y, ptrdiff_t n, Streamed<S> *
     s->begun = n - w.j, s->next = y + n;
 }
 template <class S, class F> INLINE void write_row(S *y, ptrdiff_t n, Streamed<S> *s, F f) { end_row(y, n, s, begin_row(y, n, s, f), f); }
-// y = kept / l, for columns whose exponentials were kept.
-template <class S> __attribute__((noinline)) void scale_columns(S *y, ptrdiff_t stride, const acc<S> *kept, ptrdiff_t n, ptrdiff_t width, const Inverse<S> *inverse, bool streaming) {
-    const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
-    streaming = streaming && to_alignment(y) == 0 && stride % 64 == 0;
-    for (ptrdiff_t j = 0; j < n; j++)
-        for (ptrdiff_t g = 0; g < groups; g++) {
-            S *p = (S *)((char *)y + j * stride) + g * L;
-            Lanes<S> v = times<S>(load<acc<S>>(kept + (j * groups + g) * L), inverse[g]);
-            if (streaming && width - g * L >= L) stream<S>(p, v); else store_some<S>(p, v, width - g * L);
-        }
-}
 // y = f(v, g), Lanes g of a row of columns after another; `streaming` where y is made of whole lines.
-template <class S, class X, class F> INLINE void over_columns(S *y, ptrdiff_t y_stride, const X *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool streaming, F f) {
+template <class S, class F> INLINE void over_columns(S *y, ptrdiff_t y_stride, const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, bool streaming, F f) {
     const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
     streaming = streaming && to_alignment(y) == 0 && y_stride % 64 == 0;
     for (ptrdiff_t start = 0; start < n; start += ROWS)
@@ -103,7 +92,7 @@ template <class S, int WAY> __attribute__((noinline)) void softmax_columns_by_wa
     over_columns<S>(y, y_stride, x, stride, n, width, streaming, [=](auto v, ptrdiff_t g) TERM {
         return times<S>(value(term_by_way<S, WAY>(v, frame[g])), inverse[g]); });
 }
-// y = exp(scale x) / l, for columns whose exponentials were not kept.
+// y = exp(scale x) / l, for columns.
 template <class S> INLINE void softmax_of_columns(S *y, ptrdiff_t y_stride, const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const Frame<S> *frame, const Inverse<S> *inverse, double scale, bool streaming) {
     switch (way_of_columns<S>(frame, (width + lanes<S>() - 1) / lanes<S>(), scale)) {
     case SCALED: return softmax_columns_by_way<S, SCALED>(y, y_stride, x, stride, n, width, frame, inverse, streaming);
@@ -111,7 +100,7 @@ template <class S> INLINE void softmax_of_columns(S *y, ptrdiff_t y_stride, cons
     default: return softmax_columns_by_way<S, NEAR>(y, y_stride, x, stride, n, width, frame, inverse, streaming);
     }
 }
-template <class S, class X> __attribute__((noinline)) void log_softmax_of_columns(S *y, ptrdiff_t y_stride, const X *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const LogFrame<S> *frame, double scale, bool streaming) {
+template <class S> __attribute__((noinline)) void log_softmax_of_columns(S *y, ptrdiff_t y_stride, const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, const LogFrame<S> *frame, double scale, bool streaming) {
     if (scale == 1) over_columns<S>(y, y_stride, x, stride, n, width, streaming, [=](auto v, ptrdiff_t g) TERM { return log_softmax_by_way<S, false>(v, frame[g]); });
     else over_columns<S>(y, y_stride, x, stride, n, width, streaming, [=](auto v, ptrdiff_t g) TERM { return log_softmax_by_way<S, true>(v, frame[g]); });
 }
@@ -513,10 +502,10 @@ template <class S> INLINE double exp_and_top(const S *x, ptrdiff_t n, State<doub
     if (scale != 1) return exp_and_top_by_way<S, SCALED>(x, n, &f, &s->l, next, next_n);
     return f.origin != 0 ? exp_and_top_by_way<S, FAR>(x, n, &f, &s->l, next, next_n) : exp_and_top_by_way<S, NEAR>(x, n, &f, &s->l, next, next_n);
 }
-// The same of columns, which are copied to `kept` as accumulators if it is there; `hidden` elements, if any, take no part.
-template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *top, const Lanes<S> *hidden, acc<S> *kept) {
+// The same of columns; `hidden` elements, if any, take no part.
+template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t width, Lanes<S> *top, const Lanes<S> *hidden) {
     const ptrdiff_t L = lanes<S>(), groups = (width + L - 1) / L;
-    const bool copies = kept && (const void *)kept != (const void *)x, far = stride >= 1024;
+    const bool far = stride >= 1024;
     Lanes<S> sum[WIDE];
     for (ptrdiff_t j = 0; j < n; j += 8) {
         const ptrdiff_t rows = n - j < 8 ? n - j : 8;
@@ -526,7 +515,6 @@ template <class S> __attribute__((noinline)) void top_of_columns(const S *x, ptr
             Lanes<S> a = j ? top[g] : constant<Lanes<S>>(-INFINITY), b = j ? sum[g] : constant<Lanes<S>>(0);
             for (ptrdiff_t i = 0; i < rows; i++) {
                 Lanes<S> v = in_register(load_some<S>(row_at(x, stride, j + i) + g * L, width - g * L, 0));
-                if (copies) store_pack(kept + ((j + i) * groups + g) * L, v);
                 if (hidden) v = select(v == hidden[g], constant<Lanes<S>>(-INFINITY), v);
                 b = b + v;
                 a = greater(v, a);

@@ -141,87 +141,105 @@ cdef void run_map(const Task* t, const Kernel* k, int threads) noexcept nogil:
     for i in prange(threads, num_threads=threads, schedule="static"):
         map_units(t, k, units * i // threads, units * (i + 1) // threads)
 
-# Rows that lie side by side make slabs of columns, `wide` of them or less: the first is cut where the last output reaches a
-# cache line, so that the others neither read nor write a line twice.
+# Rows that lie side by side make slabs of columns, `wide` of them or less: the first is cut where the last output, or where that has
+# one element a row the first input, reaches a cache line, so that the others neither read nor write a line twice.
 cdef Py_ssize_t first_slab(const Task* t, const Kernel* k, Py_ssize_t wide) noexcept nogil:
-    cdef const Operand* y = &t.arg[t.nargs - 1]
+    cdef const Operand* y = &t.arg[0 if k.reduces else t.nargs - 1]
     cdef size_t past = <size_t> y.data % 64
-    return wide if k.reduces or past == 0 or past % y.itemsize else (64 - past) // y.itemsize
+    return wide if past == 0 or past % y.itemsize else (64 - past) // y.itemsize
 
 cdef Py_ssize_t count_slabs(const Task* t, const Kernel* k, Py_ssize_t wide) noexcept nogil:
     cdef Py_ssize_t inner = t.outer[t.nouter - 1], head = min(inner, first_slab(t, k, wide))
     return 1 + (inner - head + wide - 1) // wide
 
-cdef void slabs(const Task* t, const Kernel* k, Py_ssize_t wide, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    cdef Py_ssize_t inner = t.outer[t.nouter - 1], blocks = count_slabs(t, k, wide), head = first_slab(t, k, wide), r, start
-    cdef Slab slab
+cdef void enter_columns(const Slabs* s, Slab* slab, void* _) noexcept nogil:
+    cdef const Task* t = s.task
+    cdef Py_ssize_t inner = t.outer[t.nouter - 1], blocks = count_slabs(t, s.kernel, s.wide), head = first_slab(t, s.kernel, s.wide), b = slab.unit % blocks
+    cdef Py_ssize_t start = head + (b - 1) * s.wide if b else 0
     cdef int i
-    cdef void* kept = NULL
     slab.n = t.n
-    slab.kept = NULL
-    if k.keeps:  # without room for it a slab is read again
-        kept = malloc(t.n * wide * 64 // k.lanes + 64)
-        if kept != NULL:
-            slab.kept = <char*> ((<size_t> kept + 63) // 64 * 64)
+    slab.width = min(s.wide if b else head, inner - start)
     for i in range(t.nargs):
         slab.stride[i] = stride_of(t, &t.arg[i])
-    while first < last:
-        start = head + (first % blocks - 1) * wide if first % blocks else 0
-        slab.width = min(wide if first % blocks else head, inner - start)
-        r = first // blocks * inner + start
-        for i in range(t.nargs):
-            slab.at[i] = row_start(t, &t.arg[i], r)
-        slab.next = row_start(t, &t.arg[0], r + slab.width) if t.ahead and first + 1 < last else NULL
-        k.columns(t, &slab, NULL)
-        first += 1
-    free(kept)
+        slab.at[i] = row_start(t, &t.arg[i], slab.unit // blocks * inner + start)
 
-cdef void run_columns(const Task* t, const Kernel* k, int threads, Py_ssize_t wide) noexcept nogil:
-    cdef Py_ssize_t units = t.rows // t.outer[t.nouter - 1] * count_slabs(t, k, wide)
+# Short rows: a block of them becomes a slab of the accumulator's type, is worked on as columns, and goes back.  Where three slabs are
+# on their way, each has a room that it is kept and written in.
+cdef enum:
+    TURNED_OPERANDS = 4
+    TURNED_BYTES = GROUPS * SHORT * 64 + 64  # of one; its lines are not those of the next in the first cache
+
+cdef inline Py_ssize_t rows_turned(const Slabs* s, const Slab* slab) noexcept nogil:
+    return min(s.wide, s.task.rows - slab.unit * s.wide)
+
+cdef void turn_in(const Slabs* s, Slab* slab, storage* _) noexcept nogil:
+    cdef const Task* t = s.task
+    cdef Py_ssize_t L = lanes(_), r = slab.unit * s.wide, count = rows_turned(s, slab)
+    cdef int a, place
+    slab.n = t.n
+    slab.width = (count + L - 1) // L * L
+    for a in range(t.nargs):
+        place = a if s.kernel.slabs == NULL else slab.unit % 3 if a == 0 or not s.kernel.reduces else 3
+        slab.at[a] = s.room + place * TURNED_BYTES
+        slab.stride[a] = slab.width // L * 64
+        if t.ahead and (a < t.ninputs or not s.kernel.reduces):  # of the next block, whose rows no hardware sees coming
+            prefetch_bytes(t.arg[a].data + (r + count) * t.arg[a].outer[0], count * t.n * sizeof(storage))
+        if a < t.ninputs:
+            to_columns(<acc[storage]*> slab.at[a], slab.width, <const storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], t.n, count)
+
+cdef void turn_out(const Slabs* s, Slab* slab, storage* _) noexcept nogil:
+    cdef const Task* t = s.task
+    cdef Py_ssize_t r = slab.unit * s.wide, count = rows_turned(s, slab), i
+    cdef int a
+    for a in range(t.ninputs, t.nargs):
+        if t.arg[a].code == INT64:
+            for i in range(count):
+                put_index(t.arg[a].data + (r + i) * t.arg[a].outer[0], (<long long*> slab.at[a])[i])
+        else:
+            from_columns(<storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], <const acc[storage]*> slab.at[a], slab.width, 1 if s.kernel.reduces else t.n, count)
+
+cdef void some_slabs(const Slabs* all, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef char room[TURNED_OPERANDS * TURNED_BYTES + 64]
+    cdef Slabs s = all[0]
+    cdef Slab slab
+    s.first = first
+    s.last = last
+    s.room = <char*> ((<size_t> &room[0] + 63) // 64 * 64)
+    if s.kernel.slabs != NULL and s.kernel.slabs(&s, NULL):
+        return
+    for slab.unit in range(first, last):
+        s.enter(&s, &slab, NULL)
+        s.kernel.columns(s.task, &slab, NULL)
+        if s.leave != NULL:
+            s.leave(&s, &slab, NULL)
+
+cdef void run_slabs(const Slabs* s, int threads) noexcept nogil:
     cdef int i
     if threads == 1:
-        slabs(t, k, wide, 0, units)
+        some_slabs(s, s.first, s.last)
         return
     for i in prange(threads, num_threads=threads, schedule="static"):
-        slabs(t, k, wide, units * i // threads, units * (i + 1) // threads)
+        some_slabs(s, s.last * i // threads, s.last * (i + 1) // threads)
 
-cdef void short_rows(const Task* t, const Kernel* k, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
-    # A block of rows becomes a slab of the accumulator's type, is worked on as columns, and goes back.
-    cdef char room[4][GROUPS * SHORT * 64 + 64]
-    cdef long long index[GROUPS * 16]
-    cdef Slab slab
-    cdef Py_ssize_t L = lanes(_), r, count, i
-    cdef int a
-    slab.n = t.n
-    slab.kept = room[0]  # it may be written over, and is a slab of accumulators already
-    slab.next = NULL
-    while first < last:
-        r = first * GROUPS * L
-        count = min(GROUPS * L, t.rows - r)
-        slab.width = (count + L - 1) // L * L
-        for a in range(t.nargs):
-            slab.at[a] = room[a]
-            slab.stride[a] = slab.width // L * 64
-            if t.ahead and (a < t.ninputs or not k.reduces):  # of the next block, whose rows no hardware sees coming
-                prefetch_bytes(t.arg[a].data + (r + count) * t.arg[a].outer[0], count * t.n * sizeof(storage))
-            if a < t.ninputs:
-                to_columns(<acc[storage]*> room[a], slab.width, <const storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], t.n, count)
-        if t.arg[t.nargs - 1].code == INT64:
-            slab.at[t.nargs - 1] = <char*> index
-        k.columns(t, &slab, NULL)
-        for a in range(t.ninputs, t.nargs):
-            if slab.at[a] == <char*> index:
-                for i in range(count):
-                    put_index(t.arg[a].data + (r + i) * t.arg[a].outer[0], index[i])
-            else:
-                from_columns(<storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], <const acc[storage]*> room[a], slab.width, 1 if k.reduces else t.n, count)
-        first += 1
+cdef void run_columns(const Task* t, const Kernel* k, int threads) noexcept nogil:
+    cdef Slabs s
+    s.task = t
+    s.kernel = k
+    # As many as lie well together and leave a slab for every thread, and no more than is kept of them.
+    s.wide = k.lanes * (GROUPS if k.slabs != NULL else max(GROUPS, min(k.widest, (t.rows - 1) // (k.lanes * threads) + 1)))
+    s.first = 0
+    s.last = t.rows // t.outer[t.nouter - 1] * count_slabs(t, k, s.wide)
+    s.enter = enter_columns
+    s.leave = NULL
+    run_slabs(&s, threads)
 
 cdef void run_short(const Task* t, const Kernel* k, int threads, storage* _) noexcept nogil:
-    cdef Py_ssize_t block = GROUPS * lanes(_), blocks = (t.rows + block - 1) // block
-    cdef int i
-    if threads == 1:
-        short_rows(t, k, 0, blocks, _)
-        return
-    for i in prange(threads, num_threads=threads, schedule="static"):
-        short_rows(t, k, blocks * i // threads, blocks * (i + 1) // threads, _)
+    cdef Slabs s
+    s.task = t
+    s.kernel = k
+    s.wide = GROUPS * lanes(_)
+    s.first = 0
+    s.last = (t.rows + s.wide - 1) // s.wide
+    s.enter = <Turn> turn_in[storage]
+    s.leave = <Turn> turn_out[storage]
+    run_slabs(&s, threads)

@@ -22,11 +22,7 @@ cdef extern from "numpy/arrayobject.h":
 cnp.import_array()
 
 cdef enum:
-    GROUPS = 4   # Lanes of columns that one slab is wide
-    SLAB = 16    # the same where columns are kept
-    WIDE = 64    # and where they are not: long stretches are read fastest
     SHORT = 64   # the longest row that may be turned into a column
-    KEPT = 1 << 18  # bytes of columns that are kept, if that leaves GROUPS
 
 include "task.pxi"
 include "max.pxi"
@@ -106,7 +102,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
             k.widest = WIDE
             k.short = 16 if storage is double else 47
             k.longest = longest_walk(t, _)
-            k.keeps = t.n <= frame_size(_)
+            k.slabs = <SlabBySlab> softmax_slabs[storage] if t.n <= frame_size(_) else NULL
     elif op == LOG_SOFTMAX:
         k.fold = <Fold> softmax_fold[storage]
         k.merge = <Merge> softmax_merge[storage]
@@ -114,7 +110,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.map = <Map> log_softmax_map[storage]
         k.rows = <Rows> log_softmax_rows[storage]
         k.longest = longest_walk(t, _)
-        k.keeps = t.n <= frame_size(_)
+        k.slabs = <SlabBySlab> log_softmax_slabs[storage] if t.n <= frame_size(_) else NULL
         k.columns = <Columns> log_softmax_columns[storage]
         k.widest = WIDE
         k.short = 16 if storage is double else 47
@@ -140,6 +136,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.rows = <Rows> logsumexp_rows[storage]
         k.longest = frame_size(_)
         k.columns = <Columns> logsumexp_columns[storage] if t.nargs == 2 else NULL
+        k.slabs = <SlabBySlab> logsumexp_slabs[storage] if t.n <= frame_size(_) else NULL
         k.widest = WIDE
         k.short = 40 if storage is double else SHORT
         k.reduces = True
@@ -174,7 +171,8 @@ cdef void kernel_of(const Task* t, int op, int code, Kernel* k) noexcept nogil:
     k.map = NULL
     k.rows = NULL
     k.columns = NULL
-    k.reduces = k.whole = k.known = k.keeps = k.spreads = k.packs = False
+    k.slabs = NULL
+    k.reduces = k.whole = k.known = k.spreads = k.packs = False
     k.longest = 0
     k.widest = GROUPS
     k.short = SHORT
@@ -380,7 +378,6 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
     cdef Room* rooms = NULL
     cdef int threads = 1, executor
     cdef bint rows, columns, short, small = t.rows * t.n <= small_work
-    cdef Py_ssize_t wide_columns
     t.log = op == LOG_SOFTMAX_BACKWARD
     kernel_of(t, op, code, &k)
     if not k.known:
@@ -412,11 +409,6 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         rooms = <Room*> malloc(((t.n + k.chunk - 1) // k.chunk) * sizeof(Room))
         if rooms == NULL:
             raise MemoryError()
-    # As many columns as lie well together and leave a slab for every thread, but no more than stay in the cache where they are kept.
-    wide_columns = max(GROUPS, min(k.widest, (t.rows - 1) // (k.lanes * threads) + 1))
-    if k.keeps:
-        wide_columns = min(wide_columns, SLAB, max(GROUPS, KEPT // (64 * t.n)))
-    wide_columns *= k.lanes
     with nogil:
         if executor == 0:
             run_rows(t, &k, threads)
@@ -425,15 +417,19 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         elif executor == 2:
             run_map(t, &k, threads)
         elif executor == 3:
-            run_columns(t, &k, threads, wide_columns)
+            run_columns(t, &k, threads)
         elif code == FLOAT:
             run_short(t, &k, threads, <float*> NULL)
         elif code == DOUBLE:
             run_short(t, &k, threads, <double*> NULL)
         else:
             kernel_of(t, op, FLOAT, &k)  # half types are floats in the slab,
-            k.columns = <Columns> softmax_columns[widened] if op == SOFTMAX else <Columns> log_softmax_columns[widened] if op == LOG_SOFTMAX else (
-                <Columns> logsumexp_columns[widened] if op == LOGSUMEXP else k.columns)  # where exponentials stay those of halves
+            if op == SOFTMAX:  # where exponentials stay those of halves
+                k.slabs = <SlabBySlab> softmax_slabs[widened]
+            elif op == LOG_SOFTMAX:
+                k.slabs = <SlabBySlab> log_softmax_slabs[widened]
+            elif op == LOGSUMEXP:
+                k.slabs = <SlabBySlab> logsumexp_slabs[widened]
             if code == HALF:
                 run_short(t, &k, threads, <half*> NULL)
             else:

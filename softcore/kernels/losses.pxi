@@ -153,7 +153,7 @@ cdef bint is_kept(const Task* t, Py_ssize_t r, storage* _) noexcept nogil:
         fill_tile(<storage*> row.at[t.loss.gradient], t.n, 0)
     return False
 
-# Short rows, turned into columns as short_rows does; what each of them needs is put beside its lane.
+# Short rows, turned into columns as turn_in does; what each of them needs is put beside its lane.
 cdef inline bint is_turned(const Task* t) noexcept nogil:
     return t.n <= TURNED and t.nouter <= 1 and (t.arg[1].direct or not t.loss.soft)
 
@@ -166,10 +166,8 @@ cdef void turned_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage*
     cdef Py_ssize_t L = lanes(_), count
     cdef Py_ssize_t step = t.arg[0].outer[0] if t.nouter else 0, target_step = t.arg[1].outer[0] if t.nouter else 0
     slab.n = t.n
-    slab.next = NULL
     slab.at[0] = logits
     slab.at[1] = <char*> targets if o.soft else <char*> NULL
-    slab.kept = exponentials
     while first < last:
         count = min(GROUPS * L, last - first)
         slab.width = (count + L - 1) // L * L
@@ -178,9 +176,9 @@ cdef void turned_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage*
         if o.soft:
             to_columns(<acc[storage]*> targets, slab.width, <const storage*> (t.arg[1].data + first * target_step), target_step, t.n, count)
         if storage is double:
-            finish_turned(t, &slab, first, count, <double*> NULL, False)
+            finish_turned(t, &slab, exponentials, first, count, <double*> NULL, False)
         else:
-            finish_turned(t, &slab, first, count, <float*> NULL, sizeof(storage) == 2)
+            finish_turned(t, &slab, exponentials, first, count, <float*> NULL, sizeof(storage) == 2)
         if o.gradient >= 0:
             step = t.arg[o.gradient].outer[0] if t.nouter else 0
             from_columns(<storage*> (t.arg[o.gradient].data + first * step), step, <const acc[storage]*> exponentials, slab.width, t.n, count)
@@ -188,13 +186,18 @@ cdef void turned_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage*
         first += count
 
 # The states of a slab's columns, whose exponentials are kept, and their sums beside their maxima.
-cdef void fold_to_masses(Slab* slab, State[Doubles[copied]]* s, Mass[Doubles[copied]]* mass, copied* _) noexcept nogil:
-    fold_columns(slab, 1, True, <const Lanes[copied]*> NULL, s, _)
-    slab.kept = NULL  # for what follows, which may have to fold again
+cdef void fold_to_masses(const Slab* slab, char* kept, State[Doubles[copied]]* s, Mass[Doubles[copied]]* mass, copied* _) noexcept nogil:
+    cdef Stripe[copied] b
+    cdef Py_ssize_t g
+    open_stripe(&b, slab, kept)
+    advance_columns(TO_SOFTMAX, &b, <Stripe[copied]*> NULL, <Stripe[copied]*> NULL, slab.n, b.groups, 1, False)
+    advance_columns(TO_SOFTMAX, <Stripe[copied]*> NULL, &b, <Stripe[copied]*> NULL, slab.n, b.groups, 1, False)
+    for g in range(b.groups):
+        s[g] = b.s[g]
     masses_of_columns(slab, 1, s, mass, _)
 
-# The losses of a slab's columns; slab.kept becomes their gradients.
-cdef void finish_turned(const Task* t, Slab* slab, Py_ssize_t first, Py_ssize_t count, accumulator* _, bint halves) noexcept nogil:
+# The losses of a slab's columns; what is kept becomes their gradients.
+cdef void finish_turned(const Task* t, const Slab* slab, char* kept, Py_ssize_t first, Py_ssize_t count, accumulator* _, bint halves) noexcept nogil:
     cdef State[Doubles[accumulator]] s[GROUPS]
     cdef Mass[Doubles[accumulator]] mass[GROUPS]
     cdef Sum[Doubles[accumulator]] dot[GROUPS]
@@ -205,16 +208,15 @@ cdef void finish_turned(const Task* t, Slab* slab, Py_ssize_t first, Py_ssize_t 
     cdef accumulator* weight = NULL
     cdef const accumulator* x = <const accumulator*> slab.at[0]
     cdef const accumulator* target = <const accumulator*> slab.at[1]
-    cdef accumulator* e = <accumulator*> slab.kept
+    cdef accumulator* e = <accumulator*> kept
     cdef const Loss* o = t.loss
     cdef Py_ssize_t L = lanes(_), n = slab.n, width = slab.width, g, i, j, label
     cdef LossRow r
     cdef Row row
     if halves:
-        fold_to_masses(slab, <State[Doubles[widened]]*> s, <Mass[Doubles[widened]]*> mass, <widened*> NULL)
+        fold_to_masses(slab, kept, <State[Doubles[widened]]*> s, <Mass[Doubles[widened]]*> mass, <widened*> NULL)
     else:
-        fold_to_masses(slab, s, mass, _)
-    slab.kept = <char*> e
+        fold_to_masses(slab, kept, s, mass, _)
     if o.weight >= 0:
         enter(t, first, &row)
         weight = <accumulator*> room

@@ -121,12 +121,12 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     double number_at[S](const S*, const Doubles[S]*, Py_ssize_t i)
     void set_number[S](const S*, Doubles[S]*, Py_ssize_t i, double)
     Lanes[S] lanes_of_doubles[S](const S*, const Doubles[S]*)
-    void top_of_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, Lanes[S]* top, const Lanes[S]* hidden, acc[S]* kept)
+    void top_of_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, Lanes[S]* top, const Lanes[S]* hidden)
     void exp_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, double scale, const Lanes[S]* hidden, Sum[Doubles[S]]*)
     void softmax_of_columns[S](S*, Py_ssize_t, const S*, Py_ssize_t, Py_ssize_t n, Py_ssize_t width, const Frame[S]*, const Inverse[S]*, double scale, bint streaming)
-    void log_softmax_of_columns[S, X](S*, Py_ssize_t, const X*, Py_ssize_t, Py_ssize_t n, Py_ssize_t width, const LogFrame[S]*, double scale, bint streaming)
-    void scale_columns[S](S* y, Py_ssize_t stride, const acc[S]*, Py_ssize_t n, Py_ssize_t width, const Inverse[S]*, bint streaming)
-    void exp_kept_columns[S](const S*, acc[S]* kept, Py_ssize_t step, Py_ssize_t n, const Frame[S]*, double scale, bint keep, const char* ahead, Py_ssize_t ahead_stride, Sum[Doubles[S]]*)
+    void log_softmax_of_columns[S](S*, Py_ssize_t, const S*, Py_ssize_t, Py_ssize_t n, Py_ssize_t width, const LogFrame[S]*, double scale, bint streaming)
+
+    enum: WIDE  # the most Lanes of columns side by side where they are not
 
     # sums of backwards
     enum: SUMS  # Lanes of columns that are summed side by side
@@ -225,6 +225,21 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     void prefetch_bytes(const char*, Py_ssize_t bytes)
     void to_columns[S](acc[S]*, Py_ssize_t width, const S* x, Py_ssize_t stride, Py_ssize_t length, Py_ssize_t rows)
     void from_columns[S](S* y, Py_ssize_t stride, const acc[S]*, Py_ssize_t width, Py_ssize_t length, Py_ssize_t rows)
+
+cdef extern from "columns.h" namespace "softcore" nogil:
+    enum: GROUPS  # Lanes of columns that a slab is wide where they are kept
+    cdef cppclass Stripe[S]:
+        S* x
+        S* y
+        S* following
+        Py_ssize_t* stride
+        Py_ssize_t width
+        Py_ssize_t groups
+        State[Doubles[S]]* s
+        Inverse[S]* inverse
+        LogFrame[S]* log
+    void keep_at[S](Stripe[S]*, char*)
+    void advance_columns[S](int after, Stripe[S]* next, Stripe[S]* now, const Stripe[S]* done, Py_ssize_t n, Py_ssize_t step, double scale, bint streaming)
 
 cdef extern from "pool.h" namespace "softcore" nogil:
     # windows

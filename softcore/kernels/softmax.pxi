@@ -387,9 +387,8 @@ cdef void turn_row(const Task* t, Walk[storage]* walk, const Row* row, Room* roo
 
 # ------------------------------------------------------------------------------------------------ columns
 
-cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const Lanes[columned]* hidden, State[Doubles[columned]]* total, columned* _) noexcept nogil:
-    # The states of a slab without the hidden elements, if any.  True if slab.kept then holds its exponentials, or if not asked
-    # for those its elements.
+cdef void fold_columns(const Slab* slab, double scale, const Lanes[columned]* hidden, State[Doubles[columned]]* total, columned* _) noexcept nogil:
+    # The states of a slab without the hidden elements, if any.
     cdef State[Doubles[columned]] chunk[WIDE]
     cdef State[Doubles[columned]] frames[WIDE]
     cdef State[Doubles[columned]]* made
@@ -398,20 +397,15 @@ cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const 
     cdef Lanes[columned] top[WIDE]
     cdef Py_ssize_t L = lanes(_), groups = (slab.width + L - 1) // L, g, j = 0, rows
     cdef const columned* x
-    cdef acc[columned]* kept = <acc[columned]*> slab.kept if slab.n <= frame_size(_) else NULL
     while j < slab.n:
         rows = min(slab.n - j, frame_size(_))
         x = <const columned*> (slab.at[0] + j * slab.stride[0])
         made = total if j == 0 else &chunk[0] if j % chunk_size(_) == 0 else &frames[0]  # the first of a total or a chunk is there at once
-        top_of_columns(x, slab.stride[0], rows, slab.width, top, hidden, kept)
+        top_of_columns(x, slab.stride[0], rows, slab.width, top, hidden)
         for g in range(groups):
             made[g] = states_of_max(_, top[g], scale)
             frame[g] = frames_of(_, &made[g], scale)
-        if kept != NULL and hidden == NULL:
-            for g in range(groups):
-                exp_kept_columns(_, kept + g * L, groups * L, rows, &frame[g], scale, exponentials, slab.next + g * L * sizeof(columned) if slab.next else NULL, slab.stride[0], &sums[g])
-        else:
-            exp_columns(x, slab.stride[0], rows, slab.width, frame, scale, hidden, sums)
+        exp_columns(x, slab.stride[0], rows, slab.width, frame, scale, hidden, sums)
         for g in range(groups):
             made[g].l = sums[g]
             close_columns(_, &made[g])
@@ -421,22 +415,17 @@ cdef bint fold_columns(const Slab* slab, double scale, bint exponentials, const 
         if j > chunk_size(_) and (j % chunk_size(_) == 0 or j == slab.n):
             for g in range(groups):
                 merge_columns(_, &total[g], &chunk[g], scale)
-    return kept != NULL
 
 cdef void softmax_columns(const Task* t, const Slab* slab, columned* _) noexcept nogil:
     cdef State[Doubles[columned]] s[WIDE]
     cdef Frame[columned] frame[WIDE]
     cdef Inverse[columned] inverse[WIDE]
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
-    cdef bint kept = fold_columns(slab, t.scale, True, <const Lanes[columned]*> NULL, s, _)
+    fold_columns(slab, t.scale, <const Lanes[columned]*> NULL, s, _)
     for g in range(groups):
         inverse[g] = inverses_of(_, &s[g])
-        if not kept:
-            frame[g] = frames_of(_, &s[g], t.scale)
-    if kept:
-        scale_columns(<columned*> slab.at[1], slab.stride[1], <const acc[columned]*> slab.kept, slab.n, slab.width, inverse, t.streaming)
-    else:
-        softmax_of_columns(<columned*> slab.at[1], slab.stride[1], <const columned*> slab.at[0], slab.stride[0], slab.n, slab.width, frame, inverse, t.scale, t.streaming)
+        frame[g] = frames_of(_, &s[g], t.scale)
+    softmax_of_columns(<columned*> slab.at[1], slab.stride[1], <const columned*> slab.at[0], slab.stride[0], slab.n, slab.width, frame, inverse, t.scale, t.streaming)
 
 cdef void masses_of_columns(const Slab* slab, double scale, const State[Doubles[columned]]* s, Mass[Doubles[columned]]* mass, columned* _) noexcept nogil:
     cdef State[Doubles[columned]] rest[WIDE]
@@ -448,7 +437,7 @@ cdef void masses_of_columns(const Slab* slab, double scale, const State[Doubles[
         some = some or any_thin(_, &mass[g], slab.n)
         top[g] = lanes_of_doubles(_, &s[g].m)
     if some:
-        fold_columns(slab, scale, False, <const Lanes[columned]*> top, rest, _)
+        fold_columns(slab, scale, <const Lanes[columned]*> top, rest, _)
         for g in range(groups):
             set_thin(_, &mass[g], slab.n, &rest[g], &s[g], scale)
 
@@ -458,23 +447,23 @@ cdef void log_softmax_columns(const Task* t, const Slab* slab, columned* _) noex
     cdef LogFrame[columned] frame[WIDE]
     cdef columned* y = <columned*> slab.at[1]
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L
-    cdef bint copied = fold_columns(slab, t.scale, False, <const Lanes[columned]*> NULL, s, _)
+    fold_columns(slab, t.scale, <const Lanes[columned]*> NULL, s, _)
     masses_of_columns(slab, t.scale, s, mass, _)
     for g in range(groups):
         frame[g] = logs_of(_, &s[g], &mass[g], t.scale)
-    if copied:
-        log_softmax_of_columns(y, slab.stride[1], <const acc[columned]*> slab.kept, groups * 64, slab.n, slab.width, frame, t.scale, t.streaming)
-    else:
-        log_softmax_of_columns(y, slab.stride[1], <const columned*> slab.at[0], slab.stride[0], slab.n, slab.width, frame, t.scale, t.streaming)
+    log_softmax_of_columns(y, slab.stride[1], <const columned*> slab.at[0], slab.stride[0], slab.n, slab.width, frame, t.scale, t.streaming)
 
 cdef void logsumexp_columns(const Task* t, const Slab* slab, columned* _) noexcept nogil:
     cdef State[Doubles[columned]] s[WIDE]
+    fold_columns(slab, 1, <const Lanes[columned]*> NULL, s, _)
+    finish_logsumexp_columns(slab, s, _)
+
+cdef void finish_logsumexp_columns(const Slab* slab, const State[Doubles[columned]]* s, columned* _) noexcept nogil:
     cdef Mass[Doubles[columned]] mass[WIDE]
     cdef Doubles[columned] result
     cdef Source from_
     cdef Py_ssize_t L = lanes(_), g, groups = (slab.width + L - 1) // L, i
     cdef double m
-    fold_columns(slab, 1, False, <const Lanes[columned]*> NULL, s, _)
     masses_of_columns(slab, 1, s, mass, _)
     from_.row = NULL
     from_.stride = slab.stride[0]
@@ -491,6 +480,83 @@ cdef void logsumexp_columns(const Task* t, const Slab* slab, columned* _) noexce
                     else:
                         set_number(_, &result, i, logsumexp_again(&from_, slab.n, _))
         store_some(<columned*> slab.at[1] + g * L, lanes_of_doubles(_, &result), slab.width - g * L)
+
+# ------------------------------------------------------------------------------------------------ slabs of columns of up to a frame
+
+cdef bint framed_columns(const Slabs* s, int after, columned* _) noexcept nogil:
+    # Three slabs at a time, each a step behind the one before it: see columns.h.  False where there is no memory for it.
+    cdef Slab slabs[3]
+    cdef Slab following
+    cdef Stripe[columned] stripes[3]
+    cdef Stripe[columned]* next
+    cdef Stripe[columned]* now = NULL
+    cdef Stripe[columned]* done = NULL
+    cdef Py_ssize_t unit = s.first, step = s.wide // lanes(_), bytes = s.task.n * step * 64
+    cdef int b = 0, rooms = 1 if after == TO_LOGSUMEXP else 2
+    cdef bint turned = s.leave != NULL
+    cdef void* memory = NULL if turned else malloc(rooms * bytes + 64)
+    cdef char* kept = <char*> ((<size_t> memory + 63) // 64 * 64)
+    if memory == NULL and not turned:
+        return False
+    while unit < s.last or now != NULL or done != NULL:
+        next = NULL
+        if unit < s.last:
+            next = &stripes[b]
+            slabs[b].unit = unit
+            s.enter(s, &slabs[b], NULL)
+            open_stripe(next, &slabs[b], slabs[b].at[0] if turned else kept + unit % rooms * bytes)
+            unit += 1
+            following = slabs[b]
+            if unit < s.last and not turned:
+                following.unit = unit
+                s.enter(s, &following, NULL)
+            next.following = <columned*> following.at[0]
+        advance_columns(after, next, now, done, s.task.n, step, s.task.scale, s.task.streaming)
+        if done != NULL and turned:
+            s.leave(s, &slabs[(b + 1) % 3], NULL)
+        done = now
+        if now != NULL:
+            finish_stripe(s.task, now, &slabs[(b + 2) % 3], after)
+            if after == TO_LOGSUMEXP:
+                done = NULL
+                if turned:
+                    s.leave(s, &slabs[(b + 2) % 3], NULL)
+        now = next
+        b = (b + 1) % 3
+    free(memory)
+    return True
+
+cdef inline void open_stripe(Stripe[columned]* b, const Slab* slab, char* kept) noexcept nogil:
+    b.x = <columned*> slab.at[0]
+    b.y = <columned*> slab.at[1]
+    b.stride[0] = slab.stride[0]
+    b.stride[1] = slab.stride[1]
+    b.width = slab.width
+    b.groups = (slab.width + lanes(b.x) - 1) // lanes(b.x)
+    keep_at(b, kept)
+
+cdef void finish_stripe(const Task* t, Stripe[columned]* b, const Slab* slab, int after) noexcept nogil:
+    cdef Mass[Doubles[columned]] mass[GROUPS]
+    cdef Py_ssize_t g
+    if after == TO_LOGSUMEXP:
+        finish_logsumexp_columns(slab, b.s, b.x)
+        return
+    if after == TO_LOG_SOFTMAX:
+        masses_of_columns(slab, t.scale, b.s, mass, b.x)
+    for g in range(b.groups):
+        if after == TO_SOFTMAX:
+            b.inverse[g] = inverses_of(b.x, &b.s[g])
+        else:
+            b.log[g] = logs_of(b.x, &b.s[g], &mass[g], t.scale)
+
+cdef bint softmax_slabs(const Slabs* s, columned* _) noexcept nogil:
+    return framed_columns(s, TO_SOFTMAX, _)
+
+cdef bint log_softmax_slabs(const Slabs* s, columned* _) noexcept nogil:
+    return framed_columns(s, TO_LOG_SOFTMAX, _)
+
+cdef bint logsumexp_slabs(const Slabs* s, columned* _) noexcept nogil:
+    return framed_columns(s, TO_LOGSUMEXP, _)
 
 # ------------------------------------------------------------------------------------------------ backwards
 

@@ -270,36 +270,6 @@ template <class S> INLINE void exp_columns(const S *x, ptrdiff_t stride, ptrdiff
     default: return hidden ? exp_columns_by_way<S, NEAR, true>(x, stride, n, width, frame, hidden, sum) : exp_columns_by_way<S, NEAR, false>(x, stride, n, width, frame, hidden, sum);
     }
 }
-// The same of one Lanes of columns that were copied as accumulators, `step` elements apart, and stay so unless their exponentials
-// take their place.  `ahead`, where given, is asked for meanwhile, line by line.
-template <class S, int WAY> __attribute__((noinline)) void exp_kept_by_way(S *kept, ptrdiff_t step, ptrdiff_t n, const Frame<S> *frame, bool keep, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<S>> *sum) {
-    const Frame<S> f = *frame;
-    Columns<S> columns;
-    for (ptrdiff_t start = 0; start < n; start += COUNT) {
-        const ptrdiff_t rows = std::min(n - start, COUNT);
-        Tally<S> tally = empty_tally<S>();
-        rows_of_columns(kept + start * step, step * (ptrdiff_t)sizeof(S), rows, lanes<S>(), [&](ptrdiff_t j, auto v) TERM {
-            const ptrdiff_t several = sizeof v / sizeof(Lanes<S>);
-            for (ptrdiff_t i = 0; i < several; i++) prefetch(ahead + (start + j + i) * ahead_stride);
-            v = count<S>(&tally, term_by_way<S, WAY>(v, f));
-            for (ptrdiff_t i = 0; keep && i < several; i++) store<S>(kept + (start + j + i) * step, part<S>(&v, i));
-        });
-        columns.take(tally, rows);
-    }
-    *sum = columns.sums();
-}
-template <class S> INLINE void exp_kept_columns(const S *, acc<S> *copies, ptrdiff_t step, ptrdiff_t n, const Frame<S> *frame, double scale, bool keep, const char *ahead, ptrdiff_t ahead_stride, Sum<Doubles<S>> *sum) {
-    typedef copy_of<S> C;
-    C *kept = (C *)copies;
-    const Frame<C> f = {frame->low, frame->magic, frame->origin, frame->scale, frame->scale_low};
-    if (!ahead) ahead = (const char *)kept, ahead_stride = 0;
-    switch (way_of<C>(f, scale)) {
-    case SCALED: return exp_kept_by_way<C, SCALED>(kept, step, n, &f, keep, ahead, ahead_stride, sum);
-    case FAR: return exp_kept_by_way<C, FAR>(kept, step, n, &f, keep, ahead, ahead_stride, sum);
-    default: return exp_kept_by_way<C, NEAR>(kept, step, n, &f, keep, ahead, ahead_stride, sum);
-    }
-}
-
 // ---------------------------------------------------------------- merge
 
 // The way of a plain double through code for lanes.

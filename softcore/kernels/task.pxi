@@ -154,9 +154,10 @@ cdef void close_tile(const Task* t, const Row* row, int i, Py_ssize_t j, Py_ssiz
 cdef struct Slab:
     char* at[OPERANDS]
     Py_ssize_t stride[OPERANDS]
-    Py_ssize_t n, width
-    char* kept             # room for its elements as accumulators, or NULL
-    char* next             # operand 0 of the next slab, to be asked for early, or NULL
+    Py_ssize_t n, width, unit
+
+cdef struct Slabs
+cdef struct Kernel
 
 ctypedef struct Room:  # a state of any kind
     double bytes[12]
@@ -167,10 +168,21 @@ ctypedef void (*Finish)(const Task*, const Row*, Room*, void*) noexcept nogil
 ctypedef void (*Map)(const Task*, const Row*, Py_ssize_t, Py_ssize_t, const Room*, void*) noexcept nogil
 ctypedef bint (*Rows)(const Task*, Py_ssize_t, Py_ssize_t, void*) noexcept nogil
 ctypedef void (*Columns)(const Task*, const Slab*, void*) noexcept nogil
+ctypedef bint (*SlabBySlab)(const Slabs*, void*) noexcept nogil
+ctypedef void (*Turn)(const Slabs*, Slab*, void*) noexcept nogil
+
+# Slabs `first` to `last` of a task, `wide` columns each or less: columns of its operands, or rows that are turned into columns and back.
+cdef struct Slabs:
+    const Task* task
+    const Kernel* kernel
+    Py_ssize_t wide, first, last
+    Turn enter
+    Turn leave             # or NULL
+    char* room             # for what is turned
 
 # How an op runs for one storage.  fold(j0, j1) absorbs a stretch of a row into a state, merge joins states in order,
 # map writes a stretch, of what `finish` made of the state if there is one.  `rows` does whole rows of up to `longest` at once and says
-# whether it had the memory, `columns` a slab.
+# whether it had the memory, `columns` a slab, and `slabs` many where it has the memory.
 cdef struct Kernel:
     Fold fold
     Merge merge
@@ -178,6 +190,7 @@ cdef struct Kernel:
     Map map
     Rows rows
     Columns columns
+    SlabBySlab slabs
     bint reduces           # the result is one value a row: map is called once
     bint whole             # a row's map must see all of it
     bint known             # there is such a kernel
@@ -186,6 +199,5 @@ cdef struct Kernel:
     Py_ssize_t widest      # the most Lanes of columns that `columns` takes at once
     Py_ssize_t longest     # the longest row for `rows`
     Py_ssize_t short       # the longest row that is better worked on as a column, with others beside it
-    bint keeps             # columns are better off with room for a frame of them
     bint packs             # element-wise: several rows are as good as one
     bint spreads           # columns may share an element of an operand
