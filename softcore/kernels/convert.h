@@ -257,7 +257,7 @@ template <class S> INLINE bool turn_in(double *, ptrdiff_t, const S *, ptrdiff_t
 template <class S> INLINE bool turn_out(S *, ptrdiff_t, const double *, ptrdiff_t, ptrdiff_t) { return false; }
 template <class S> void to_columns(acc<S> *slab, ptrdiff_t width, const S *x, ptrdiff_t stride, ptrdiff_t length, ptrdiff_t rows) {
     const ptrdiff_t L = lanes<S>();
-    for (ptrdiff_t g = 0; g < width; g += L) {
+    for (ptrdiff_t g = 0; g < rows; g += L) {
         const S *p = (const S *)((const char *)x + g * stride);
         if (rows - g >= L && turn_in<S>(slab + g, width, p, stride, length)) continue;
         for (ptrdiff_t r = 0; r < L; r++, p = (const S *)((const char *)p + stride))

@@ -197,6 +197,8 @@ template <class S> __attribute__((noinline)) void gradient_columns_of(bool log, 
     for (ptrdiff_t i = 0; i < width; i += L) infinite = infinite | ((g[i / L].total - g[i / L].total) != constant<Lanes<S>>(0));
     auto over = [=](auto f) TERM {
         over_gradient_columns<S>(dx, dx_stride, n, width, streaming, [=](ptrdiff_t j, ptrdiff_t i, ptrdiff_t m) TERM {
+            prefetch(row_at(dy, dy_stride, j + ROWS_AHEAD) + i);
+            prefetch(row_at(y, y_stride, j + ROWS_AHEAD) + i);
             return f(load_some<S>(row_at(dy, dy_stride, j) + i, m, 0), load_some<S>(row_at(y, y_stride, j) + i, m, 0), g[i / L]); });
     };
     if (!log) return over([](Lanes<S> dy, Lanes<S> y, const Gradient<S> &g) TERM { return gradient<S, false>(dy, y, g); });

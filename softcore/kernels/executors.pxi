@@ -181,11 +181,11 @@ cdef void turn_in(const Slabs* s, Slab* slab, storage* _) noexcept nogil:
     for a in range(t.nargs):
         place = a if s.kernel.slabs == NULL else slab.unit % 3 if a == 0 or not s.kernel.reduces else 3
         slab.at[a] = s.room + place * TURNED_BYTES
-        slab.stride[a] = slab.width // L * 64
+        slab.stride[a] = s.wide // L * 64
         if t.ahead and (a < t.ninputs or not s.kernel.reduces):  # of the next block, whose rows no hardware sees coming
             prefetch_bytes(t.arg[a].data + (r + count) * t.arg[a].outer[0], count * t.n * sizeof(storage))
         if a < t.ninputs:
-            to_columns(<acc[storage]*> slab.at[a], slab.width, <const storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], t.n, count)
+            to_columns(<acc[storage]*> slab.at[a], s.wide, <const storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], t.n, count)
 
 cdef void turn_out(const Slabs* s, Slab* slab, storage* _) noexcept nogil:
     cdef const Task* t = s.task
@@ -196,7 +196,7 @@ cdef void turn_out(const Slabs* s, Slab* slab, storage* _) noexcept nogil:
             for i in range(count):
                 put_index(t.arg[a].data + (r + i) * t.arg[a].outer[0], (<long long*> slab.at[a])[i])
         else:
-            from_columns(<storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], <const acc[storage]*> slab.at[a], slab.width, 1 if s.kernel.reduces else t.n, count)
+            from_columns(<storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], <const acc[storage]*> slab.at[a], s.wide, 1 if s.kernel.reduces else t.n, count)
 
 cdef void some_slabs(const Slabs* all, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef char room[TURNED_OPERANDS * TURNED_BYTES + 64]

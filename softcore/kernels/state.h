@@ -510,27 +510,30 @@ template <class S, int I, int STEP, class F> INLINE Doubles<S> sum_short_columns
         return I + STEP < n ? sum + sum_short_columns<S, I + STEP, 2 * STEP>(n, term) : sum;
     }
 }
-// The sums of up to SUMS Lanes of columns, side by side: term(j, g, sum).
+// The sums of up to SUMS Lanes of columns, side by side: term(j, g, sum).  Row by row, as they lie in memory, into as many sums as a row
+// has places.
 static constexpr ptrdiff_t SUMS = 8;
 template <class S, class F> INLINE void sum_tile_columns(ptrdiff_t n, ptrdiff_t groups, Doubles<S> *sum, F term) {
     const ptrdiff_t L = lanes<S>();
-    Doubles<S> t[SUMS][lanes<S>()];
     if (n <= L) {
         for (ptrdiff_t g = 0; g < groups; g++) sum[g] = sum_short_columns<S, 0, 1>(n, [&](ptrdiff_t j) TERM { return term(j, g, constant<Lanes<S>>(0)); });
         return;
     }
-    for (ptrdiff_t i = 0; i < L; i++)
+    Lanes<S> e[4 * lanes<S>()][SUMS];
+    for (ptrdiff_t j = 0; j < 4 * L; j++)
         for (ptrdiff_t g = 0; g < groups; g++) {
-            Lanes<S> e[4];
-            for (int b = 0; b < 4; b++) e[b] = constant<Lanes<S>>(0);
-            for (ptrdiff_t j = i; j < n; j += 4 * L)
-                for (int b = 0; b < 4; b++) if (j + b * L < n) e[b] = term(j + b * L, g, e[b]);
-            t[g][i] = doubles<S>(tree4(e));
+            e[j][g] = constant<Lanes<S>>(0);
+            if (j < n) e[j][g] = term(j, g, e[j][g]);
         }
+    for (ptrdiff_t start = 4 * L; start < n; start += 4 * L)
+        for (ptrdiff_t i = 0; i < 4 * L && start + i < n; i++)
+            for (ptrdiff_t g = 0; g < groups; g++) e[i][g] = term(start + i, g, e[i][g]);
     for (ptrdiff_t g = 0; g < groups; g++) {
+        Doubles<S> t[lanes<S>()];
+        for (ptrdiff_t i = 0; i < L; i++) t[i] = doubles<S>((e[i][g] + e[i + L][g]) + (e[i + 2 * L][g] + e[i + 3 * L][g]));
         for (ptrdiff_t w = L / 2; w; w /= 2)
-            for (ptrdiff_t i = 0; i < w; i++) t[g][i] = t[g][i] + t[g][i + w];
-        sum[g] = t[g][0];
+            for (ptrdiff_t i = 0; i < w; i++) t[i] = t[i] + t[i + w];
+        sum[g] = t[0];
     }
 }
 template <class S> __attribute__((noinline)) double sum_row(const S *a, ptrdiff_t n) {
@@ -539,18 +542,19 @@ template <class S> __attribute__((noinline)) double sum_row(const S *a, ptrdiff_
 template <class S> __attribute__((noinline)) double dot_row(const S *a, const S *b, ptrdiff_t n) {
     return sum_tile<S>(n, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> sum) TERM { return mad(load_some<S>(a + j, m, 0), load_some<S>(b + j, m, 0), sum); });
 }
-// Of the next row, which lies in another page where no hardware looks ahead, each line is asked for.
+// Of a row to come, which lies in another page where no hardware looks ahead, each line is asked for.
+static constexpr ptrdiff_t ROWS_AHEAD = 16;
 template <class S> __attribute__((noinline)) void sum_columns_of(const S *a, ptrdiff_t as, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
     const ptrdiff_t L = lanes<S>();
     sum_tile_columns<S>(n, (width + L - 1) / L, sum, [=](ptrdiff_t j, ptrdiff_t g, Lanes<S> s) TERM {
-        prefetch(row_at(a, as, j + 1) + g * L);
+        prefetch(row_at(a, as, j + ROWS_AHEAD) + g * L);
         return s + load_some<S>(row_at(a, as, j) + g * L, width - g * L, 0); });
 }
 template <class S> __attribute__((noinline)) void dot_columns_of(const S *a, ptrdiff_t as, const S *b, ptrdiff_t bs, ptrdiff_t n, ptrdiff_t width, Doubles<S> *sum) {
     const ptrdiff_t L = lanes<S>();
     sum_tile_columns<S>(n, (width + L - 1) / L, sum, [=](ptrdiff_t j, ptrdiff_t g, Lanes<S> s) TERM {
-        prefetch(row_at(a, as, j + 1) + g * L);
-        prefetch(row_at(b, bs, j + 1) + g * L);
+        prefetch(row_at(a, as, j + ROWS_AHEAD) + g * L);
+        prefetch(row_at(b, bs, j + ROWS_AHEAD) + g * L);
         return mad(load_some<S>(row_at(a, as, j) + g * L, width - g * L, 0), load_some<S>(row_at(b, bs, j) + g * L, width - g * L, 0), s); });
 }
 
