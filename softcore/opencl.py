@@ -594,7 +594,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         int(option),
         *[number for a, s in zip(operands, strides) for number in (a.offset // a.dtype.itemsize, *_padded(s))],
         *(*numbers, *(0.0,) * (6 - len(numbers))),
-        planner.opencl_batch(n, accumulator.itemsize),
+        planner.opencl_batch(op, n, accumulator.itemsize),
     )
     groups = min(tile.groups, units)
     group = (tile.wg, options["ROWS"])

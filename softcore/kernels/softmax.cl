@@ -102,7 +102,7 @@ FUNCTION void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, lon
     FOUR(k) top[k] = e[k] == m;
     exps_in_frame(t, e, f);
     FOUR(k) {
-        *equal = top[k] ? *equal + ONE : *equal;
+        *equal = *equal + (top[k] ? ONE : ZERO);
         e[k] = top[k] ? ZERO : e[k];
     }
     add_tile(high, low, e);
