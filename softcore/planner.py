@@ -167,7 +167,17 @@ def opencl_batch(op: str, length: int, itemsize: int) -> int:
     The end of a step, one number out of many, is a chain of some hundred cycles, and those of several rows are worked on in lanes: of as
     many rows as stay in the first cache, or in the second if nothing is written.
     """
-    return max(1, min(16, (4 if op == "logsumexp" else 1) * BATCH // (length * itemsize)))
+    return max(1, min(16, (4 if op == "logsumexp" else 1) * BATCH // (_whole(length) * itemsize)))
+
+
+def opencl_kept(length: int, itemsize: int, device: Device) -> int:
+    """How many exponentials a work-item of a CPU keeps in local memory: of a batch, or of the longest row; none where that is too small."""
+    kept = BATCH // itemsize if _whole(length) * itemsize <= BATCH else PART
+    return kept if kept * itemsize <= device.local else 0
+
+
+def _whole(length):
+    return -(-length // 16) * 16  # in vectors of any width
 
 
 class AttentionTile(NamedTuple):
