@@ -70,6 +70,17 @@ def test_slices_are_not_copied(rng):
     assert same_bits(out.get(), expected)
 
 
+@pytest.mark.parametrize("first", [0, -40, -400, -np.inf, np.inf, np.nan])
+def test_columns_whose_first_elements_are_not_like_the_others(first, rng):
+    # Longer than what waits in a cache: their frame is that of the first elements, if it can be.
+    x = (3 * rng.standard_normal((1100, 70))).astype(np.float32)
+    x[:64, ::3] = first
+    x[:64, ::7] = 5
+    for shift in (0, 20, 290):
+        moved = x + np.float32(shift)
+        assert same_bits(on_device("softmax", moved, axis=0), on_device("softmax", np.ascontiguousarray(moved.T)).T)
+
+
 @pytest.mark.parametrize("shape", [(70, 64), (70, 70), (3, 4200), (70, 20, 32)])
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_results_past_the_cache(name, shape, rng, monkeypatch):

@@ -202,9 +202,9 @@ FUNCTION Sum in_frame_of_row(const Task *t, const __global ACC *state, const Fra
 #define X_OF(w) (x + at[0] + (w) * VEC)
 #define Y_OF(w) (y + at[1] + (w) * VEC)
 FUNCTION long soon(long tile, int chain) { return tile + chain + SOON_ROWS + (chain + SOON_ROWS < VEC ? 0 : TILE - VEC); }
-#define OVER_SLAB(call)                                                                                                \
+#define OVER_SLAB(last, call)                                                                                          \
     {                                                                                                                  \
-        const long whole = t->width == VEC ? n / TILE * TILE : 0;                                                      \
+        const long whole = t->width == VEC ? (last) / TILE * TILE : 0;                                                 \
         for (long tile = 0; tile < whole; tile += TILE)                                                                \
             for (int chain = 0; chain < VEC; chain++)                                                                  \
                 for (int w = 0; w < count; w++) {                                                                      \
@@ -213,7 +213,7 @@ FUNCTION long soon(long tile, int chain) { return tile + chain + SOON_ROWS + (ch
                     FOUR(k) SOON(X_OF(w) + AT(t, 0, soon(tile, chain) + k * STEP));                                    \
                     call;                                                                                              \
                 }                                                                                                      \
-        for (long tile = whole; tile < n; tile += TILE)                                                                \
+        for (long tile = whole; tile < (last); tile += TILE)                                                           \
             for (int chain = 0; chain < VEC; chain++)                                                                  \
                 for (int w = 0; w < count; w++) {                                                                      \
                     const long j = tile + chain, end = n;                                                              \
@@ -227,23 +227,21 @@ FUNCTION void top_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long
     top[2] = top[3] > top[2] ? top[3] : top[2];
     *m = top[2] > top[0] ? top[2] : top[0];
 }
-#define SUM_SLAB(m, call)                                                                                              \
-    V m[SLAB], high[SLAB * VEC], low[SLAB * VEC], equal[SLAB];                                                         \
+#define FILL(vectors, value)                                                                                           \
+    for (int i = 0; i < (int)(sizeof vectors / sizeof *vectors); i++) vectors[i] = CONSTANT(value);
+// Maxima of the elements before `last`, and their frames; and sums of nothing.
+#define MAXIMA_OF_SLAB(m, last)                                                                                        \
+    V m[SLAB], high[SLAB * VEC], low[SLAB * VEC];                                                                      \
     Frame f[SLAB];                                                                                                     \
-    for (int w = 0; w < count; w++) m[w] = CONSTANT(-INFINITY);                                                        \
-    OVER_SLAB(top_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m + w))                                                      \
-    for (int w = 0; w < count; w++) {                                                                                  \
-        f[w] = frame_of(t, m[w]);                                                                                      \
-        equal[w] = ZERO;                                                                                               \
-    }                                                                                                                  \
-    for (int i = 0; i < count * VEC; i++) high[i] = low[i] = ZERO;                                                     \
-    OVER_SLAB({                                                                                                        \
-        const int i = w * VEC + chain;                                                                                 \
-        call;                                                                                                          \
-    })
+    FILL(m, -INFINITY)                                                                                                 \
+    FILL(high, 0)                                                                                                      \
+    FILL(low, 0)                                                                                                       \
+    OVER_SLAB(last, top_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m + w))                                                \
+    for (int w = 0; w < count; w++) f[w] = frame_of(t, m[w]);
+#define CHAIN_OF(w) ((w) * VEC + chain)
 #define WRITE_SLAB(call)                                                                                               \
     const bool past = streams(t, y + at[1]);                                                                           \
-    OVER_SLAB({                                                                                                        \
+    OVER_SLAB(n, {                                                                                                     \
         if (!past) FOUR(k) SOON_WRITTEN(Y_OF(w) + AT(t, 1, soon(tile, chain) + k * STEP));                             \
         call;                                                                                                          \
     })
@@ -352,8 +350,9 @@ FUNCTION Frame frame_of_row(const Batch *b, int r) {
 
 // Of rows side by side that a cache holds exponentials wait in y for their sum, if that has them unrounded, in whole vectors: a part of
 // one is slow to read again.
+#define IN_CACHE(t) ((t)->n <= 1024 && !(t)->streaming)
 #ifdef KEEP
-#define IN_Y(n, j) (t->n <= 1024 && !t->streaming && WHOLE(n, j))
+#define IN_Y(n, j) (IN_CACHE(t) && WHOLE(n, j))
 #define READ_KEPT(p) VECTOR_same(p)
 #else
 #define IN_Y(n, j) 0
@@ -401,13 +400,42 @@ FUNCTION void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y 
     put_shares(t, y MASK_ARGUMENT, j, n, e, inverse, inverse_low, past);
 }
 #ifdef COLUMNS
+// The factor that takes sums from a frame to that of the maximum. False if an exponential of the maximum might be too large for the first.
+FUNCTION bool unit_of_frame(const Frame *f, const Frame *own, V *unit) {
+    const V k = own->magic - f->magic;
+    const I holds = (f->origin == own->origin) & (k >= CONSTANT(-HEADROOM / 2));
+    *unit = power_of_two(CONSTANT(MAGIC + BIAS) + k);
+    bool all = true;
+    for (int i = 0; i < VEC; i++) all &= ((const SIGNED *)&holds)[i] != 0;
+    return all;
+}
 KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     Task *t = &task;
     FOR_SLABS {
-        SUM_SLAB(m, exp_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, high + i, low + i))
-        V inverse[SLAB], inverse_low[SLAB];
+        // What is in no cache is read once less: the first elements give the frame, and the maximum is met as exponentials are added.
+        // Frames are powers of two apart, so that not a bit of the sum depends on which it was, unless that is too small.
+        const bool cached = IN_CACHE(t);
+        MAXIMA_OF_SLAB(m, cached ? n : min(n, (long)TILE))
+        OVER_SLAB(n, {
+            if (!cached) top_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m + w);
+            exp_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, high + CHAIN_OF(w), low + CHAIN_OF(w));
+        })
+        V unit[SLAB], inverse[SLAB], inverse_low[SLAB];
+        bool summed = true;
         for (int w = 0; w < count; w++) {
-            invert(sum_lanes(high + w * VEC, low + w * VEC), inverse + w, inverse_low + w);
+            const Frame own = frame_of(t, m[w]);
+            summed &= unit_of_frame(f + w, &own, unit + w);
+            f[w] = own;
+        }
+        if (!summed) {
+            FILL(unit, 1)
+            FILL(high, 0)
+            FILL(low, 0)
+            OVER_SLAB(n, exp_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, high + CHAIN_OF(w), low + CHAIN_OF(w)))
+        }
+        for (int w = 0; w < count; w++) {
+            const Sum s = sum_lanes(high + w * VEC, low + w * VEC), l = {s.high * unit[w], s.low * unit[w]};
+            invert(l, inverse + w, inverse_low + w);
             inverse[w] = m[w] == CONSTANT(-INFINITY) ? CONSTANT(NAN) : inverse[w];
         }
         WRITE_SLAB(share_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, inverse[w], inverse_low[w], past))
@@ -543,8 +571,10 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
     const R log = total(l) != total(l) ? (R)NAN : log_of_sum(count, l, e, e_low);
 #ifdef COLUMNS
 #define REST_OF_SLAB(m, log)                                                                                           \
-    SUM_SLAB(m, rest_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m[w], f + w, high + i, low + i, equal + w))               \
-    V log[SLAB];                                                                                                       \
+    MAXIMA_OF_SLAB(m, n)                                                                                               \
+    V equal[SLAB], log[SLAB];                                                                                          \
+    FILL(equal, 0)                                                                                                     \
+    OVER_SLAB(n, rest_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m[w], f + w, high + CHAIN_OF(w), low + CHAIN_OF(w), equal + w)) \
     for (int w = 0; w < count; w++) {                                                                                  \
         const Sum l = sum_lanes(high + w * VEC, low + w * VEC);                                                        \
         V e_low, e = exp_of_maximum(t, m[w], f + w, &e_low);                                                           \
