@@ -348,11 +348,11 @@ FUNCTION Frame frame_of_row(const Batch *b, int r) {
 
 #ifdef OP_softmax
 
-// Of rows side by side that a cache holds exponentials wait in y for their sum, if that has them unrounded, in whole vectors: a part of
-// one is slow to read again.
+// Of rows side by side that a cache holds exponentials wait in y for their sum, if that has them unrounded, in whole tiles: a part of a
+// vector is slow to read again.
 #define IN_CACHE(t) ((t)->n <= 1024 && !(t)->streaming)
 #ifdef KEEP
-#define IN_Y(n, j) (IN_CACHE(t) && WHOLE(n, j))
+#define IN_Y(n, j) (IN_CACHE(t) && WHOLE(n, j + 3 * STEP))
 #define READ_KEPT(p) VECTOR_same(p)
 #else
 #define IN_Y(n, j) 0
@@ -363,7 +363,7 @@ FUNCTION void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MA
     V e[4];
     FOUR(k) e[k] = X(j + k * STEP);
     exps_in_frame(t, e, f);
-    FOUR(k) if (IN_Y(n, j + k * STEP)) put0(t, y, j + k * STEP, n, e[k]);
+    if (IN_Y(n, j)) FOUR(k) put0(t, y, j + k * STEP, n, e[k]);
     add_tile(high, low, e);
 }
 // 1 / l in two parts: neither the rounding of l nor that of its reciprocal is among the errors of a share.
@@ -375,7 +375,12 @@ FUNCTION void invert(Sum l, V *high, V *low) {
 }
 FUNCTION void take_exponentials(const Task *t, const __global IN0 *x, const __global OUT0 *y MASK_PARAMETER, long j, long n,
                                 const Frame *f, V *e) {
-    FOUR(k) e[k] = IN_Y(n, j + k * STEP) ? READ_KEPT(y + AT(t, 1, j + k * STEP)) : exp_in_frame(t, X(j + k * STEP), f);
+    if (IN_Y(n, j)) {
+        FOUR(k) e[k] = READ_KEPT(y + AT(t, 1, j + k * STEP));
+        return;
+    }
+    FOUR(k) e[k] = X(j + k * STEP);
+    exps_in_frame(t, e, f);
 }
 #ifdef KEPT
 FUNCTION void keep_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, __local ACC *kept, long j, long n, const Frame *f, V *high,
