@@ -66,19 +66,13 @@ FUNCTION Frame frame_of(const Task *t, R m) {
     const Frame f = {SPLAT(origin), SPLAT(MAGIC + BIAS + HEADROOM - k), SPLAT(LOWEST + k * LN2_HIGH)};
     return f;
 }
-FUNCTION V exp_in_frame(const Task *t, V x, const Frame *f) {
-#ifdef SCALED
-    V low, z = scaled_difference(t, x, f->origin, &low);
-    const I far = z < f->lowest;
-    return exp_offset_low(far ? f->lowest : z, far ? CONSTANT(0) : low, f->magic);
-#else
-    const V z = x - f->origin;
-    return exp_offset(z < f->lowest ? f->lowest : z, f->magic);
-#endif
-}
 FUNCTION void exps_in_frame(const Task *t, V *e, const Frame *f) {
 #ifdef SCALED
-    FOUR(k) e[k] = exp_in_frame(t, e[k], f);
+    FOUR(k) {
+        V low, z = scaled_difference(t, e[k], f->origin, &low);
+        const I far = z < f->lowest;
+        e[k] = exp_offset_low(far ? f->lowest : z, far ? CONSTANT(0) : low, f->magic);
+    }
 #else
     FOUR(k) e[k] = e[k] - f->origin;
     FOUR(k) e[k] = e[k] < f->lowest ? f->lowest : e[k];
