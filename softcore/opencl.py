@@ -577,8 +577,11 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         "COLUMNS": columns,
         "SCALED": scale != 1,
         "LOOSE": facts.cpu,
-        "KEEP": op == "softmax" and not in_parts and facts.cpu and outputs[0].dtype == accumulator,
+        "KEEP": op == "softmax" and columns and outputs[0].dtype == accumulator,
     }
+    if op == "softmax" and facts.cpu and not columns and not in_parts:
+        kept = planner.opencl_kept(n, accumulator.itemsize, facts)
+        options |= {"KEPT": kept // tile.vec} if kept else {}
     if _has_optional(op, inputs):
         flags[_OPTIONAL[op][1]] = True
     options |= {name: 1 for name, is_set in flags.items() if is_set} | dict(name.partition("=")[::2] for name in names)
@@ -588,13 +591,14 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         high = float(real.type(positive))
         numbers = (factor, high, positive - high, scale)
     task = struct.pack(
-        f"@qqii8qq{9 * len(operands)}q6{real.char}q",
+        f"@qqii8qq{9 * len(operands)}q6{real.char}qq",
         *(rows, n, len(outer), len(length)),
         *_padded([*outer, *length]),
         int(option),
         *[number for a, s in zip(operands, strides) for number in (a.offset // a.dtype.itemsize, *_padded(s))],
         *(*numbers, *(0.0,) * (6 - len(numbers))),
-        planner.opencl_batch(n, accumulator.itemsize),
+        int(facts.cpu and sum([prod(a.shape) * a.dtype.itemsize for a in (*inputs, *outputs)]) >= planner.LAST_LEVEL),
+        planner.opencl_batch(op, n, accumulator.itemsize),
     )
     groups = min(tile.groups, units)
     group = (tile.wg, options["ROWS"])

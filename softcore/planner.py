@@ -149,7 +149,7 @@ def choose_opencl(length: int, itemsize: int, device: Device, converted: bool = 
     depends on this choice, and so on the device and the length, but on nothing else.
     """
     if device.cpu:
-        return Tile(1, 1, min(16, (32 if converted else device.width) // itemsize), 16 * device.units)
+        return Tile(1, 1, min(16, (32 if converted else device.width) // itemsize), 4 * device.units)
     vec = max(2, 16 // max(itemsize, 4))
     wg = 1
     while wg < min(256, device.largest) and 4 * wg * vec < length:
@@ -157,12 +157,29 @@ def choose_opencl(length: int, itemsize: int, device: Device, converted: bool = 
     return Tile(wg, max(1, 64 // wg), vec, 32 * device.units)
 
 
-def opencl_batch(length: int, itemsize: int) -> int:
-    """How many rows a work-item of a CPU takes one step further before it takes the next: as many as stay in the first cache.
+#: Bytes of rows that a CPU's first cache has room for beside others.
+BATCH = 1 << 14
 
-    The end of a step, one number out of many, is a chain of some hundred cycles, and those of several rows are worked on in lanes.
+
+def opencl_batch(op: str, length: int, itemsize: int) -> int:
+    """How many rows a work-item of a CPU takes one step further before it takes the next.
+
+    The end of a step, one number out of many, is a chain of some hundred cycles, and those of several rows are worked on in lanes: of as
+    many rows as stay in the first cache, or in the second if nothing is written.
     """
-    return max(1, min(16, (1 << 14) // (length * itemsize)))
+    return max(1, min(16, (4 if op == "logsumexp" else 1) * BATCH // (_whole(length) * itemsize)))
+
+
+def opencl_kept(length: int, itemsize: int, device: Device) -> int:
+    """How many exponentials a work-item of a CPU keeps in local memory: of a batch, or of the longest row; none where that is too small."""
+    kept = BATCH // itemsize if _whole(length) * itemsize <= BATCH else PART
+    return kept if kept * itemsize <= device.local else 0
+
+
+def _whole(length):
+    return -(-length // 16) * 16  # in vectors of any width
+
+
 class AttentionTile(NamedTuple):
     """How attention is cut into pieces on an OpenCL device: `Tile` for tiles of scores."""
 

@@ -90,6 +90,7 @@ typedef struct {
     long option;  // of kernels that are not compiled for each value of it
     Operand arg[ARGS];
     REAL number[6];
+    long streaming;  // whether results are too many for the cache
     long width;  // with COLUMNS, how many rows there are for a vector; with BATCHED how many are taken a step further at once
 } Task;
 
@@ -406,6 +407,37 @@ DEFINE_OUTPUT(1, OUT1, WRITE1)
 #endif
 #if OUTPUTS > 2
 DEFINE_OUTPUT(2, OUT2, WRITE2)
+#endif
+
+// Output 0 past the cache, if results are `streaming`: then nothing is read because it will be written, nor loses its place to it. That
+// takes vectors that begin where a line does, or half of one: `streams` asks it of a row.
+#ifdef COLUMNS
+#define NEXT_VECTOR 1  // from one of a row to the next, in elements
+#else
+#define NEXT_VECTOR VEC
+#endif
+#define STREAMS_same 1
+#define STREAMS_convert 0
+#define STREAMS_each 0
+#define STREAMS_half 0
+#define STREAMS_bfloat16 0
+#if OUTPUTS > 0 && defined(LOOSE) && !defined(STRIDED) && defined(__OPTIMIZE__) && defined(__has_builtin)
+#if __has_builtin(__builtin_nontemporal_store)
+#define CAN_STREAM
+#endif
+#endif
+#ifdef CAN_STREAM
+FUNCTION bool streams(const Task *t, const __global OUT0 *row) {
+    const size_t apart = AT(t, INPUTS, NEXT_VECTOR) * sizeof(ACC);
+    return PASTE(STREAMS_, WRITE0) && t->streaming && ((size_t)row | apart) % sizeof(V) == 0;
+}
+FUNCTION void send0(const Task *t, __global OUT0 *row, long j, long n, V v, bool past) {
+    if (past && WHOLE(n, j)) __builtin_nontemporal_store(v, (__global V *)(row + AT(t, INPUTS, j)));
+    else put0(t, row, j, n, v);
+}
+#else
+#define streams(t, row) false
+#define send0(t, row, j, n, v, past) put0(t, row, j, n, v)
 #endif
 
 // Output k of a row, or of each row.

@@ -66,19 +66,13 @@ FUNCTION Frame frame_of(const Task *t, R m) {
     const Frame f = {SPLAT(origin), SPLAT(MAGIC + BIAS + HEADROOM - k), SPLAT(LOWEST + k * LN2_HIGH)};
     return f;
 }
-FUNCTION V exp_in_frame(const Task *t, V x, const Frame *f) {
-#ifdef SCALED
-    V low, z = scaled_difference(t, x, f->origin, &low);
-    const I far = z < f->lowest;
-    return exp_offset_low(far ? f->lowest : z, far ? CONSTANT(0) : low, f->magic);
-#else
-    const V z = x - f->origin;
-    return exp_offset(z < f->lowest ? f->lowest : z, f->magic);
-#endif
-}
 FUNCTION void exps_in_frame(const Task *t, V *e, const Frame *f) {
 #ifdef SCALED
-    FOUR(k) e[k] = exp_in_frame(t, e[k], f);
+    FOUR(k) {
+        V low, z = scaled_difference(t, e[k], f->origin, &low);
+        const I far = z < f->lowest;
+        e[k] = exp_offset_low(far ? f->lowest : z, far ? CONSTANT(0) : low, f->magic);
+    }
 #else
     FOUR(k) e[k] = e[k] - f->origin;
     FOUR(k) e[k] = e[k] < f->lowest ? f->lowest : e[k];
@@ -102,7 +96,7 @@ FUNCTION void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, lon
     FOUR(k) top[k] = e[k] == m;
     exps_in_frame(t, e, f);
     FOUR(k) {
-        *equal = top[k] ? *equal + ONE : *equal;
+        *equal = *equal + (top[k] ? ONE : ZERO);
         e[k] = top[k] ? ZERO : e[k];
     }
     add_tile(high, low, e);
@@ -202,9 +196,9 @@ FUNCTION Sum in_frame_of_row(const Task *t, const __global ACC *state, const Fra
 #define X_OF(w) (x + at[0] + (w) * VEC)
 #define Y_OF(w) (y + at[1] + (w) * VEC)
 FUNCTION long soon(long tile, int chain) { return tile + chain + SOON_ROWS + (chain + SOON_ROWS < VEC ? 0 : TILE - VEC); }
-#define OVER_SLAB(call)                                                                                                \
+#define OVER_SLAB(last, call)                                                                                          \
     {                                                                                                                  \
-        const long whole = t->width == VEC ? n / TILE * TILE : 0;                                                      \
+        const long whole = t->width == VEC ? (last) / TILE * TILE : 0;                                                 \
         for (long tile = 0; tile < whole; tile += TILE)                                                                \
             for (int chain = 0; chain < VEC; chain++)                                                                  \
                 for (int w = 0; w < count; w++) {                                                                      \
@@ -213,7 +207,7 @@ FUNCTION long soon(long tile, int chain) { return tile + chain + SOON_ROWS + (ch
                     FOUR(k) SOON(X_OF(w) + AT(t, 0, soon(tile, chain) + k * STEP));                                    \
                     call;                                                                                              \
                 }                                                                                                      \
-        for (long tile = whole; tile < n; tile += TILE)                                                                \
+        for (long tile = whole; tile < (last); tile += TILE)                                                           \
             for (int chain = 0; chain < VEC; chain++)                                                                  \
                 for (int w = 0; w < count; w++) {                                                                      \
                     const long j = tile + chain, end = n;                                                              \
@@ -227,23 +221,22 @@ FUNCTION void top_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long
     top[2] = top[3] > top[2] ? top[3] : top[2];
     *m = top[2] > top[0] ? top[2] : top[0];
 }
-#define SUM_SLAB(m, call)                                                                                              \
-    V m[SLAB], high[SLAB * VEC], low[SLAB * VEC], equal[SLAB];                                                         \
+#define FILL(vectors, value)                                                                                           \
+    for (int i = 0; i < (int)(sizeof vectors / sizeof *vectors); i++) vectors[i] = CONSTANT(value);
+// Maxima of the elements before `last`, and their frames; and sums of nothing.
+#define MAXIMA_OF_SLAB(m, last)                                                                                        \
+    V m[SLAB], high[SLAB * VEC], low[SLAB * VEC];                                                                      \
     Frame f[SLAB];                                                                                                     \
-    for (int w = 0; w < count; w++) m[w] = CONSTANT(-INFINITY);                                                        \
-    OVER_SLAB(top_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m + w))                                                      \
-    for (int w = 0; w < count; w++) {                                                                                  \
-        f[w] = frame_of(t, m[w]);                                                                                      \
-        equal[w] = ZERO;                                                                                               \
-    }                                                                                                                  \
-    for (int i = 0; i < count * VEC; i++) high[i] = low[i] = ZERO;                                                     \
-    OVER_SLAB({                                                                                                        \
-        const int i = w * VEC + chain;                                                                                 \
-        call;                                                                                                          \
-    })
+    FILL(m, -INFINITY)                                                                                                 \
+    FILL(high, 0)                                                                                                      \
+    FILL(low, 0)                                                                                                       \
+    OVER_SLAB(last, top_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m + w))                                                \
+    for (int w = 0; w < count; w++) f[w] = frame_of(t, m[w]);
+#define CHAIN_OF(w) ((w) * VEC + chain)
 #define WRITE_SLAB(call)                                                                                               \
-    OVER_SLAB({                                                                                                        \
-        FOUR(k) SOON_WRITTEN(Y_OF(w) + AT(t, 1, soon(tile, chain) + k * STEP));                                        \
+    const bool past = streams(t, y + at[1]);                                                                           \
+    OVER_SLAB(n, {                                                                                                     \
+        if (!past) FOUR(k) SOON_WRITTEN(Y_OF(w) + AT(t, 1, soon(tile, chain) + k * STEP));                             \
         call;                                                                                                          \
     })
 
@@ -264,6 +257,15 @@ typedef struct {
 } Batch;
 // What is known of each row of a step in the lanes of its elements.
 typedef struct { V top[VEC], high[VEC], low[VEC], equal[VEC]; } Found;
+// Where exponentials wait for their sum, until those of the row that is summed next take their place.
+#ifdef KEPT
+#define KEPT_PARAMETER , __local ACC *kept
+#define KEPT_ARGUMENT , (__local ACC *)kept
+#define KEPT_OF(r) (kept + (r) * ((n + VEC - 1) / VEC * VEC))
+#else
+#define KEPT_PARAMETER
+#define KEPT_ARGUMENT
+#endif
 #define AHEAD 2048  // elements from what is read to what is asked for
 #define OF_ROW(v, r) CONSTANT(((const ACC *)&(v))[r])
 #ifdef OP_logsumexp
@@ -275,19 +277,21 @@ typedef struct { V top[VEC], high[VEC], low[VEC], equal[VEC]; } Found;
 // row that is summed, `take` and `result` with `to`, `g`, `a` and `b` of the one that is written. All loads of a tile come before its
 // stores.
 #define DEFINE_ADVANCE(sum, take, result)                                                                              \
-    FUNCTION void advance(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, const Batch *next,    \
-                          const Batch *now, const Batch *done, Found *found, int r, bool meet, bool add, bool write) { \
+    FUNCTION void advance(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER KEPT_PARAMETER,        \
+                          const Batch *next, const Batch *now, const Batch *done, Found *found, int r, bool meet,      \
+                          bool add, bool write) {                                                                      \
         const long n = t->n, *from = next->at[r], *at = now->at[r], *to = done->at[r];                                 \
         V top[4] = {CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY), CONSTANT(-INFINITY)};               \
         V high = ZERO, low = ZERO, equal = ZERO;                                                                       \
         const V m = OF_ROW(now->m, r), a = OF_ROW(done->a, r), b = OF_ROW(done->b, r);                                 \
         const Frame f = frame_of_row(now, r), g = frame_of_row(done, r);                                               \
+        const bool past = write && WRITES && streams(t, y + to[1]);                                                    \
         OVER_TILES({                                                                                                   \
             V e[4];                                                                                                    \
             if (meet) max_tile(t, x + from[0] MASK_AT(from), j, end, top);                                             \
             if (write) take;                                                                                           \
             if (meet) FOUR(k) SOON(x + from[0] + AT(t, 0, j + k * STEP) + AHEAD);                                      \
-            if (meet && WRITES) FOUR(k) SOON_WRITTEN(y + from[1] + AT(t, 1, j + k * STEP));                            \
+            if (write && WRITES && !past) FOUR(k) SOON_WRITTEN(y + to[1] + AT(t, 1, j + k * STEP) + AHEAD);            \
             if (add) sum;                                                                                              \
             if (write) result;                                                                                         \
         })                                                                                                             \
@@ -306,16 +310,18 @@ FUNCTION Frame frame_of_row(const Batch *b, int r) {
     const Frame f = {OF_ROW(b->frame.origin, r), OF_ROW(b->frame.magic, r), OF_ROW(b->frame.lowest, r)};
     return f;
 }
+#define ADVANCE(first, stop, meet, add, write)                                                                         \
+    for (int r = first; r < stop; r++)                                                                                 \
+        advance(t, x, y MASK_ARGUMENT KEPT_ARGUMENT, next, now, done, &found, r, meet, add, write);
 // Enters the rows from `base` on, and takes each batch a step further.
 #define STEP_FURTHER                                                                                                   \
     next->count = clamp(last - base, 0L, width);                                                                       \
     for (int r = 0; r < next->count; r++) enter(t, base + r, next->at[r]);                                             \
     const long all = min(min(next->count, now->count), WRITES ? done->count : VEC);                                    \
-    for (int r = 0; r < all; r++) advance(t, x, y MASK_ARGUMENT, next, now, done, &found, r, true, true, WRITES);      \
-    for (int r = all; r < next->count; r++) advance(t, x, y MASK_ARGUMENT, next, now, done, &found, r, true, false, false); \
-    for (int r = all; r < now->count; r++) advance(t, x, y MASK_ARGUMENT, next, now, done, &found, r, false, true, false); \
-    if (WRITES)                                                                                                        \
-        for (int r = all; r < done->count; r++) advance(t, x, y MASK_ARGUMENT, next, now, done, &found, r, false, false, true); \
+    ADVANCE(0, all, true, true, WRITES)                                                                                \
+    if (WRITES) ADVANCE(all, done->count, false, false, true)                                                          \
+    ADVANCE(all, next->count, true, false, false)                                                                      \
+    ADVANCE(all, now->count, false, true, false)                                                                       \
     next->m = largest_of_rows(found.top);                                                                              \
     next->frame = frame_of(t, next->m);
 // The statement that follows is to make `a` and `b` of what the rows of `now` come to.
@@ -336,16 +342,14 @@ FUNCTION Frame frame_of_row(const Batch *b, int r) {
 
 #ifdef OP_softmax
 
-// Exponentials wait in y for their sum where that holds them unrounded, in whole vectors: a part of one is slow to read again.
+// Of rows side by side that a cache holds exponentials wait in y for their sum, if that has them unrounded, in whole tiles: a part of a
+// vector is slow to read again.
+#define IN_CACHE(t) ((t)->n <= 1024 && !(t)->streaming)
 #ifdef KEEP
-#ifdef COLUMNS
-#define KEPT(n, j) (t->n <= 2048 && WHOLE(n, j))  // where they may still be in a cache
-#else
-#define KEPT(n, j) WHOLE(n, j)
-#endif
+#define IN_Y(n, j) (IN_CACHE(t) && WHOLE(n, j + 3 * STEP))
 #define READ_KEPT(p) VECTOR_same(p)
 #else
-#define KEPT(n, j) 0
+#define IN_Y(n, j) 0
 #define READ_KEPT(p) ZERO
 #endif
 FUNCTION void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *high,
@@ -353,7 +357,7 @@ FUNCTION void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MA
     V e[4];
     FOUR(k) e[k] = X(j + k * STEP);
     exps_in_frame(t, e, f);
-    FOUR(k) if (KEPT(n, j + k * STEP)) put0(t, y, j + k * STEP, n, e[k]);
+    if (IN_Y(n, j)) FOUR(k) put0(t, y, j + k * STEP, n, e[k]);
     add_tile(high, low, e);
 }
 // 1 / l in two parts: neither the rounding of l nor that of its reciprocal is among the errors of a share.
@@ -365,36 +369,91 @@ FUNCTION void invert(Sum l, V *high, V *low) {
 }
 FUNCTION void take_exponentials(const Task *t, const __global IN0 *x, const __global OUT0 *y MASK_PARAMETER, long j, long n,
                                 const Frame *f, V *e) {
-    FOUR(k) e[k] = KEPT(n, j + k * STEP) ? READ_KEPT(y + AT(t, 1, j + k * STEP)) : exp_in_frame(t, X(j + k * STEP), f);
+    if (IN_Y(n, j)) {
+        FOUR(k) e[k] = READ_KEPT(y + AT(t, 1, j + k * STEP));
+        return;
+    }
+    FOUR(k) e[k] = X(j + k * STEP);
+    exps_in_frame(t, e, f);
 }
-FUNCTION void put_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, const V *e, V inverse, V inverse_low) {
-    FOUR(k) put0(t, y, j + k * STEP, n, HIDE(MAD(e[k], inverse, e[k] * inverse_low), j + k * STEP, 0));
+#ifdef KEPT
+FUNCTION void keep_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, __local ACC *kept, long j, long n, const Frame *f, V *high,
+                        V *low) {
+    V e[4];
+    FOUR(k) e[k] = X(j + k * STEP);
+    exps_in_frame(t, e, f);
+    FOUR(k) if (j + k * STEP < n) *(__local V *)(kept + j + k * STEP) = e[k];
+    add_tile(high, low, e);
+}
+FUNCTION void take_kept(const __local ACC *kept, long j, long n, V *e) {
+    FOUR(k) e[k] = j + k * STEP < n ? *(const __local V *)(kept + j + k * STEP) : ZERO;
+}
+#endif
+FUNCTION void put_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, const V *e, V inverse, V inverse_low, bool past) {
+    FOUR(k) send0(t, y, j + k * STEP, n, HIDE(MAD(e[k], inverse, e[k] * inverse_low), j + k * STEP, 0), past);
 }
 FUNCTION void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V inverse,
-                         V inverse_low) {
+                         V inverse_low, bool past) {
     V e[4];
     take_exponentials(t, x, y MASK_ARGUMENT, j, n, f, e);
-    put_shares(t, y MASK_ARGUMENT, j, n, e, inverse, inverse_low);
+    put_shares(t, y MASK_ARGUMENT, j, n, e, inverse, inverse_low, past);
 }
 #ifdef COLUMNS
+// The factor that takes sums from a frame to that of the maximum. False if an exponential of the maximum might be too large for the first.
+FUNCTION bool unit_of_frame(const Frame *f, const Frame *own, V *unit) {
+    const V k = own->magic - f->magic;
+    const I holds = (f->origin == own->origin) & (k >= CONSTANT(-HEADROOM / 2));
+    *unit = power_of_two(CONSTANT(MAGIC + BIAS) + k);
+    bool all = true;
+    for (int i = 0; i < VEC; i++) all &= ((const SIGNED *)&holds)[i] != 0;
+    return all;
+}
 KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     Task *t = &task;
     FOR_SLABS {
-        SUM_SLAB(m, exp_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, high + i, low + i))
-        V inverse[SLAB], inverse_low[SLAB];
+        // What is in no cache is read once less: the first elements give the frame, and the maximum is met as exponentials are added.
+        // Frames are powers of two apart, so that not a bit of the sum depends on which it was, unless that is too small.
+        const bool cached = IN_CACHE(t);
+        MAXIMA_OF_SLAB(m, cached ? n : min(n, (long)TILE))
+        OVER_SLAB(n, {
+            if (!cached) top_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m + w);
+            exp_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, high + CHAIN_OF(w), low + CHAIN_OF(w));
+        })
+        V unit[SLAB], inverse[SLAB], inverse_low[SLAB];
+        bool summed = true;
         for (int w = 0; w < count; w++) {
-            invert(sum_lanes(high + w * VEC, low + w * VEC), inverse + w, inverse_low + w);
+            const Frame own = frame_of(t, m[w]);
+            summed &= unit_of_frame(f + w, &own, unit + w);
+            f[w] = own;
+        }
+        if (!summed) {
+            FILL(unit, 1)
+            FILL(high, 0)
+            FILL(low, 0)
+            OVER_SLAB(n, exp_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, high + CHAIN_OF(w), low + CHAIN_OF(w)))
+        }
+        for (int w = 0; w < count; w++) {
+            const Sum s = sum_lanes(high + w * VEC, low + w * VEC), l = {s.high * unit[w], s.low * unit[w]};
+            invert(l, inverse + w, inverse_low + w);
             inverse[w] = m[w] == CONSTANT(-INFINITY) ? CONSTANT(NAN) : inverse[w];
         }
-        WRITE_SLAB(share_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, inverse[w], inverse_low[w]))
+        WRITE_SLAB(share_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, inverse[w], inverse_low[w], past))
     }
 }
 #elif defined(BATCHED)
+#ifdef KEPT
+DEFINE_ADVANCE(keep_tile(t, x + at[0] MASK_AT(at), KEPT_OF(r), j, end, &f, &high, &low), take_kept(KEPT_OF(r), j, end, e),
+               put_shares(t, y + to[1] MASK_AT(to), j, end, e, a, b, past))
+#else
 DEFINE_ADVANCE(exp_tile(t, x + at[0], y + at[1] MASK_AT(at), j, end, &f, &high, &low),
                take_exponentials(t, x + to[0], y + to[1] MASK_AT(to), j, end, &g, e),
-               put_shares(t, y + to[1] MASK_AT(to), j, end, e, a, b))
+               put_shares(t, y + to[1] MASK_AT(to), j, end, e, a, b, past))
+#endif
 KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
+#ifdef KEPT
+    __local V kept[KEPT];
+#endif
     FOR_BATCHES {
         STEP_FURTHER
         invert(sum_of_rows(found.high, found.low), &now->a, &now->b);
@@ -416,7 +475,7 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
         const Sum tops = {of_row(maxima), of_row(error + CONSTANT(count) * e_low)};
         invert(add_sums(tops, l), &inverse, &inverse_low);
         inverse = m - m == 0 ? inverse : CONSTANT(NAN);
-        OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, inverse, inverse_low))
+        OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, inverse, inverse_low, false))
 #else
         MAX_OF_ROW(m)
         const Frame f = frame_of(t, m);
@@ -427,7 +486,7 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
         V inverse, inverse_low;
         invert(l, &inverse, &inverse_low);
         inverse = SPLAT(m) == CONSTANT(-INFINITY) ? CONSTANT(NAN) : inverse;
-        OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, inverse, inverse_low))
+        OVER_TILES(share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, inverse, inverse_low, false))
 #endif
     }
 }
@@ -511,8 +570,10 @@ FUNCTION R log_of_sum(R count, Sum s, V e, V e_low) {
     const R log = total(l) != total(l) ? (R)NAN : log_of_sum(count, l, e, e_low);
 #ifdef COLUMNS
 #define REST_OF_SLAB(m, log)                                                                                           \
-    SUM_SLAB(m, rest_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m[w], f + w, high + i, low + i, equal + w))               \
-    V log[SLAB];                                                                                                       \
+    MAXIMA_OF_SLAB(m, n)                                                                                               \
+    V equal[SLAB], log[SLAB];                                                                                          \
+    FILL(equal, 0)                                                                                                     \
+    OVER_SLAB(n, rest_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m[w], f + w, high + CHAIN_OF(w), low + CHAIN_OF(w), equal + w)) \
     for (int w = 0; w < count; w++) {                                                                                  \
         const Sum l = sum_lanes(high + w * VEC, low + w * VEC);                                                        \
         V e_low, e = exp_of_maximum(t, m[w], f + w, &e_low);                                                           \
@@ -534,7 +595,7 @@ FUNCTION R log_of_batch(const Task *t, const Batch *b, Found *found) {
 // What is left of x when the logarithm of the sum is taken from it, which comes as `lse` and a rest: rounded and what that lost, or where
 // there is a scale the maximum and what follows it.
 FUNCTION void take_elements(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V *e) { FOUR(k) e[k] = X(j + k * STEP); }
-FUNCTION void put_log_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, const V *e, V lse, V rest) {
+FUNCTION void put_log_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, const V *e, V lse, V rest, bool past) {
     FOUR(k) {
         const V v = e[k];
 #ifdef SCALED
@@ -545,13 +606,14 @@ FUNCTION void put_log_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, lon
 #else
         const V share = (v - lse) - rest;
 #endif
-        put0(t, y, j + k * STEP, n, HIDE(share, j + k * STEP, -INFINITY));
+        send0(t, y, j + k * STEP, n, HIDE(share, j + k * STEP, -INFINITY), past);
     }
 }
-FUNCTION void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V lse, V rest) {
+FUNCTION void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V lse, V rest,
+                             bool past) {
     V e[4];
     take_elements(t, x MASK_ARGUMENT, j, n, e);
-    put_log_shares(t, y MASK_ARGUMENT, j, n, e, lse, rest);
+    put_log_shares(t, y MASK_ARGUMENT, j, n, e, lse, rest, past);
 }
 FUNCTION V parts_of_lse(R m, R log, V *rest) {
     *rest = SPLAT(log + (m - m));  // NaN for a row that has no softmax
@@ -563,7 +625,7 @@ FUNCTION V parts_of_lse(R m, R log, V *rest) {
 }
 #ifdef BATCHED
 DEFINE_ADVANCE(rest_tile(t, x + at[0] MASK_AT(at), j, end, m, &f, &high, &low, &equal),
-               take_elements(t, x + to[0] MASK_AT(to), j, end, e), put_log_shares(t, y + to[1] MASK_AT(to), j, end, e, a, b))
+               take_elements(t, x + to[0] MASK_AT(to), j, end, e), put_log_shares(t, y + to[1] MASK_AT(to), j, end, e, a, b, past))
 KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     const Task *t = &task;
     FOR_BATCHES {
@@ -578,7 +640,7 @@ KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARA
         REST_OF_SLAB(m, lse)
         V rest[SLAB];
         for (int w = 0; w < count; w++) lse[w] = parts_of_lse(m[w], lse[w], rest + w);
-        WRITE_SLAB(log_share_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, lse[w], rest[w]))
+        WRITE_SLAB(log_share_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, lse[w], rest[w], past))
     }
 }
 #else
@@ -592,7 +654,7 @@ KERNEL(log_softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARA
 #else
         FOLD_OF_ROW(m, log)
         V rest, lse = parts_of_lse(m, log, &rest);
-        OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, lse, rest))
+        OVER_TILES(log_share_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, lse, rest, false))
 #endif
     }
 }
