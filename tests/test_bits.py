@@ -456,6 +456,35 @@ def test_long_rows_are_walked_as_if_alone(op, dtype, isa, rng, monkeypatch):
                 assert bits((op(back)[::-1].copy(),)) == expected
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("op", [sc.softmax, sc.log_softmax, sc.logsumexp], ids=lambda f: f.__name__)
+def test_slabs_of_columns_go_as_if_alone(op, dtype, isa, rng, monkeypatch):
+    # One slab is written while the next is summed and the one after is met, whatever they hold and wherever they begin in a line.
+    for n in (2, 7, 8, 9, 63, 64, 65, 256, 257, 300):
+        for width in (1, 63, 65, 129, 330):
+            x = (3 * rng.standard_normal((2, n, width))).astype(dtype)
+            x[0, 0, 0], x[0, -1, -1], x[1, n // 2, width // 2] = np.nan, np.inf, 500
+            x[1, :, 0], x[1, 1:, -1] = -np.inf, -np.inf
+            x[0, :, width // 3] = -400
+            x[0, n // 3, width // 3] = 0  # beside it the others are too thin
+            x[1, :, width // 2 : width // 2 + 20] += 300  # far from 0
+            with kernels.use(isa):
+                apart = [op(np.repeat(row, 2)[::2]) for row in x.transpose(0, 2, 1).reshape(-1, n)]
+            expected = np.stack(apart).reshape(2, width, *np.shape(apart[0]))
+            expected = expected.swapaxes(1, 2) if expected.ndim == 3 else expected
+            room = np.empty(x.size + 5, dtype)[5:].reshape(x.shape)
+            room[...] = x
+            with kernels.use(isa):
+                for level in (planner.LAST_LEVEL, 0):
+                    monkeypatch.setattr(planner, "LAST_LEVEL", level)
+                    assert bits(op(x, axis=1)) == bits(expected), (n, width)
+                    assert bits(op(room, axis=1)) == bits(expected), (n, width)
+                    assert bits(op(np.ascontiguousarray(x.transpose(0, 2, 1)))) == bits(np.ascontiguousarray(expected.swapaxes(1, 2)) if expected.ndim == 3 else expected)
+                if op is not sc.logsumexp:
+                    assert bits(op(room, axis=1, out=room)) == bits(expected), (n, width)
+
+
 @pytest.mark.skipif(SERIAL, reason="a build without OpenMP has one thread")
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 def test_a_long_row_with_a_spike_in_place(dtype):
