@@ -133,6 +133,15 @@ def test_long_rows(op, rng):
         compare(op, x, {"scale": -0.3}, rng, axes=(-1,))
 
 
+@pytest.mark.parametrize("top", [60, 75, 90, 120, 1000])
+def test_what_is_left_beside_a_spike_in_a_long_row(top):
+    # Parts of the row lie far below it, and their sums with them: down to subnormal numbers, and then nothing is left.
+    x = np.zeros(300_000, np.float32)
+    x[-1] = top
+    exact = -(x.size - 1) * np.exp(-np.float64(top))
+    assert on_device("log_softmax", x)[-1] == pytest.approx(exact, rel=3e-7, abs=1e-44)
+
+
 @pytest.mark.parametrize("op", LONG, ids=lambda op: op.name)
 def test_one_long_row_is_shared_and_the_same_as_in_a_batch(op, rng):
     arguments = op.inputs(long_rows(rng), rng)

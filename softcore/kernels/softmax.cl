@@ -155,16 +155,17 @@ FUNCTION Sum in_frame_of_row(const Task *t, const __global ACC *state, const Fra
     const V maxima = two_product(CONSTANT(state[1]), e, &error);
     const Sum others = {state[2], state[3]}, tops = {of_row(maxima), of_row(error + CONSTANT(state[1]) * e_low)};
     const Sum s = add_sums(tops, others);
-    // exp(its origin - the origin) 2^(its k - k)
+    // exp(its origin - the origin) 2^(its k - k), in the unit of sums so that it is no subnormal number, and the sum without its own
     const V k = f->magic - own.magic;
     V shift = scaled_difference(t, own.origin, f->origin, &low), rest;
     shift = two_sum(shift, k * CONSTANT(LN2_HIGH), &rest);
     low = (low != low ? ZERO : low) + (rest + k * CONSTANT(LN2_LOW));
-    const I far = !(shift > CONSTANT(LOWEST + HEADROOM * LN2_HIGH));
-    const V factor = exp_in_two(far ? CONSTANT(LOWEST + HEADROOM * LN2_HIGH) : shift, far ? ZERO : low,
-                                CONSTANT(MAGIC + BIAS), &lost);
-    const V high = two_product(CONSTANT(s.high), factor, &error);
-    const Sum r = {of_row(high), of_row(error + (CONSTANT(s.high) * lost + CONSTANT(s.low) * factor))}, none = {s.high - s.high, zero};
+    const I far = !(shift > CONSTANT(LOWEST));
+    V factor = exp_in_two(far ? CONSTANT(LOWEST) : shift, far ? ZERO : low, CONSTANT(MAGIC + BIAS + HEADROOM), &lost);
+    factor = far ? ZERO : factor;
+    lost = far ? ZERO : lost;
+    const V sum = CONSTANT(s.high / UNIT), high = two_product(sum, factor, &error);
+    const Sum r = {of_row(high), of_row(error + (sum * lost + CONSTANT(s.low / UNIT) * factor))}, none = {s.high - s.high, zero};
     return of_row(own.origin) == -INFINITY ? none : r;
 }
 #define STATE_OF_ROW(m)                                                                                                \
@@ -600,9 +601,11 @@ FUNCTION void put_log_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, lon
         const V v = e[k];
 #ifdef SCALED
         V lost, z = scaled_difference(t, v, lse, &lost);
+        const V difference = v - lse;
+        const I exact = z - z == ZERO;
         // The difference of huge numbers may overflow, a part of it not.
-        z = z - z == CONSTANT(0) ? z : v * CONSTANT(t->number[1]) - lse * CONSTANT(t->number[1]);
-        const V share = (z - rest) + (lost != lost ? CONSTANT(0) : lost);
+        z = difference - difference == ZERO ? z : v * CONSTANT(t->number[1]) - lse * CONSTANT(t->number[1]);
+        const V share = (z - rest) + (exact ? lost : ZERO);
 #else
         const V share = (v - lse) - rest;
 #endif
