@@ -469,7 +469,7 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
     accumulator, _, options = _options(queue.device, op, storage, inputs, outputs)
     facts = _facts(queue.device)
     tile = planner.choose_opencl(1 << 10, accumulator.itemsize, facts, inputs[0].dtype != accumulator)
-    options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "I_X": len(inputs) - 1}
+    options |= {"VEC": tile.vec, "WG": tile.wg, "ROWS": 1, "I_X": len(inputs) - 1} | ({"LOOSE": 1} if facts.cpu else {})
     strides = [_steps(op, a) for a in operands]
     if planes:
         joined = [_joined([(n, [step]) for n, step in zip(a.shape[2:], s[2:])])[1] for a, s in zip(operands, strides)]

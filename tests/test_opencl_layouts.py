@@ -186,6 +186,22 @@ def test_out_is_written_and_returned(rng):
             assert same_bits(in_place.get(), out.get())
 
 
+@pytest.mark.parametrize("values", [[3e38, 1e38], [3e38, -3e38], [1e38, 3e38, np.inf], [np.nan, 3e38]])
+@pytest.mark.parametrize("scale", [3.7, -3.7, 0.5, 1e30])
+def test_a_scale_of_huge_numbers(values, scale):
+    x = np.array(values, np.float32)
+    for given, axis in ((x, -1), (x[:, None], 0)):
+        np.testing.assert_array_equal(on_device("log_softmax", given, axis=axis, scale=scale), sc.log_softmax(given, axis, scale=scale))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_pooling_from_anywhere_in_a_buffer(window, dtype, rng):
+    x = rng.standard_normal(70).astype(dtype)
+    for first in (1, 3, 8):
+        assert same_bits(sc.max_pool(to_device(x)[first:], window).get(), sc.max_pool(x[first:], window))
+
+
 @pytest.mark.parametrize("shift", [1, -1, 7])
 def test_partial_overlap(shift, rng):
     memory = rng.standard_normal(6 * 5 + 7).astype(np.float32)
