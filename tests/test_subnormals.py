@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -122,3 +123,14 @@ def test_gradients_of_any_size(axis, dtype):
         dy[::7] *= 2
         expected = sc.reference.log_softmax_backward(dy, y, axis)
         np.testing.assert_allclose(sc.log_softmax_backward(dy, y, axis), expected, rtol=0, atol=20 * finfo.eps * abs(dy).max())
+
+
+@pytest.mark.parametrize("isa", kernels.available())
+@pytest.mark.parametrize("top", [290, 310, 700, 720, 740])
+def test_log_softmax_beside_a_spike(isa, top):
+    x = np.zeros((5000, 3))
+    x[-1] = top
+    exact = float(-4999 * Decimal(-top).exp())
+    with kernels.use(isa):
+        for found in (sc.log_softmax(x, 0)[-1], sc.log_softmax(np.ascontiguousarray(x.T))[:, -1]):
+            np.testing.assert_allclose(found, exact, rtol=4e-16, atol=5e-324)

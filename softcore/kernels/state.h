@@ -439,8 +439,13 @@ template <class S, class D> INLINE D rest_from(const State<D> &rest, D m, double
     D zero = constant<D>(0), bottom = constant<D>(-2000), low, t = scaled_difference(rest.m, m, scale, &low);
     auto some = t > bottom;
     const Sum<D> q = quotient(rest.l, weight_of_max<S>(rest, scale));
+    // What is far below is taken 2^512 times as large, so that only the last product is rounded to a subnormal number.
+    auto deep = t < constant<D>(-300);
+    D error, lifted = two_sum(t, constant<D>(512 * LN2), &error);
+    low = select(deep, low + (error + constant<D>(512 * 2.3190468138462996e-17)), low);
+    t = select(deep, lifted, t);
     D u = (q.high + q.low) * exp_double(select(some, t, bottom), select(some, low, zero));
-    return select(some, u, zero);
+    return select(some, u * select(deep, constant<D>(0x1p-512), constant<D>(1)), zero);
 }
 template <class S, class D> INLINE D log_of_mass(const Mass<D> &m) {
     auto spike = m.sum < constant<D>(SPIKE);
