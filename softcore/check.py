@@ -88,7 +88,9 @@ def _view(op, name, a):
 
 
 def _beside_view(op, name, view, like):
-    """The view, which must be of the context that `like`, an array of any kind or None, is of."""
+    """The view, which must lie in its buffer and be of the context that `like`, an array of any kind or None, is of."""
+    if not view.inside():
+        raise ValueError(f"{op}: {name} has elements outside its buffer, it must not")
     if like is not None and not isinstance(like, np.ndarray) and view.array.context != like.array.context:
         raise ValueError(f"{op}: {name} is of another OpenCL context than the arrays before it, all must be of one")
     return view

@@ -91,6 +91,11 @@ class View:
         (first, last), (start, end) = _bounds(self), _bounds(other)
         return first < end and start < last
 
+    def inside(self) -> bool:
+        """Whether all elements lie in the buffer."""
+        below, above = _reach(self.shape, self.strides, self.dtype.itemsize)
+        return above == 0 or (self.offset >= -below and self.offset + above <= self.array.base_data.size)
+
     def transpose(self, order) -> View:
         return View(self.array, tuple([self.shape[i] for i in order]), tuple([self.strides[i] for i in order]), self.offset)
 
@@ -172,9 +177,18 @@ def _may_share_memory(a, b, max_work=None):
     return a.overlaps(b)
 
 
+@lru_cache(maxsize=256)
+def _reach(shape, strides, itemsize):
+    """From where to where bytes lie, seen from the first element."""
+    if 0 in shape:
+        return 0, 0
+    ends = [(n - 1) * s for n, s in zip(shape, strides)]
+    return sum([e for e in ends if e < 0]), sum([e for e in ends if e > 0]) + itemsize
+
+
 def _bounds(a):
-    ends = [(n - 1) * s for n, s in zip(a.shape, a.strides)]
-    return a.offset + sum([e for e in ends if e < 0]), a.offset + sum([e for e in ends if e > 0]) + a.dtype.itemsize
+    below, above = _reach(a.shape, a.strides, a.dtype.itemsize)
+    return a.offset + below, a.offset + above
 
 
 _FUNCTIONS = {

@@ -246,6 +246,14 @@ def test_errors(rng):
         sc.softmax(cl.array.to_device(sc.opencl.queue(), x.astype(np.complex64)))
     with pytest.raises(ValueError, match="softmax: x has no queue"):
         sc.softmax(there.with_queue(None))
+    guarded = to_device(np.full(30, 7, np.float32))
+    for shape, place in (((4, 30), {}), ((30,), {"offset": 4}), ((4,), {"strides": (-4,), "offset": 8}), ((2, 8), {"strides": (4, 20)})):
+        beyond = cl.array.Array(guarded.queue, shape, np.float32, data=guarded.base_data, **place)
+        with pytest.raises(ValueError, match="softmax: out has elements outside its buffer"):
+            sc.softmax(to_device(np.zeros(shape, np.float32)), out=beyond)
+        with pytest.raises(ValueError, match="softmax: x has elements outside its buffer"):
+            sc.softmax(beyond)
+    assert (guarded.get() == 7).all()
 
 
 def test_to_device_keeps_the_order(rng):
