@@ -105,7 +105,7 @@ def _own(op, name, a, like):
         return a
     if not _is_opencl(a):
         raise TypeError(f"{op}: {name} is a {type(a).__name__}, it must be a pyopencl.array.Array")
-    return _beside_view(op, name, type(like)(a), like)
+    return _beside_view(op, name, _view(op, name, a), like)
 
 
 def _of_kind(op, name, a, like):

@@ -246,6 +246,8 @@ def test_errors(rng):
         sc.softmax(cl.array.to_device(sc.opencl.queue(), x.astype(np.complex64)))
     with pytest.raises(ValueError, match="softmax: x has no queue"):
         sc.softmax(there.with_queue(None))
+    with pytest.raises(ValueError, match="softmax: out has no queue"):
+        sc.softmax(there, out=to_device(x).with_queue(None))
     guarded = to_device(np.full(30, 7, np.float32))
     for shape, place in (((4, 30), {}), ((30,), {"offset": 4}), ((4,), {"strides": (-4,), "offset": 8}), ((2, 8), {"strides": (4, 20)})):
         beyond = cl.array.Array(guarded.queue, shape, np.float32, data=guarded.base_data, **place)
