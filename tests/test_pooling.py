@@ -678,6 +678,32 @@ def test_of_guessed_windows_every_index_is_looked_at(streaming, rng):
                 assert bits(dx) == bits(np.ascontiguousarray(np.moveaxis(expected, 1, -1))), (window, dtype, where, far)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("shape, layout", [
+    ((2, 3, 9, 10), "channels_first"),  # planes that are written straight, through a ring, in bands
+    ((2, 3, 90, 100), "channels_first"),
+    ((1, 2, 150, 160), "channels_first"),
+    ((2, 9, 10, 3), "channels_last"),
+    ((1, 90, 100, 3), "channels_last"),
+    ((1, 31, 30, 40), "channels_last"),  # whose windows are guessed
+])  # fmt: skip
+def test_an_index_outside_is_found(shape, layout, streaming, rng):
+    # In a new result the kernel looks, whichever way it takes; one that is too large for its lanes must not look like one that is not.
+    choose = planner.choose_windows
+    for dtype in (*FLOATING, np.dtype(np.int16)):
+        y, indices = sc.max_pool((9 * rng.standard_normal(shape)).astype(dtype), (2, 2), return_indices=True, layout=layout)
+        for far, where in itertools.product((-1, np.prod(shape), 2**32, -(2**63), 2**63 - 1), (0, indices.size // 2, -1)):
+            bad = indices.copy()
+            bad.flat[where] = far + bad.flat[where] if far == 2**32 else far
+            for given, name in itertools.product((bad, np.repeat(bad, 2, axis=-1)[..., ::2]), ("max_pool_backward", "max_unpool")):
+                try:
+                    kernels.core.configure_windows(lambda *a, **k: (*choose(*a, **k)[:2], streaming, False))
+                    with pytest.raises(IndexError, match=f"^{name}: indices holds {bad.flat[where]}, "):
+                        getattr(sc, name)(y, given, shape, layout=layout)
+                finally:
+                    kernels.core.configure_windows(choose)
+
+
 @pytest.mark.parametrize("size", [30, 1024, 1025, 4097, 9000, 16384, 16385, 40000])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_places_near_and_far(size, streaming, rng):

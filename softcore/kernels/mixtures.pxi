@@ -507,9 +507,9 @@ def mix(str op, dtype, x, r, o, mask, lse=None, dx=None, dr=None, double scale=1
         threads = plan[1]
         m.streaming = plan[2]
     if op == "softmax_gate":
-        m.ahead = ahead_of(m.x.length[0], 4096)
+        m.ahead = ahead_of(m.x.length[0], BLENDED_AHEAD)
     else:  # beside writes past the cache, reads must start early
-        m.ahead = ahead_of(m.x.length[0], 8192) if m.streaming else 0
+        m.ahead = ahead_of(m.x.length[0], SPREAD_AHEAD) if m.streaming else 0
     if group > 1 and not spread:  # ranges of what is shared are work of their own
         threads = max(1, min(threads, max(m.t.rows // group, min(RANGES, group))))
     with nogil:

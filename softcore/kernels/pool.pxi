@@ -9,6 +9,7 @@ cdef enum:
     KEPT_STATS = 256     # of soft windows, whose gradients need them more than once
     COLUMNS = 2048       # of a row of gradients that are worked on together
     BAND = 16384         # elements of a plane that gradients are gathered in
+    LANDING = 1 << 18    # bytes of a plane that they are brought to in any order
     SIDE_BY_SIDE = 16    # channels of such a band
     ITEMS = 256          # gradients that are looked at together
 
@@ -49,6 +50,7 @@ cdef struct Pool:
     bint across          # channels are neighbours in memory
     bint straight        # windows are read where they lie
     bint even            # elements of a plane are evenly spaced, in each operand
+    bint lands           # and what has an index goes straight to its place
     int channel          # which of the first two axes those are
     Py_ssize_t planes
     Windows w[3]
@@ -457,14 +459,12 @@ cdef bint pool_units(const Pool* t, int op, int code, Py_ssize_t unit, Py_ssize_
         return False
     if op == MAX_UNPOOL:
         if t.arg[2].itemsize == 1:
-            moved_units(t, unit, last, room, <unsigned char*> NULL)
-        elif t.arg[2].itemsize == 2:
-            moved_units(t, unit, last, room, <unsigned short*> NULL)
-        elif t.arg[2].itemsize == 4:
-            moved_units(t, unit, last, room, <unsigned int*> NULL)
-        else:
-            moved_units(t, unit, last, room, <unsigned long long*> NULL)
-        return False
+            return moved_units(t, unit, last, room, <unsigned char*> NULL)
+        if t.arg[2].itemsize == 2:
+            return moved_units(t, unit, last, room, <unsigned short*> NULL)
+        if t.arg[2].itemsize == 4:
+            return moved_units(t, unit, last, room, <unsigned int*> NULL)
+        return moved_units(t, unit, last, room, <unsigned long long*> NULL)
     if code == HALF:
         return float_units(t, op, unit, last, room, <half*> NULL)
     if code == BFLOAT16:
@@ -486,19 +486,15 @@ cdef bint float_units(const Pool* t, int op, Py_ssize_t unit, Py_ssize_t last, c
             return take_across(t, unit, last, room, _)
         spread_straight(t, unit, last, room, _)
     elif op == MAX_POOL_BACKWARD:
-        if t.even:
-            scatter_bands(t, unit, last, room, _)
-        else:
-            gradient_bands(t, unit, last, room, _)
+        if t.lands:
+            return land_planes(t, unit, last, room, _)
+        return scatter_bands(t, unit, last, room, _) if t.even else gradient_bands(t, unit, last, room, _)
     else:
         spread_rows(t, unit, last, room, _)
     return False
 
-cdef void moved_units(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, moved* _) noexcept nogil:
-    if t.even:
-        move_bands(t, unit, last, room, _)
-    else:
-        moved_bands(t, unit, last, room, _)
+cdef bint moved_units(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, moved* _) noexcept nogil:
+    return move_bands(t, unit, last, room, _) if t.even else moved_bands(t, unit, last, room, _)
 
 cdef void set_planes(Planes* a, cnp.ndarray x, int code) noexcept:
     cdef int d
@@ -526,7 +522,7 @@ def configure_windows(planner_choose_windows):
 
 def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding=False, bint dry=False):
     """Run a pooling op over views of five axes: two of planes, and depth, height and width. `axes` says how windows lie along the last
-    three, in the order of `softcore.windows.Axis`."""
+    three, in the order of `softcore.windows.Axis`. Returns whether an index lies outside its plane: then what was written is of no use."""
     cdef Pool t
     cdef int which = POOLS[op], code = code_of(dtype), nargs = 0, i, whole
     for a in inputs + outputs:
@@ -549,43 +545,51 @@ def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding
         t.straight = t.straight and lies_straight(&t.arg[i], INT64 if (t.index and i == 2) or (which == MAX_POOL_BACKWARD and i == 1) else code,
                                                   t.arg[i].step[t.channel if t.across else 4])
     if which == MAX_POOL_BACKWARD:
-        t.straight = t.straight and t.across and t.arg[0].shape[t.channel] >= NARROW and guess_windows(&t)
+        t.straight = t.straight and t.across and t.arg[0].shape[t.channel] >= NARROW  # if windows can be guessed
     elif which == AVG_POOL_BACKWARD:
         t.straight = t.straight and takes_rows(&t)
     else:
         t.straight = t.straight and (reads_across(&t) if t.across else reads_rows(&t))
     t.across = t.across and (t.straight or which == MAX_POOL_BACKWARD or which == MAX_UNPOOL)
     t.even = (which == MAX_POOL_BACKWARD or which == MAX_UNPOOL) and scatters_evenly(&t)
+    t.lands = False
     plan, elsewhere = run_pool(&t, which, code, whole, dry)
-    if elsewhere:
+    if elsewhere and t.straight:
         t.straight = False
-        run_pool(&t, which, code, whole, dry)
-    return plan if dry else None
+        plan, elsewhere = run_pool(&t, which, code, whole, dry)
+    return plan if dry else bool(elsewhere)
 
-cdef tuple run_pool(const Pool* given, int which, int code, int whole, bint dry):
-    # The plan, and whether a maximum is not in the window that was guessed.
-    cdef Pool t = given[0]
+# How many units of work there are, and the bytes that a thread needs for them.
+cdef Py_ssize_t units_of(const Pool* t, int which, int code, int whole, Py_ssize_t* bytes) noexcept:
     cdef Blocks blocks
-    cdef Py_ssize_t work = t.planes * t.arg[whole].shape[2] * t.arg[whole].shape[3] * t.arg[whole].shape[4], units, bytes = 64
+    if which < MAX_POOL_BACKWARD:
+        blocks = across_blocks(t, code)
+        bytes[0] = 2 * STAGED_ROOM + (slots_of(&blocks, t.w) * blocks.slot_bytes if t.across else 0) if t.straight else BENCH_BYTES
+        return t.w[0].count * t.w[1].count * (t.arg[0].shape[1 - t.channel] * blocks.many if t.across else t.planes * ((t.w[2].count + OUTPUTS - 1) // OUTPUTS))
+    if t.straight:
+        bytes[0] = course_bytes(t)
+        return t.w[0].size * t.w[1].size * (t.arg[whole].shape[1 - t.channel] if t.across else t.planes * ((t.w[2].size + SPAN - 1) // SPAN))
+    if which == MAX_POOL_BACKWARD or which == MAX_UNPOOL:
+        bytes[0] = band_bytes(t)
+        return bands_of(t).groups * bands_of(t).bands
+    bytes[0] = BENCH_BYTES + 8 * (2 * COLUMNS + 3 * KEPT_STATS * (OUTPUTS + 16) + 2 * (OUTPUTS + 16) + KEPT_STATS)
+    return t.planes * t.w[0].size * t.w[1].size * ((t.w[2].size + COLUMNS - 1) // COLUMNS)
+
+cdef tuple run_pool(Pool* t, int which, int code, int whole, bint dry):
+    # The plan, and whether a maximum is not in the window that was guessed, or where none was, not in its plane.
+    cdef Py_ssize_t work = t.planes * t.arg[whole].shape[2] * t.arg[whole].shape[3] * t.arg[whole].shape[4], units, bytes
     cdef int elsewhere = 0
     cdef char* room
     cdef int threads, i
-    if which < MAX_POOL_BACKWARD:
-        blocks = across_blocks(&t, code)
-        units = t.w[0].count * t.w[1].count * (t.arg[0].shape[1 - t.channel] * blocks.many if t.across else t.planes * ((t.w[2].count + OUTPUTS - 1) // OUTPUTS))
-        bytes += 2 * STAGED_ROOM + (slots_of(&blocks, t.w) * blocks.slot_bytes if t.across else 0) if t.straight else BENCH_BYTES
-    elif t.straight:
-        units = t.w[0].size * t.w[1].size * (t.arg[whole].shape[1 - t.channel] if t.across else t.planes * ((t.w[2].size + SPAN - 1) // SPAN))
-        bytes += course_bytes(&t)
-    elif which == MAX_POOL_BACKWARD or which == MAX_UNPOOL:
-        units = bands_of(&t).groups * bands_of(&t).bands
-        bytes += band_bytes(&t)
-    else:
-        units = t.planes * t.w[0].size * t.w[1].size * ((t.w[2].size + COLUMNS - 1) // COLUMNS)
-        bytes += BENCH_BYTES + 8 * (2 * COLUMNS + 3 * KEPT_STATS * (OUTPUTS + 16) + 2 * (OUTPUTS + 16) + KEPT_STATS)
+    if which == MAX_POOL_BACKWARD or which == MAX_UNPOOL:
+        _, threads, t.streaming, _ = choose_windows(work, work, t.arg[whole].itemsize, t.across)
+        t.lands = lands(t, threads)
+        t.straight = t.straight and not t.lands and guess_windows(t)
+    units = units_of(t, which, code, whole, &bytes)
     plan = choose_windows(work, units, t.arg[whole].itemsize, t.across)
     if dry:
         return plan, False
+    bytes += 64
     threads = plan[1]
     t.streaming = plan[2]
     room = <char*> malloc(bytes * threads)
@@ -593,10 +597,10 @@ cdef tuple run_pool(const Pool* given, int which, int code, int whole, bint dry)
         raise MemoryError()
     with nogil:
         if threads == 1:
-            elsewhere = pool_units(&t, which, code, 0, units, room)
+            elsewhere = pool_units(t, which, code, 0, units, room)
         else:
             for i in prange(threads, num_threads=threads, schedule="static"):
-                elsewhere += pool_units(&t, which, code, units * i // threads, units * (i + 1) // threads, room + bytes * i)
+                elsewhere += pool_units(t, which, code, units * i // threads, units * (i + 1) // threads, room + bytes * i)
         if t.streaming:
             fence()
     free(room)

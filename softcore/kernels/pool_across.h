@@ -253,7 +253,8 @@ template <class S> __attribute__((noinline)) Mask<S> narrow_places(const Taking 
     const ptrdiff_t first_d = std::max<ptrdiff_t>(0, d), planes = std::min(w[0].size, d + w[0].window) - first_d;
     const ptrdiff_t first_h = std::max<ptrdiff_t>(0, h), rows = std::min(w[1].size, h + w[1].window) - first_h;
     const Mask<S> row = whole<S>((I)w[2].size), next_plane = whole<S>((I)(plane - rows * w[2].size));
-    Mask<S> outside = whole<S>(0);
+    const Mask<S> none = whole<S>(0);
+    Mask<S> outside = none;
     for (ptrdiff_t o = from_window; o < end; o++) {
         const ptrdiff_t begin = first_tap(&w[2], o);
         const Mask<S> from = whole<S>((I)(first_d * plane + first_h * w[2].size + start_of(&w[2], o) + begin)), last = whole<S>((I)(end_tap(&w[2], o) - begin - 1));
@@ -268,6 +269,7 @@ template <class S> __attribute__((noinline)) Mask<S> narrow_places(const Taking 
             Mask<S> wrong = whole<S>(-1), column = at - from;
             for (ptrdiff_t k = 0; k < planes; k++, column = column - next_plane)
                 for (ptrdiff_t i = 0; i < rows; i++, column = column - row) wrong = wrong & (column | (last - column));
+            wrong = wrong | (places_beyond(acc<S>(), index + c, 0, channels - c) != none);
             if (__builtin_expect(channels - c < L, 0)) wrong = wrong & first<S>(channels - c);
             outside = outside | wrong;
             store_pack(to + c, at);

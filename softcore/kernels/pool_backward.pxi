@@ -366,10 +366,19 @@ cdef Bands bands_of(const Pool* t) noexcept nogil:
     s.size = x.shape[2] * x.shape[3] * x.shape[4] * interleaved(t)
     s.pixels = t.arg[0].shape[2] * t.arg[0].shape[3] * t.arg[0].shape[4] * interleaved(t)
     s.wide = SIDE_BY_SIDE if t.across and not t.even else 1
-    s.band = BAND // s.wide
+    s.band = s.size if t.lands else BAND // s.wide
     s.bands = (s.size + s.band - 1) // s.band
     s.groups = t.planes if not t.across else x.shape[1 - t.channel] * ((x.shape[t.channel] + s.wide - 1) // s.wide if s.wide > 1 else 1)
     return s
+
+# Whether windows go straight to planes that stay in the cache, if these are work for as many threads.
+cdef bint lands(const Pool* t, int threads) noexcept nogil:
+    cdef Bands s = bands_of(t)
+    cdef int axis = t.channel if t.across else 4, i
+    for i in range(3):
+        if t.arg[i].step[axis] != t.arg[i].itemsize:
+            return False
+    return t.even and not t.streaming and s.groups >= threads and s.size * t.arg[2].itemsize <= LANDING
 
 # Channels that are one plane's elements: see pool_scatter.h.
 cdef inline Py_ssize_t interleaved(const Pool* t) noexcept nogil:
@@ -420,8 +429,8 @@ cdef bint scatters_evenly(const Pool* t) noexcept nogil:
 cdef inline Py_ssize_t pixels_at_once(Py_ssize_t wide) noexcept nogil:
     return ITEMS // wide
 
-# The lowest and the largest place in each stretch of pixels.
-cdef void range_of_places(const Pool* t, const Bands* s, Py_ssize_t group, long long* low, long long* high) noexcept nogil:
+# The lowest and the largest place in each stretch of pixels. Returns whether one lies outside the plane.
+cdef bint range_of_places(const Pool* t, const Bands* s, Py_ssize_t group, long long* low, long long* high) noexcept nogil:
     cdef long long place[ITEMS]
     cdef Py_ssize_t wide = 1, first = 0, n, i = 0, j
     cdef char* at = group_of(t, &t.arg[1], s, group, &wide)
@@ -432,8 +441,11 @@ cdef void range_of_places(const Pool* t, const Bands* s, Py_ssize_t group, long 
         for j in range(1, n * wide):
             low[i] = min(low[i], place[j])
             high[i] = max(high[i], place[j])
+        if low[i] < 0 or high[i] >= s.size:
+            return True
         i += 1
         first += n
+    return False
 
 # Elements first to first + n of a plane go to where they belong.
 cdef void put_band(const Pool* t, const Planes* x, char* group, Py_ssize_t wide, Py_ssize_t first, Py_ssize_t n, const double* high, const double* low, storage* _) noexcept nogil:
@@ -479,12 +491,12 @@ cdef Py_ssize_t band_bytes(const Pool* t) noexcept nogil:
     cdef Bands s = bands_of(t)
     if t.even:
         return 2 * 8 * ring_room(&s) + sizeof(Extent) * stretches_of(s.pixels) + 64
-    return 2 * 8 * BAND + 64 + (2 * 8 * ((s.pixels + pixels_at_once(s.wide) - 1) // pixels_at_once(s.wide)) if s.bands > 1 else 0)
+    return 2 * 8 * BAND + 64 + 2 * 8 * ((s.pixels + pixels_at_once(s.wide) - 1) // pixels_at_once(s.wide))
 
 # The largest ring that a band may need.
 cdef inline Py_ssize_t ring_room(const Bands* s) noexcept nogil:
     cdef Py_ssize_t n = 64
-    while n < s.size and n < BAND:
+    while n < s.size and n < s.band:
         n *= 2
     return n
 
@@ -517,38 +529,59 @@ cdef bint open_scatterer(Scatterer* s, const Pool* t, char* room, bint two) noex
 cdef inline char* even_plane(const Pool* t, const Planes* a, Py_ssize_t plane) noexcept nogil:
     return a.data + plane * a.step[1 - t.channel] if t.across else plane_of(a, plane)
 
-cdef inline void next_band(Scatterer* s, const Pool* t, Py_ssize_t unit) noexcept nogil:
+# Returns whether it is the first of a plane.
+cdef inline bint next_band(Scatterer* s, const Pool* t, Py_ssize_t unit) noexcept nogil:
     cdef Py_ssize_t plane = unit // s.bands.bands
     s.band.start = unit % s.bands.bands * s.bands.band
     s.band.length = min(s.bands.band, s.bands.size - s.band.start)
     if plane == s.plane:
-        return
+        return False
     s.plane = plane
     s.band.v = even_plane(t, &t.arg[0], plane)
     s.band.place = even_plane(t, &t.arg[1], plane)
     s.band.to = even_plane(t, &t.arg[2], plane)
-    if s.band.extents != NULL:
-        find_extents(&s.band)
+    return True
 
-cdef void scatter_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+# These return whether a place lies outside its plane.
+cdef bint scatter_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
     cdef Scatterer s
     cdef bint alone = open_scatterer(&s, t, room, storage is double)  # until windows turn out to share a maximum
     while unit < last:
-        next_band(&s, t, unit)
+        if next_band(&s, t, unit) and find_extents(&s.band, s.bands.size // s.band.channels):
+            return True
         if not alone or not scatter_alone(_, &s.ring, &s.band):
             alone = False
             scatter_sums(_, &s.ring, &s.band)
         unit += 1
+    return False
 
-cdef void move_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, moved* _) noexcept nogil:
+cdef bint land_planes(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+    cdef Scatterer s
+    cdef Landed landed = LANDED
+    open_scatterer(&s, t, room, storage is double)
+    while unit < last:
+        next_band(&s, t, unit)
+        if landed != MET:
+            landed = land_alone(_, &s.band)
+        if landed == OUTSIDE or (landed == MET and land_sums(_, &s.ring, &s.band) == OUTSIDE):
+            return True
+        unit += 1
+    return False
+
+cdef bint move_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, moved* _) noexcept nogil:
     cdef Scatterer s
     open_scatterer(&s, t, room, False)
     while unit < last:
-        next_band(&s, t, unit)
-        scatter_last(_, &s.ring, &s.band)
+        if next_band(&s, t, unit) and not t.lands and find_extents(&s.band, s.bands.size // s.band.channels):
+            return True
+        if not t.lands:
+            scatter_last(_, &s.ring, &s.band)
+        elif land_last(_, &s.band) == OUTSIDE:
+            return True
         unit += 1
+    return False
 
-cdef void gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+cdef bint gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
     cdef Bands s = bands_of(t)
     cdef double* high = <double*> ((<size_t> room + 63) // 64 * 64)
     cdef double* low = high + BAND
@@ -563,8 +596,9 @@ cdef void gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* 
         group = unit // s.bands
         from_ = unit % s.bands * s.band
         length = min(s.band, s.size - from_)
-        if s.bands > 1 and known != group:
-            range_of_places(t, &s, group, least_place, most)
+        if known != group:
+            if range_of_places(t, &s, group, least_place, most):
+                return True
             known = group
         source = group_of(t, &t.arg[0], &s, group, &wide)
         places = group_of(t, &t.arg[1], &s, group, &wide)
@@ -576,7 +610,7 @@ cdef void gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* 
         first = i = 0
         while first < s.pixels:
             n = min(s.pixels - first, pixels_at_once(wide))
-            if s.bands == 1 or (least_place[i] < from_ + length and most[i] >= from_):
+            if least_place[i] < from_ + length and most[i] >= from_:
                 take_pixels(t, &t.arg[1], places, wide, first, n, <long long*> place)
                 take_pixels(t, &t.arg[0], source, wide, first, n, <double*> dy)
                 add_to_places(_, high, low, <long long*> place, <double*> dy, n * wide, wide, from_, length)
@@ -584,8 +618,9 @@ cdef void gradient_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* 
             first += n
         put_band(t, &t.arg[2], group_of(t, &t.arg[2], &s, group, &wide), wide, from_, length, high, low, _)
         unit += 1
+    return False
 
-cdef void moved_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, moved* _) noexcept nogil:
+cdef bint moved_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, moved* _) noexcept nogil:
     cdef Bands s = bands_of(t)
     cdef moved* band = <moved*> ((<size_t> room + 63) // 64 * 64)
     cdef long long* least_place = <long long*> (<double*> band + 2 * BAND)
@@ -599,8 +634,9 @@ cdef void moved_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
         group = unit // s.bands
         from_ = unit % s.bands * s.band
         length = min(s.band, s.size - from_)
-        if s.bands > 1 and known != group:
-            range_of_places(t, &s, group, least_place, most)
+        if known != group:
+            if range_of_places(t, &s, group, least_place, most):
+                return True
             known = group
         source = group_of(t, &t.arg[0], &s, group, &wide)
         places = group_of(t, &t.arg[1], &s, group, &wide)
@@ -609,7 +645,7 @@ cdef void moved_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
         first = i = 0
         while first < s.pixels:
             n = min(s.pixels - first, pixels_at_once(wide))
-            if s.bands == 1 or (least_place[i] < from_ + length and most[i] >= from_):
+            if least_place[i] < from_ + length and most[i] >= from_:
                 take_pixels(t, &t.arg[1], places, wide, first, n, <long long*> place)
                 take_pixels(t, &t.arg[0], source, wide, first, n, <moved*> y)
                 put_in_places(band, <long long*> place, <moved*> y, n * wide, wide, from_, length)
@@ -617,3 +653,4 @@ cdef void moved_bands(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
             first += n
         put_moved(t, &t.arg[2], group_of(t, &t.arg[2], &s, group, &wide), wide, from_, length, band)
         unit += 1
+    return False

@@ -34,16 +34,19 @@ template <class STEP> INLINE Extent extent_by(const char *place, STEP step, ptrd
     return e;
 }
 INLINE ptrdiff_t stretches_of(ptrdiff_t windows) { return (windows + TOGETHER - 1) / TOGETHER; }
-inline void find_extents(Scattering *s) {
+// Of a plane of `pixels`. Returns whether a place lies outside.
+inline bool find_extents(Scattering *s, ptrdiff_t pixels) {
     const std::integral_constant<ptrdiff_t, 8> eight;
     const ptrdiff_t stretches = stretches_of(s->windows);
     for (ptrdiff_t i = 0; i < stretches; i++) {
         const char *place = s->place + i * TOGETHER * s->place_step;
         const ptrdiff_t n = std::min<ptrdiff_t>(TOGETHER, s->windows - i * TOGETHER);
         const Extent e = s->place_step == eight ? extent_by(place, eight, n) : extent_by(place, s->place_step, n);
-        s->extents[i] = {e.low * s->channels, (e.high + 1) * s->channels - 1};
+        if (e.low < 0 || e.high >= pixels) return true;
+        if (s->extents) s->extents[i] = {e.low * s->channels, (e.high + 1) * s->channels - 1};
     }
-    for (ptrdiff_t i = stretches - 2; i >= 0; i--) s->extents[i].low = std::min(s->extents[i].low, s->extents[i + 1].low);
+    for (ptrdiff_t i = stretches - 2; s->extents && i >= 0; i--) s->extents[i].low = std::min(s->extents[i].low, s->extents[i + 1].low);
+    return false;
 }
 // Elements before the band in the line that it begins in, so that lines of the ring are lines of the result.
 INLINE ptrdiff_t phase_of(const Scattering *s) { return (uintptr_t)(s->to + s->from * s->to_step) % 64 / std::max<ptrdiff_t>(s->to_step, 1); }
@@ -60,6 +63,11 @@ inline ptrdiff_t ring_size(const Scattering *s, ptrdiff_t phase) {
     while (size < most) size *= 2;
     return size;
 }
+
+// A number as it is in a sum: 0 for -0.
+INLINE uint32_t with_positive_zero(uint32_t bits) { float v; std::memcpy(&v, &bits, sizeof v); v += 0.0f; std::memcpy(&bits, &v, sizeof v); return bits; }
+INLINE uint64_t with_positive_zero(uint64_t bits) { double v; std::memcpy(&v, &bits, sizeof v); v += 0.0; std::memcpy(&bits, &v, sizeof v); return bits; }
+INLINE uint16_t with_positive_zero(uint16_t bits) { return bits ^ (uint16_t)((bits == 0x8000) << 15); }
 
 // A thread's ring. Sums, of doubles in two, or elements: all is 0 where nothing has come, as far as it is clean.
 struct Ring { double *high, *low; ptrdiff_t clean; bool past; };
@@ -133,9 +141,6 @@ template <class T> struct LastOf {  // what came last, as it is: its bytes, in t
     }
 };
 // Numbers that meet nobody, with 0 for -0 as in a sum: as many are there as came, of those that are not 0, or some did meet.
-INLINE uint32_t with_positive_zero(uint32_t bits) { float v; std::memcpy(&v, &bits, sizeof v); v += 0.0f; std::memcpy(&bits, &v, sizeof v); return bits; }
-INLINE uint64_t with_positive_zero(uint64_t bits) { double v; std::memcpy(&v, &bits, sizeof v); v += 0.0; std::memcpy(&bits, &v, sizeof v); return bits; }
-INLINE uint16_t with_positive_zero(uint16_t bits) { return bits ^ (uint16_t)((bits == 0x8000) << 15); }
 template <class T> struct AloneOf : LastOf<T> {
     ptrdiff_t there = 0;
     explicit AloneOf(const Ring *r) : LastOf<T>(r) {}
@@ -204,13 +209,13 @@ template <class S, class CELLS> void scatter_band(CELLS *cells, Ring *ring, cons
         }
     put(s->length);
 }
+template <class S> using Bits = typename std::conditional<sizeof(S) == 2, uint16_t, typename std::conditional<sizeof(S) == 4, uint32_t, uint64_t>::type>::type;
 // Whether none met; where some did, nothing is right.
 template <class S> bool scatter_alone(const S *, Ring *ring, const Scattering *s) {
-    typedef typename std::conditional<sizeof(S) == 2, uint16_t, typename std::conditional<sizeof(S) == 4, uint32_t, uint64_t>::type>::type Bits;
     const std::integral_constant<ptrdiff_t, sizeof(S)> whole;
-    AloneOf<Bits> cells(ring);
+    AloneOf<Bits<S>> cells(ring);
     scatter_band<S>(&cells, ring, s);
-    return cells.there == (s->v_step == whole ? count_by<Bits>(s->v, whole, s->windows) : count_by<Bits>(s->v, s->v_step, s->windows));
+    return cells.there == (s->v_step == whole ? count_by<Bits<S>>(s->v, whole, s->windows) : count_by<Bits<S>>(s->v, s->v_step, s->windows));
 }
 template <class S> void scatter_sums(const S *, Ring *ring, const Scattering *s) {
     SumsOf<S> cells(ring);
@@ -219,6 +224,55 @@ template <class S> void scatter_sums(const S *, Ring *ring, const Scattering *s)
 template <class T> void scatter_last(const T *, Ring *ring, const Scattering *s) {
     LastOf<T> cells(ring);
     scatter_band<T>(&cells, ring, s);
+}
+
+// ---------------------------------------------------------------- planes in one piece that stay in the cache
+
+// Windows go straight to their places there, or to sums beside it. Returns OUTSIDE where a place is outside the plane, and MET where
+// windows met that were to be alone: then nothing is right.
+enum Landed { LANDED, MET, OUTSIDE };
+// f(i, v) for each window, whose place is i. Returns false at one that is outside.
+template <class T, class F> INLINE bool each_place(const Scattering *s, F f) {
+    const size_t channels = s->channels, pixels = s->length / channels;
+    const char *place = s->place, *v = s->v;
+    if (channels == 1) {
+#pragma GCC unroll 4
+        for (ptrdiff_t j = 0; j < s->windows; j++) {
+            const size_t i = place_at(place + j * 8);
+            if (i >= pixels) return false;
+            f(i, v + j * sizeof(T));
+        }
+        return true;
+    }
+    for (ptrdiff_t j = 0; j < s->windows; j += channels, place += 8 * channels, v += sizeof(T) * channels)
+#pragma GCC unroll 4
+        for (size_t c = 0; c < channels; c++) {
+            const size_t i = place_at(place + c * 8);
+            if (i >= pixels) return false;
+            f(i * channels + c, v + c * sizeof(T));
+        }
+    return true;
+}
+template <class T, bool LAST> INLINE Landed land(const Scattering *s) {
+    T *const to = (T *)s->to;
+    T met = 0;
+    std::memset((void *)to, 0, s->length * sizeof(T));
+    const bool inside = each_place<T>(s, [&](size_t i, const char *v) TERM {
+        T bits;
+        std::memcpy(&bits, v, sizeof bits);
+        if constexpr (!LAST) bits = with_positive_zero(bits), met |= to[i];
+        to[i] = bits;
+    });
+    return !inside ? OUTSIDE : met ? MET : LANDED;
+}
+template <class S> Landed land_alone(const S *, const Scattering *s) { return land<Bits<S>, false>(s); }
+template <class T> Landed land_last(const T *, const Scattering *s) { return land<T, true>(s); }
+template <class S> Landed land_sums(const S *, Ring *ring, const Scattering *s) {
+    clean(ring, s->length);
+    SumsOf<S> cells(ring);
+    if (!each_place<S>(s, [&](size_t i, const char *v) TERM { cells.take(i, v); })) return OUTSIDE;
+    cells.put(s->to, sizeof(S), 0, s->length, false);
+    return LANDED;
 }
 
 }  // namespace

@@ -375,7 +375,12 @@ cdef extern from "pool_scatter.h" namespace "softcore" nogil:
         Py_ssize_t clean
         bint past
     Py_ssize_t stretches_of(Py_ssize_t windows)
-    void find_extents(Scattering*)
+    bint find_extents(Scattering*, Py_ssize_t pixels)
+    cdef enum Landed:
+        LANDED, MET, OUTSIDE
+    Landed land_alone[S](const S*, const Scattering*)
+    Landed land_last[T](const T*, const Scattering*)
+    Landed land_sums[S](const S*, Ring*, const Scattering*)
     bint scatter_alone[S](const S*, Ring*, const Scattering*)
     void scatter_sums[S](const S*, Ring*, const Scattering*)
     void scatter_last[T](const T*, Ring*, const Scattering*)
@@ -455,6 +460,7 @@ cdef extern from "mixtures.h" namespace "softcore" nogil:
         int code
     void put_results[A](char*, Py_ssize_t stride, const A*, Py_ssize_t n, int code)
     void zero_doubles(double*, Py_ssize_t n)
+    Py_ssize_t BLENDED_AHEAD, SPREAD_AHEAD
     Py_ssize_t ahead_of(Py_ssize_t row, Py_ssize_t bytes)
 
     cdef cppclass Blend[A]:

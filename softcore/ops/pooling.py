@@ -191,12 +191,9 @@ def max_pool_backward(
     """
     op = "max_pool_backward"
     (dy,) = check.arrays(op, dy=dy)
-    indices, shape, places = _indices(op, indices, shape, layout, dy)
+    indices = check.places(op, indices, dy)
     dy = check.broadcast(op, "dy", dy, indices.shape)
-    dtype = check.computing(dy)
-    dx = check.out(op, out, shape, dtype, dy)
-    run_windows(op, dtype, (dy, indices), (dx,), places)
-    return result(dx, out)
+    return _to_indices(op, check.computing(dy), dy, indices, shape, layout, out)
 
 
 def max_unpool(
@@ -250,31 +247,40 @@ def max_unpool(
     """
     op = "max_unpool"
     (y,) = check.arrays(op, y=y)
-    indices, shape, places = _indices(op, indices, shape, layout, y)
+    indices = check.places(op, indices, y)
     check.shape(op, "y", y, indices.shape)
-    dtype = check.selecting(y)
-    x = check.out(op, out, shape, dtype, y)
-    run_windows(op, dtype, (y, indices), (x,), places)
+    return _to_indices(op, check.selecting(y), y, indices, shape, layout, out)
+
+
+def _to_indices(op, dtype, values, indices, shape, layout, out):
+    """Run a kernel that brings values to their indices, all of which lie within the spatial axes.
+
+    The kernel finds out whether they do. What it has written by then nobody sees, if the result is new; otherwise, and on a device, all
+    indices are looked at before.
+    """
+    shape = check.whole_shape(op, shape)
+    new = out is None and isinstance(indices, np.ndarray)
+    places = check.unpooled(op, indices.shape, shape, layout, *((0, 0) if new else _range(indices)))
+    x = check.out(op, out, shape, dtype, values)
+    if run_windows(op, dtype, (values, indices), (x,), places):
+        places = check.unpooled(op, indices.shape, shape, layout, *_range(indices))
+        run_windows(op, dtype, (values, indices), (x,), places)
     return result(x, out)
 
 
-def _indices(op, indices, shape, layout, like):
-    """The indices, the shape they are for, and its spatial axes; all of them lie within those."""
-    indices = check.places(op, indices, like)
-    shape = check.whole_shape(op, shape)
-    lowest, largest = 0, 0
-    if indices.size and not isinstance(indices, np.ndarray):
+def _range(indices):
+    """The lowest and the largest of indices."""
+    if not indices.size:
+        return 0, 0
+    if not isinstance(indices, np.ndarray):
         held = check.on_host(indices)
-        lowest, largest = int(held.min()), int(held.max())
-    elif indices.size:
-        # One pass, since a negative number read as an unsigned one is larger than any other.
-        unsigned = indices.view(indices.dtype.str.replace("i", "u"))
-        found = np.empty((), unsigned.dtype.newbyteorder("="))
-        run("max", found.dtype, (unsigned,), (found,), unsigned.shape, tuple(range(unsigned.ndim)))
-        largest = int(found)
-        if largest > np.iinfo(indices.dtype).max:
-            lowest, largest = int(indices.min()), int(indices.max())
-    return indices, shape, check.unpooled(op, indices.shape, shape, layout, lowest, largest)
+        return int(held.min()), int(held.max())
+    # One pass, since a negative number read as an unsigned one is larger than any other.
+    unsigned = indices.view(indices.dtype.str.replace("i", "u"))
+    found = np.empty((), unsigned.dtype.newbyteorder("="))
+    run("max", found.dtype, (unsigned,), (found,), unsigned.shape, tuple(range(unsigned.ndim)))
+    largest = int(found)
+    return (0, largest) if largest <= np.iinfo(indices.dtype).max else (int(indices.min()), int(indices.max()))
 
 
 def avg_pool(

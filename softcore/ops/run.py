@@ -161,7 +161,7 @@ def _start(a):
 
 
 def run_windows(op, storage, inputs, outputs, places, axes=(), *, padding=False, dtypes=None, dry=False):
-    """Run one kernel on windows, or with `dry` only plan to.
+    """Run one kernel on windows, or with `dry` only plan to. Returns whether an index lies outside its plane: then the result is of no use.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def run_windows(op, storage, inputs, outputs, places, axes=(), *, padding=False,
             check.new(o.shape, d, o) if o.dtype != d or not o.flags.aligned or any(overlaps(o, a) for a in inputs) else o
             for o, d in zip(outputs, dtypes)
         ]
-    plan = core.pool(
+    outcome = core.pool(
         op,
         storage,
         tuple([_planes(a, places) for a in inputs]),
@@ -192,11 +192,11 @@ def run_windows(op, storage, inputs, outputs, places, axes=(), *, padding=False,
         padding,
         dry,
     )
-    if dry:
-        return plan
+    if dry or outcome:
+        return outcome
     for output, target in zip(outputs, targets):
         copy(output, target)
-    return None
+    return False
 
 
 _POINT = (1, 1, 1, 1, 1, 0, 0)  # a window of one along an axis of one
