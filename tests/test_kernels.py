@@ -5,6 +5,7 @@ neighbour where the exact one is within 1e-3 of a tie. A backward is measured at
 sums may cancel.
 """
 
+import decimal
 import functools
 
 import ml_dtypes
@@ -321,3 +322,19 @@ def test_long_rows(name, dtype, length, rng):
 def test_relu_of_minus_zero_is_plus_zero(dtype):
     x = np.tile(np.array([-0.0, -1, 0.0, 2], dtype), 40)
     assert not np.signbit(sc.relu(x).astype(float)).any()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n", [2, 100, 1000, 2049, 16389, 300_001])
+def test_logsumexp_that_is_nearly_0(isa, n):
+    # Rows of equal numbers are the worst: nothing that is lost to one of them is made up for by another.
+    decimal.getcontext().prec = 60
+    even = np.log(np.full(n, 1 / n))
+    rows = [even, even + 1e-3, even - 0.1, sc.log_softmax(np.where(np.arange(n) % 2, 0.0, -1.0))]
+    with kernels.use(isa):
+        for row in rows:
+            values, counts = np.unique(row, return_counts=True)
+            exact = sum(int(c) * decimal.Decimal(v).exp() for v, c in zip(values.tolist(), counts)).ln()
+            for found in (sc.logsumexp(row), sc.logsumexp(np.stack([row] * 3, 1), 0)[1]):
+                error = float(abs(decimal.Decimal(float(found)) - exact))
+                assert error < 3e-18 + 5 * np.spacing(abs(float(exact))), (found, exact)

@@ -102,8 +102,10 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     Doubles[S] logs_of_masses[S](const S*, const Mass[Doubles[S]]*)
     double logsumexp_of_row[S](const S*, const State[double]*, const Mass[double]*)
     bint cancelled[S](const S*, double m, double result)
-    double log_in_long_double(long double)
-    long double add_exponentials(long double, const double*, Py_ssize_t n)
+    cdef struct LongSum:
+        long double high, low
+    double log_of_long(const LongSum*)
+    void add_exponentials(LongSum*, const double*, Py_ssize_t n)
     void hide_top[S](S* tile, const S*, Py_ssize_t n, double top)
     void as_doubles[S](double*, const S*, Py_ssize_t n)
 

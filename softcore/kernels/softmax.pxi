@@ -77,8 +77,9 @@ cdef double logsumexp_again(const Source* from_, Py_ssize_t length, storage* _) 
     cdef State[double] s = empty_row(), frame
     cdef Mass[double] mass
     cdef double result = 0
-    cdef long double total = 0
+    cdef LongSum total
     cdef Py_ssize_t j = 0, n
+    total.high = total.low = 0
     if storage is not double:
         while j < length:
             n = min(length - j, tile_size(_))
@@ -94,9 +95,9 @@ cdef double logsumexp_again(const Source* from_, Py_ssize_t length, storage* _) 
     while j < length:
         n = min(length - j, tile_size(_))
         as_doubles(wide, <const storage*> take_again(from_, j, n, <storage*> scratch, masks), n)
-        total = add_exponentials(total, wide, n)
+        add_exponentials(&total, wide, n)
         j += n
-    return log_in_long_double(total)
+    return log_of_long(&total)
 
 cdef Mass[double] mass_of(const Source* from_, Py_ssize_t length, const State[double]* s, double scale, storage* _) noexcept nogil:
     cdef Mass[double] mass = mass_of_row(_, s, scale)

@@ -483,11 +483,15 @@ template <class S, class D> INLINE auto cancels(D m, D log) {
 template <class S, class D> INLINE D logsumexp_of(const State<D> &s, const Mass<D> &mass) {
     return select((s.m - s.m) == constant<D>(0), s.m + log_of_mass<S>(mass), s.m);
 }
-// The logarithm of a sum of exponentials that is about 1.
-INLINE double log_in_long_double(long double sum) { return (double)std::log1p(sum - 1); }
-INLINE long double add_exponentials(long double sum, const double *x, ptrdiff_t n) {
-    for (ptrdiff_t j = 0; j < n; j++) sum += std::exp((long double)x[j]);
-    return sum;
+// The logarithm of a sum of exponentials that is about 1: of a million, what is lost to each addition would add up.
+struct LongSum { long double high, low; };
+INLINE double log_of_long(const LongSum *s) { return (double)std::log1p((s->high - 1) + s->low); }
+INLINE void add_exponentials(LongSum *s, const double *x, ptrdiff_t n) {
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const long double e = std::exp((long double)x[j]), sum = s->high + e, v = sum - s->high;
+        s->low += (s->high - (sum - v)) + (e - v);
+        s->high = sum;
+    }
 }
 
 // ---------------------------------------------------------------- sums of anything
