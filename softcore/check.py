@@ -14,7 +14,7 @@ from numpy.exceptions import AxisError
 
 from softcore import windows as geometry
 
-_CHARS = "?bBhHiIlLqQefd"  # of NumPy's own among them
+_CHARS = "bBhHiIlLqQefd"  # of NumPy's own among them, but for bool
 _NUMBERS = "bool, an integer, float16, bfloat16, float32 or float64"
 
 
@@ -65,9 +65,17 @@ def _array(op, name, a):
 
 
 def _of_numbers(op, name, a):
+    if a.dtype.kind == "b":
+        return _zeros_and_ones(a)
     if a.dtype.kind not in "biu" and not is_floating(a.dtype):
         raise TypeError(f"{op}: {name} has dtype {a.dtype}, it must be {_NUMBERS}")
     return a
+
+
+def _zeros_and_ones(a):
+    """A bool array; a copy of one whose bytes are others, as of the mask of an image, where True is 255: kernels take them for numbers."""
+    held = a.view(np.uint8)
+    return held != 0 if held.size and held.max() > 1 else a
 
 
 def _view(op, name, a):
@@ -176,13 +184,22 @@ def broadcast(op: str, name: str, a: np.ndarray, shape: tuple[int, ...]) -> np.n
         raise ValueError(f"{op}: {name} has shape {a.shape}, it must broadcast to {shape}") from None
 
 
+def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """np.broadcast_shapes, of as many axes as an array may have: that stops at 32."""
+    most = max(map(len, shapes))
+    lengths = [{n for n in along if n != 1} for along in zip(*[(1,) * (most - len(shape)) + shape for shape in shapes])]
+    if any(len(along) > 1 for along in lengths):
+        raise ValueError("the shapes do not broadcast together")
+    return tuple([along.pop() if along else 1 for along in lengths])
+
+
 def common_shape(op: str, **operands: np.ndarray) -> tuple[int, ...]:
     """The shape that all the operands broadcast to."""
     shapes = {a.shape for a in operands.values()}
     if len(shapes) == 1:
         return shapes.pop()
     try:
-        return np.broadcast_shapes(*shapes)
+        return broadcast_shape(*shapes)
     except ValueError:
         shapes = ", ".join(f"{name} {a.shape}" for name, a in operands.items())
         raise ValueError(f"{op}: the shapes must broadcast together, they are {shapes}") from None
@@ -702,7 +719,8 @@ def out(op: str, array, shape: tuple[int, ...], dtype: np.dtype, like, name: str
         raise ValueError(f"{op}: {name} has shape {array.shape}, it must be {shape}")
     if not array.flags.writeable:
         raise ValueError(f"{op}: {name} is read-only, it must be writeable")
-    return array
+    # A subclass may have its own notion of shapes, as np.matrix has.
+    return array.view(np.ndarray) if isinstance(array, np.ndarray) and type(array) is not np.ndarray else array
 
 
 def outs(op: str, arrays, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[np.dtype, ...], like) -> list[np.ndarray]:

@@ -177,3 +177,32 @@ def test_masked_arrays():
         with pytest.raises(TypeError, match=f"^softmax: {name} is a masked array"):
             sc.softmax(plain, **options)
     np.testing.assert_array_equal(sc.max(x.data, where=~np.ma.getmaskarray(x)), [2])
+
+
+def test_what_is_true_is_one():
+    # The bytes of a bool array need not be 0 and 1: an 8-bit mask that is viewed as bool has 255.
+    mask = np.array([[0, 255, 2], [1, 0, 3]], np.uint8).view(bool)
+    plain = mask.copy() | False
+    plain = plain.astype(np.uint8).astype(bool)
+    for name, f in {
+        **{name: call for name, call in ONE_RESULT.items()},
+        "logsumexp b": lambda x: sc.logsumexp(np.zeros((2, 3)), b=x),
+        "binary_cross_entropy": lambda x: sc.binary_cross_entropy(np.ones((2, 3)), x, reduction="none"),
+        "maximum": lambda x: sc.maximum(x, 0.0),
+        "max_backward": lambda x: sc.max_backward(np.ones(2), x, ties="split"),
+        "relu_backward": lambda x: sc.relu_backward(x, np.ones((2, 3))),
+        "topk_gate": lambda x: sc.topk_gate(x, 3)[1],
+        "avg_pool": lambda x: sc.avg_pool(x, 3),
+        "not in order": lambda x: sc.softmax(x[:, ::-2].T),
+    }.items():
+        assert same_bits(f(mask), f(plain)), name
+
+
+def test_more_axes_than_numpy_broadcasts():
+    # np.broadcast_shapes stops at 32, arrays at 64.
+    x = np.ones((1,) * 40 + (3,))
+    assert sc.gate(x, np.zeros(3), 0.0).shape == sc.maximum(x, np.zeros(3)).shape == x.shape
+    assert [a.shape for a in sc.maximum_backward(x, x, np.zeros(3))] == [x.shape, (3,)]
+    assert sc.softmax_gate(np.ones((1,) * 40 + (3, 2)), np.zeros(3)).shape == (1,) * 40 + (2,)
+    with pytest.raises(ValueError, match="gate: the shapes must broadcast together"):
+        sc.gate(x, np.zeros(4), 0.0)

@@ -177,3 +177,26 @@ def test_bad_out(name, bad, error, text):
         ONE_RESULT[name](x, out=out)
     if isinstance(out, np.ndarray):
         assert (out == 7).all()
+
+
+class Noted(np.ndarray):
+    """An array of somebody else's."""
+
+
+@pytest.mark.parametrize("kind", [np.matrix, Noted])
+def test_out_may_be_of_a_subclass(kind):
+    # A matrix stays two-dimensional whatever is asked of it: no result may land beside it.
+    x = sample((6, 4), np.float64)
+    for name, f in {
+        "max": lambda out: sc.max(x, 1, keepdims=True, out=out),
+        "argmax": lambda out: sc.argmax(x, 1, keepdims=True, out=out),
+        "logsumexp": lambda out: sc.logsumexp(x, 1, keepdims=True, out=out),
+        "maximum_backward": lambda out: sc.maximum_backward(x, x[:, :1], x, out=None if out is None else (out, None))[0],
+        "softmax": lambda out: sc.softmax(x[:, :1], out=out),
+    }.items():
+        y = f(None)
+        room = np.full(50, 7, y.dtype)
+        out = room[:6].reshape(6, 1).view(kind)
+        assert f(out) is out, name
+        assert same_bits(np.asarray(out), y), name
+        assert (room[6:] == 7).all(), name

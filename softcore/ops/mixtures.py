@@ -257,7 +257,7 @@ def _mixture(op, x, r, where, scale, dtype):
     if x.shape[-2] != r.shape[-1]:
         raise ValueError(f"{op}: r has shape {r.shape}, its last axis must be as long as the last but one of x, whose shape is {x.shape}")
     try:
-        batch = np.broadcast_shapes(x.shape[:-2], r.shape[:-1])
+        batch = check.broadcast_shape(x.shape[:-2], r.shape[:-1])
     except ValueError:
         raise ValueError(f"{op}: x has shape {x.shape} and r {r.shape}, the axes before (n, d) and (n,) must broadcast together") from None
     scale = check.scale(op, scale)

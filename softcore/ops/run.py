@@ -7,6 +7,7 @@ axes. The kernels see outer dimensions first, then the reduced ones, in the arra
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 
@@ -47,6 +48,12 @@ def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, o
     read, targets = (*inputs, mask), outputs
     dtypes = dtypes or (storage,) * len(outputs)
     if not core.in_place(outputs, read, dtypes):
+        apart = loss is None and core is kernels.core and not any(overlaps(o, a) for o in outputs if o is not None for a in read)
+        if apart and (cut := _cut(shape, outer)):
+            for part in _pieces(shape, *cut):
+                piece = [tuple([_piece(a, part, cut[0], axes, len(shape)) for a in arrays]) for arrays in (inputs, outputs, (mask,))]
+                run(op, storage, *piece[:2], (*shape[: cut[0]], part.stop - part.start, *shape[cut[0] + 1 :]), axes, mask=piece[2][0], scale=scale, option=option, dtypes=dtypes)
+            return None
         targets = tuple([o if o is None or _is_direct(o, read, d) else check.new(o.shape, d, o) for o, d in zip(outputs, dtypes)])
     arranged = inputs, targets
     if order is not None:
@@ -60,6 +67,25 @@ def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, o
         for output, target in zip(outputs, targets):
             copy(output, target)
     return total
+
+
+_PIECE = 1 << 16  #: elements that go through a temporary at once
+
+
+def _cut(shape, outer):
+    """The axis along which to cut what needs a temporary, and the length of a piece, if it must be cut and can be."""
+    size = prod(shape)
+    axis = next((i for i in outer if shape[i] > 1), None)
+    return (axis, max(1, _PIECE * shape[axis] // size)) if size > _PIECE and axis is not None else None
+
+
+def _pieces(shape, axis, length):
+    return [slice(start, min(start + length, shape[axis])) for start in range(0, shape[axis], length)]
+
+
+def _piece(a, part, axis, axes, ndim):
+    """The part of an operand along an axis, which values have fewer of."""
+    return a if a is None else a[(slice(None),) * (axis if a.ndim == ndim else axis - sum(i < axis for i in axes)) + (part,)]
 
 
 def run_gradients(op, storage, dy, operands, gradients, shape):
@@ -123,7 +149,9 @@ def result(y: np.ndarray, out):
     """What a function returns: a NumPy scalar rather than a 0-d array, unless the user brought the array; or a pyopencl array."""
     if not isinstance(y, np.ndarray):
         return y.array
-    return y if out is not None or y.ndim else y[()]
+    if out is not None:
+        return out
+    return y if y.ndim else y[()]
 
 
 def copy(output: np.ndarray, target: np.ndarray) -> None:
