@@ -300,6 +300,10 @@ def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="cha
     if kind.kind == "halves":
         x, _ = check.halves("plan", "x", x, axis)
     if kind.family == "mixtures":
+        if op.startswith("topk"):
+            axis = check.one_axis("plan", "x", axis, x.ndim)
+        elif x.ndim < 2:
+            raise ValueError(f"plan: x has shape {x.shape}, it must have at least two axes, (..., n, d)")
         return _plan_mixture(op, x, axis)
     if kind.family == "attention":
         from .ops.attention import _planned

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from softcore import check
+
 __all__ = ["awkward", "broadcasts", "check_grad", "explain_nonfinite", "layouts", "ulp_error"]
 
 
@@ -145,9 +147,9 @@ def explain_nonfinite(x: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> 
     if x.dtype.kind not in "biu" and not _is_real(x):
         raise TypeError(f"explain_nonfinite: x has dtype {x.dtype}, it must be real numbers")
     x = x if x.dtype == np.longdouble else x.astype(float)
+    axis = check.axes("explain_nonfinite", axis, x.ndim)
     if np.isfinite(x).all():
         return f"All {x.size} values are finite."
-    axis = axis if x.ndim else None
     reasons = [
         ("has NaN", "have NaN", np.isnan(x).any(axis=axis)),
         ("has +inf", "have +inf", (x == np.inf).any(axis=axis)),

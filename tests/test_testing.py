@@ -94,6 +94,12 @@ def test_explain_nonfinite(x, axis, sentence):
     assert explain_nonfinite(x, axis) == sentence
 
 
+def test_explain_nonfinite_refuses_other_axes():
+    for x in ([[1, NAN]], [[1, 2]]):
+        with pytest.raises(np.exceptions.AxisError, match="^explain_nonfinite: axis 5 is out of bounds for an array of 2 dimensions$"):
+            explain_nonfinite(x, 5)
+
+
 # ulp_error
 
 
