@@ -500,10 +500,11 @@ def windows(op, shape, window, stride, padding, dilation, ceil_mode, layout, nam
 
 
 _LARGEST = 2**31 - 1  # so that places computed in 64 bits cannot overflow
+_MOST = np.iinfo(np.intp).max // 16  # elements of an array, of any dtype
 
 
-def _count(op, name, value, least, whole):
-    if type(value) is int and least <= value <= _LARGEST:
+def _count(op, name, value, least, whole, most=_LARGEST):
+    if type(value) is int and least <= value <= most:
         return value
     if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
         raise TypeError(f"{op}: {name} is {whole!r}, it must be made of ints")
@@ -511,8 +512,8 @@ def _count(op, name, value, least, whole):
         n = value.__index__()
     except TypeError:  # an array of more than one element
         raise TypeError(f"{op}: {name} is an array, it must be an int or a tuple of ints") from None
-    if not least <= n <= _LARGEST:
-        raise ValueError(f"{op}: {name} is {whole!r}, it must be at least {least} and at most {_LARGEST}")
+    if not least <= n <= most:
+        raise ValueError(f"{op}: {name} is {whole!r}, it must be at least {least} and at most {most}")
     return n
 
 
@@ -549,9 +550,11 @@ def _padding(op, padding, rank):
 
 def whole_shape(op: str, value, name: str = "shape") -> tuple[int, ...]:
     """The shape of an array."""
-    if isinstance(value, (tuple, list)):
-        return tuple([_count(op, name, n, 0, value) for n in value])
-    return (_count(op, name, value, 0, value),)
+    lengths = value if isinstance(value, (tuple, list)) else (value,)
+    shape = tuple([_count(op, name, n, 0, value, _MOST) for n in lengths])
+    if prod(n for n in shape if n) > _MOST:  # of NumPy's arrays none may have more, even if it is empty
+        raise ValueError(f"{op}: {name} is {value!r}, it must have at most {_MOST} elements")
+    return shape
 
 
 def places(op: str, value, like) -> np.ndarray:

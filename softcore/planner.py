@@ -248,7 +248,7 @@ def plan(op: str, x, axis=-1, *, where=None, scale=1.0, window=None, layout="cha
     Parameters
     ----------
     op : str
-        The name of a public function.
+        The name of a public function, of those in `softcore.reference.OPS`.
     x : array_like
         Stands for every operand of x's shape, layout and dtype.
     axis : int, tuple of ints or None, optional

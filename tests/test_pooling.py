@@ -857,6 +857,8 @@ def test_bad_windows_leave_out_alone(name, options, error, text):
         ([[0, 1]], (6,), ValueError, r"shape is \(6,\), it must have the 2 dimensions of indices"),
         ([[0, 1]], (1, -6), ValueError, r"shape is \(1, -6\), it must be at least 0"),
         ([[0, 1]], (1, 6.0), TypeError, "shape is"),
+        ([[0, 1]], (1, 2**60), ValueError, r"shape is \(1, 1152921504606846976\), it must be at least 0 and at most 576460752303423487"),
+        ([[[0, 1]]], (1, 2**40, 2**40), ValueError, "it must have at most 576460752303423487 elements"),
         ([[[[[0]]]]], (1, 2, 3, 4, 5, 6)[:5], None, ""),
         ([[[[[0]]]]], (2, 1, 3, 4, 5), ValueError, "it must have the batch and channels of indices"),
     ],
@@ -867,7 +869,7 @@ def test_bad_indices_leave_out_alone(name, indices, shape, error, text):
         with pytest.raises(ValueError, match="it must have the batch and channels"):
             getattr(sc, name)(y, indices, shape)
         return
-    out = np.full([abs(int(n)) for n in shape], 7, np.float32)
+    out = np.full([abs(int(n)) % 2**20 for n in shape], 7, np.float32)
     with pytest.raises(error, match=f"^{name}: .*{text}"):
         getattr(sc, name)(y, indices, shape, out=out)
     assert (out == 7).all()
