@@ -65,7 +65,7 @@ def _array(op, name, a):
 
 
 def _of_numbers(op, name, a):
-    if a.dtype.kind == "b":
+    if a.dtype.kind == "b" and isinstance(a, np.ndarray):
         return _zeros_and_ones(a)
     if a.dtype.kind not in "biu" and not is_floating(a.dtype):
         raise TypeError(f"{op}: {name} has dtype {a.dtype}, it must be {_NUMBERS}")
