@@ -249,6 +249,7 @@ FUNCTION void multiply(Patch *x, const __local ACC *a, int row, int step, const 
         FOUR(i) ALONG(j) x->v[i][j] = MAD(CONSTANT(a[i * row]), y[j], x->v[i][j]);
     }
 }
+// `count` is PASSING at most: PoCL 3.0 loses the products of a group of work-items that is not told.
 #ifdef HIDES
 #define MARK CONSTANT(-0.0)
 FUNCTION I is_mark(V p) { return PASTE(as_, PASTE(SIGNED, VEC))(p) == PASTE(as_, PASTE(SIGNED, VEC))(MARK); }
@@ -264,11 +265,11 @@ FUNCTION void multiply_marked(Patch *x, const __local ACC *a, int row, int step,
 }
 #define MULTIPLY(careful, x, a, row, step, b, marks, count)                                                            \
     if (careful)                                                                                                       \
-        multiply_marked(x, a, row, step, b, marks, count);                                                             \
+        multiply_marked(x, a, row, step, b, marks, min(count, PASSING));                                               \
     else                                                                                                               \
-        multiply(x, a, row, step, b, count);
+        multiply(x, a, row, step, b, min(count, PASSING));
 #else
-#define MULTIPLY(careful, x, a, row, step, b, marks, count) multiply(x, a, row, step, b, count);
+#define MULTIPLY(careful, x, a, row, step, b, marks, count) multiply(x, a, row, step, b, min(count, PASSING));
 #endif
 // sums += the transpose of the passing rows times a tile of `count` rows.
 FUNCTION void add_products(__local V *sums, int width, const __local V *rows, const __local V *tile, const __local V *marks, int count,
@@ -441,8 +442,6 @@ KERNEL(attend)(Attention task, const __global IN0 *q, const __global IN1 *k, con
             FOUR(i) ALONG(j) tile[(row + i) * COLS + c + j] = x.v[i][j];
         }
         SYNC
-        const bool odd = pass2(rows, t, s, b, head, start, n, 1, v);
-        SYNC  // only because PoCL 3.1 would lose what was written, where a head has fewer vectors than there are work-items
         FOR_COLUMNS {
             V top = CONSTANT(-INFINITY);
             for (int row = part; row < n; row += PARTS) {
@@ -483,6 +482,9 @@ KERNEL(attend)(Attention task, const __global IN0 *q, const __global IN1 *k, con
             l[c] = MAD(l[c], kept[c], mass);
             m[c] = top;
         }
+        // By itself, and not sooner: where a head has fewer vectors than there are work-items, PoCL 3.1 and 3.0 would lose what was written.
+        SYNC
+        const bool odd = pass2(rows, t, s, b, head, start, n, 1, v);
         SYNC
         FOR_PATCHES(VW) {
             Patch x;
@@ -621,20 +623,23 @@ KERNEL(key_gradients)(GRADIENT_PARAMETERS, __global OUT0 *dk, __global OUT1 *dv 
     turn1(turned_k, t, s, b, head, first, count, 1, k);
     turn2(turned_v, t, s, b, head, first, count, 1, v);
     for (long start = 0; start < rows; start += PASSING) {
-        const int n = min((long)PASSING, rows - start);
-        describe(t, s, b, head, start, n SLOPES_ARGUMENT SAVED);
+        const int all = min((long)PASSING, rows - start);
+        describe(t, s, b, head, start, all SLOPES_ARGUMENT SAVED);
         SYNC
         Hull hull;
-        set_hull(&hull, s, b, n);
-        if (hull.first < first + count && hull.end > first) {
-            const bool hidden = has_hidden(&hull, first, count), odd_q = pass0(rows_q, t, s, b, head, start, n, t->number[0], q);
-            const bool odd_do = pass3(rows_do, t, s, b, head, start, n, 1, go);
-            SYNC
-            slopes_of_tile(t, s, b, first, n, hidden, true, rows_q, turned_k, rows_do, turned_v, weights, tile BIAS_ARGUMENT MASK_ARGUMENT);
-            SYNC
-            add_products(sums_v, VW, rows_do, weights, weights, n, hidden && odd_do);
-            add_products(sums_k, QW, rows_q, tile, weights, n, hidden && odd_q);
-        }
+        set_hull(&hull, s, b, all);
+        // Where none of them attends to these keys there is nothing to do. A group goes through it with no rows: PoCL 3.0 goes astray where
+        // a barrier depends on a condition, though it is the same for all.
+        const bool some = hull.first < first + count && hull.end > first;
+        if (WG == 1 && !some) continue;
+        const int n = some ? all : 0;
+        const bool hidden = has_hidden(&hull, first, count), odd_q = pass0(rows_q, t, s, b, head, start, n, t->number[0], q);
+        const bool odd_do = pass3(rows_do, t, s, b, head, start, n, 1, go);
+        SYNC
+        slopes_of_tile(t, s, b, first, n, hidden, true, rows_q, turned_k, rows_do, turned_v, weights, tile BIAS_ARGUMENT MASK_ARGUMENT);
+        SYNC
+        add_products(sums_v, VW, rows_do, weights, weights, n, hidden && odd_do);
+        add_products(sums_k, QW, rows_q, tile, weights, n, hidden && odd_q);
         SYNC
     }
     SYNC
