@@ -334,7 +334,7 @@ def _program(context, file, options):
         with _lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", cl.CompilerWarning)
             try:
-                program = cl.Program(context, source).build([*options, *_rounding(context.devices[0])])
+                program = cl.Program(context, source).build([*options, *_rounding(context.devices[0]), *_contraction(context.devices[0])])
             except cl.RuntimeError as error:
                 if "unknown target CPU" not in str(error):
                     raise
@@ -344,6 +344,10 @@ def _program(context, file, options):
                 ) from error
         _programs[key] = program
     return program
+
+
+def _contraction(device):
+    return ["-D", "CONTRACTS"] if _PAST.search(device.platform.version) else []
 
 
 def _rounding(device):
@@ -693,7 +697,7 @@ def _joined(dims):
 
 
 _facts_of = {}
-_PAST = re.compile(r"PoCL.*LLVM (\d|1[0-4])\b")  # compilers that hang on functions of 512 bits, on processors that have them
+_PAST = re.compile(r"PoCL.*LLVM (\d|1[0-4])\b")  # compilers that inline no function, and hang on those of 512 bits
 
 
 def _facts(device):

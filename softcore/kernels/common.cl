@@ -68,7 +68,11 @@ typedef ACC R;
 // a b + c. An x86 without fused multiply-add would call a function for each element.
 #if defined(FUSED) && (defined(__FMA__) || !defined(__x86_64__))
 #define HAS_FMA
+#ifdef CONTRACTS  // a compiler that calls a function for fma: softmax of 4096 x 1024 on PoCL 3.0 5.6 to 2.1 ms
+#define MAD(a, b, c) ({ _Pragma("OPENCL FP_CONTRACT ON") (a) * (b) + (c); })
+#else
 #define MAD(a, b, c) fma(a, b, c)
+#endif
 #else
 #define MAD(a, b, c) ((a) * (b) + (c))
 #endif
@@ -608,7 +612,7 @@ FUNCTION V two_sum(V a, V b, V *error) {
 FUNCTION V two_product(V a, V b, V *error) {
     const V p = a * b;
 #ifdef HAS_FMA
-    const V e = fma(a, b, -p);
+    const V e = MAD(a, b, -p);
 #else
     const V split = CONSTANT(SPLITTER);
     const V s = split * a, ah = s - (s - a), al = a - ah, u = split * b, bh = u - (u - b), bl = b - bh;

@@ -14,7 +14,7 @@ FUNCTION V twice_product(V a, V b, V c, V tail) {
 }
 // c + a * b where the two nearly cancel.
 #ifdef HAS_FMA
-#define near_cancel(a, b, c) fma(a, b, c)
+#define near_cancel(a, b, c) MAD(a, b, c)
 #else
 FUNCTION V near_cancel(V a, V b, V c) {
     V error, p = two_product(a, b, &error);
