@@ -347,6 +347,7 @@ def _program(context, file, options):
 
 
 def _contraction(device):
+    # fma is a function there, which is called for each vector; what is contracted has the same bits.
     return ["-D", "CONTRACTS"] if _PAST.search(device.platform.version) else []
 
 
