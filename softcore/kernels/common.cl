@@ -68,7 +68,8 @@ typedef ACC R;
 // a b + c. An x86 without fused multiply-add would call a function for each element.
 #if defined(FUSED) && (defined(__FMA__) || !defined(__x86_64__))
 #define HAS_FMA
-// A compiler that calls a function for fma: softmax of 4096 x 1024 on PoCL 3.0 5.6 to 2.1 ms. It goes astray in attention in groups of 256.
+// A compiler that calls a function for fma: softmax of 4096 x 1024 on PoCL 3.0 5.6 to 2.1 ms. Of one work-item a
+// group, as on its CPUs.
 #if defined(CONTRACTS) && WG == 1
 #define MAD(a, b, c) ({ _Pragma("OPENCL FP_CONTRACT ON") (a) * (b) + (c); })
 #else
