@@ -240,23 +240,24 @@ DEFINE_RESULT(1, OUT1)
     for (int patch = LANE, row = 0, c = 0; patch < (rows) / 4 * (COLS / VECTORS); patch += WG)                         \
         if ((row = patch % ((rows) / 4) * 4) >= 0 && (c = patch / ((rows) / 4) * VECTORS) >= 0)
 typedef struct { V v[4][VECTORS]; } Patch;
-// The sum over k of a[i row + k step] b[k][j].
-FUNCTION void multiply(Patch *x, const __local ACC *a, int row, int step, const __local V *b, int count) {
+// The sum over k of a[i row + k step] b[k][j]: `count` of them. The compiler is told that these are `most` at most, since without that PoCL 3.0
+// loses the products of a group of work-items.
+FUNCTION void multiply(Patch *x, const __local ACC *a, int row, int step, const __local V *b, int count, int most) {
     FOUR(i) ALONG(j) x->v[i][j] = ZERO;
-    for (int k = 0; k < count; k++, a += step, b += COLS) {
+    for (int k = 0; k < min(count, most); k++, a += step, b += COLS) {
         V y[VECTORS];
         ALONG(j) y[j] = b[j];
         FOUR(i) ALONG(j) x->v[i][j] = MAD(CONSTANT(a[i * row]), y[j], x->v[i][j]);
     }
 }
-// `count` is PASSING at most: PoCL 3.0 loses the products of a group of work-items that is not told.
 #ifdef HIDES
 #define MARK CONSTANT(-0.0)
 FUNCTION I is_mark(V p) { return PASTE(as_, PASTE(SIGNED, VEC))(p) == PASTE(as_, PASTE(SIGNED, VEC))(MARK); }
 // The same where marks[k][j] is no mark.
-FUNCTION void multiply_marked(Patch *x, const __local ACC *a, int row, int step, const __local V *b, const __local V *marks, int count) {
+FUNCTION void multiply_marked(Patch *x, const __local ACC *a, int row, int step, const __local V *b, const __local V *marks, int count,
+                              int most) {
     FOUR(i) ALONG(j) x->v[i][j] = ZERO;
-    for (int k = 0; k < count; k++, a += step, b += COLS, marks += COLS)
+    for (int k = 0; k < min(count, most); k++, a += step, b += COLS, marks += COLS)
         ALONG(j) {
             const V y = b[j];
             const I hidden = is_mark(marks[j]);
@@ -265,11 +266,11 @@ FUNCTION void multiply_marked(Patch *x, const __local ACC *a, int row, int step,
 }
 #define MULTIPLY(careful, x, a, row, step, b, marks, count)                                                            \
     if (careful)                                                                                                       \
-        multiply_marked(x, a, row, step, b, marks, min(count, PASSING));                                               \
+        multiply_marked(x, a, row, step, b, marks, count, PASSING);                                                    \
     else                                                                                                               \
-        multiply(x, a, row, step, b, min(count, PASSING));
+        multiply(x, a, row, step, b, count, PASSING);
 #else
-#define MULTIPLY(careful, x, a, row, step, b, marks, count) multiply(x, a, row, step, b, min(count, PASSING));
+#define MULTIPLY(careful, x, a, row, step, b, marks, count) multiply(x, a, row, step, b, count, PASSING);
 #endif
 // sums += the transpose of the passing rows times a tile of `count` rows.
 FUNCTION void add_products(__local V *sums, int width, const __local V *rows, const __local V *tile, const __local V *marks, int count,
@@ -438,7 +439,7 @@ KERNEL(attend)(Attention task, const __global IN0 *q, const __global IN1 *k, con
         SYNC
         FOR_PATCHES(PASSING) {
             Patch x;
-            multiply(&x, (const __local ACC *)rows + row * QW, QW, 1, turned + c, t->d);
+            multiply(&x, (const __local ACC *)rows + row * QW, QW, 1, turned + c, t->d, QW);
             FOUR(i) ALONG(j) tile[(row + i) * COLS + c + j] = x.v[i][j];
         }
         SYNC
@@ -541,9 +542,9 @@ FUNCTION void slopes_of_tile(const Attention *t, const Sequence *s, const __loca
     FOR_PATCHES(PASSING) {
         if (row >= n) continue;
         Patch x;
-        multiply(&x, (const __local ACC *)scores + row * QW, QW, 1, by_scores + c, t->d);
+        multiply(&x, (const __local ACC *)scores + row * QW, QW, 1, by_scores + c, t->d, QW);
         Patch y;
-        multiply(&y, (const __local ACC *)products + row * VW, VW, 1, by_products + c, t->dv);
+        multiply(&y, (const __local ACC *)products + row * VW, VW, 1, by_products + c, t->dv, VW);
         const int top = row, left = c;
         FOUR(i) ALONG(j) {
             const int row = top + i, c = left + j;
