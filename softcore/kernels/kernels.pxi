@@ -441,7 +441,7 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
     return None
 
 def run(str op, dtype, tuple inputs, tuple outputs, int nouter, mask=None, double scale=1.0, int option=0, bint dry=False):
-    """Run one op over arranged views: see ``check.py`` for what it guarantees and ``task.pxi`` for what follows."""
+    """Run one op over arranged views: see ``softcore/check`` for what it guarantees and ``task.pxi`` for what follows."""
     cdef Task t
     cdef int code = code_of(dtype), which = NAMES[op], d, nd
     cdef cnp.ndarray x
