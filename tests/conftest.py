@@ -3,6 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.register_assert_rewrite("pooling_calls")  # which asserts: its errors show the values, as those of test files do
+
 
 @pytest.fixture(autouse=True)
 def outside_the_source(monkeypatch):
