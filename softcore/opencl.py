@@ -584,7 +584,8 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         "LOOSE": facts.cpu,
         "KEEP": op == "softmax" and columns and outputs[0].dtype == accumulator,
     }
-    if op == "softmax" and facts.cpu and not columns and not in_parts:
+    keeps = op == "softmax" or (op == "cross_entropy" and "GRADIENT=1" in names)
+    if keeps and facts.cpu and not columns and n <= planner.PART:
         kept = planner.opencl_kept(n, accumulator.itemsize, facts)
         options |= {"KEPT": kept // tile.vec} if kept else {}
     if _has_optional(op, inputs):

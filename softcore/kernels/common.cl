@@ -44,6 +44,7 @@ typedef PASTE(SIGNED, VEC) I;  // as integers, and the truth about each
 #else
 #define FUNCTION static inline
 #endif
+#define RARE static __attribute__((noinline))  // what is seldom called keeps its constants out of the registers of others
 #define KERNEL(name) __kernel void softcore_##name  // max and step are functions of OpenCL C
 #define CONSTANT(c) ((V)((ACC)(c)))
 #if WG * ROWS == 1 && !defined(COLUMNS) && !defined(PART) && \
@@ -163,15 +164,22 @@ FUNCTION long place(const Task *t, int i, long j) {
 #define BEGIN 0
 #define STATES_PARAMETER
 #endif
-// For element-wise functions: hands a work-group CHUNK elements of a row at a time; `j` is where a vector starts, `n` where the chunk
-// or the row ends.
-#define FOR_UNITS                                                                                                      \
+// For element-wise functions: a work-group takes CHUNK elements of a row at a time. `j` is where a vector starts, `n` where the chunk or
+// the row ends; for a whole vector so large that every test for the end goes away.
+#define OVER_UNITS(...)                                                                                                \
     const Task *t = &task;                                                                                             \
     const long chunks = (t->n + CHUNK - 1) / CHUNK, units = t->rows * chunks, groups = get_num_groups(1);              \
     long at[ARGS];                                                                                                     \
     for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
-        if (enter(t, u / chunks, at))                                                                                  \
-            for (long n = min(t->n, (u % chunks + 1) * CHUNK), j = u % chunks * CHUNK + LANE * VEC; j < n; j += STEP)
+        if (enter(t, u / chunks, at)) {                                                                                \
+            const long last = min(t->n, (u % chunks + 1) * CHUNK);                                                     \
+            long j = u % chunks * CHUNK + LANE * VEC;                                                                  \
+            _Pragma("unroll 2") for (; WHOLE(last, j); j += STEP) {                                                    \
+                const long n = LONG_MAX;                                                                               \
+                __VA_ARGS__                                                                                            \
+            }                                                                                                          \
+            for (const long n = last; j < n; j += STEP) { __VA_ARGS__ }                                                \
+        }
 
 #define LANE ((long)get_local_id(0))
 // Over the vectors of a tile, which are to stay in registers.
@@ -415,7 +423,7 @@ DEFINE_OUTPUT(1, OUT1, WRITE1)
 DEFINE_OUTPUT(2, OUT2, WRITE2)
 #endif
 
-// Output 0 past the cache, if results are `streaming`: then nothing is read because it will be written, nor loses its place to it. That
+// Results past the cache, if they are `streaming`: then nothing is read because it will be written, nor loses its place to it. That
 // takes vectors that begin where a line does, or half of one: `streams` asks it of a row.
 #ifdef COLUMNS
 #define NEXT_VECTOR 1  // from one of a row to the next, in elements
@@ -432,18 +440,30 @@ DEFINE_OUTPUT(2, OUT2, WRITE2)
 #define CAN_STREAM
 #endif
 #endif
+// `bring` sends where `streams` says so, for what asks it of each vector. What writes two or three results at once gains nothing by it.
 #ifdef CAN_STREAM
-FUNCTION bool streams(const Task *t, const __global OUT0 *row) {
-    const size_t apart = AT(t, INPUTS, NEXT_VECTOR) * sizeof(ACC);
-    return PASTE(STREAMS_, WRITE0) && t->streaming && ((size_t)row | apart) % sizeof(V) == 0;
-}
-FUNCTION void send0(const Task *t, __global OUT0 *row, long j, long n, V v, bool past) {
-    if (past && WHOLE(n, j)) __builtin_nontemporal_store(v, (__global V *)(row + AT(t, INPUTS, j)));
-    else put0(t, row, j, n, v);
-}
+#define DEFINE_SEND(k)                                                                                                 \
+    FUNCTION bool streams##k(const Task *t, const __global OUT##k *row) {                                              \
+        const size_t apart = AT(t, INPUTS + k, NEXT_VECTOR) * sizeof(ACC);                                             \
+        return PASTE(STREAMS_, WRITE##k) && t->streaming && ((size_t)row | apart) % sizeof(V) == 0;                    \
+    }                                                                                                                  \
+    FUNCTION void send##k(const Task *t, __global OUT##k *row, long j, long n, V v, bool past) {                       \
+        if (past && WHOLE(n, j)) __builtin_nontemporal_store(v, (__global V *)(row + AT(t, INPUTS + k, j)));           \
+        else put##k(t, row, j, n, v);                                                                                  \
+    }
 #else
-#define streams(t, row) false
-#define send0(t, row, j, n, v, past) put0(t, row, j, n, v)
+#define DEFINE_SEND(k)                                                                                                 \
+    FUNCTION bool streams##k(const Task *t, const __global OUT##k *row) { return false; }                              \
+    FUNCTION void send##k(const Task *t, __global OUT##k *row, long j, long n, V v, bool past) { put##k(t, row, j, n, v); }
+#endif
+#define DEFINE_BRING(k)                                                                                                \
+    DEFINE_SEND(k)                                                                                                     \
+    FUNCTION void bring##k(const Task *t, __global OUT##k *row, long j, long n, V v) { send##k(t, row, j, n, v, streams##k(t, row)); }
+#if OUTPUTS > 0
+DEFINE_BRING(0)
+#endif
+#if OUTPUTS > 1
+DEFINE_BRING(1)
 #endif
 
 // Output k of a row, or of each row.

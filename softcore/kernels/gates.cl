@@ -4,7 +4,10 @@
 
 // What decays with exp(-u) is kept 2^HEADROOM larger where it is far out, so that it has all its bits until the last
 // multiplication, by `tail`: 2^-HEADROOM there and 1 elsewhere.
-FUNCTION V magnitude(V a) { return a < ZERO ? -a : a; }
+FUNCTION V magnitude(V a) {
+    const I all_but_sign = ~PASTE(as_, PASTE(SIGNED, VEC))(CONSTANT(-0.0));
+    return PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(a) & all_but_sign);
+}
 FUNCTION V times_tail(V a, V b, V tail) { return magnitude(a) > ONE ? (a * tail) * b : (a * b) * tail; }
 // 2 a b c * tail, for c of at most 1: the larger of a and b meets c, which cannot overflow; if that vanishes, so does the rest.
 FUNCTION V twice_product(V a, V b, V c, V tail) {
@@ -59,25 +62,43 @@ FUNCTION Shares shares(V u) { return shares_of(decay_in_two(-u, ZERO)); }
 #endif
 FUNCTION I is_settled(V r) { return (r >= CONSTANT(ROUNDS_TO_1)) | (r <= CONSTANT(ROUNDS_TO_0)); }
 
+// What is neither far open nor far closed takes a plain way, by exp(-|r|), unless a product on it would overflow or vanish, and the rest a
+// careful one. They are told apart element by element, so that no result depends on its neighbours.
+#ifdef DOUBLE
+#define PLAIN_LEAST 0x1p-964
+#else
+#define PLAIN_LEAST 0x1p-97f
+#endif
+#define PLAIN_MOST (LARGEST / 8)
+// Whether some lane is true. OpenCL's `any` is a function that PoCL 3.0 calls, and every register with a constant is saved around it.
+FUNCTION bool some(I is) { return largest_lane(is ? ONE : ZERO) > 0; }
+
 #ifdef OP_gate
 
 // The result lies between the branches, and a rounding must not carry it beyond the largest number.
-FUNCTION V gate_of(V x, V y, V r) {
+RARE V careful_gate(V x, V y, V r) {
     const I low = r < ZERO;
     const Shares s = shares(magnitude(r));
     const V chosen = low ? y : x, other = low ? x : y, f = MAD(chosen, s.major, (other * s.minor) * s.tail);
     const V high = chosen > other ? chosen : other, least = chosen > other ? other : chosen;
     return is_settled(r) ? chosen : f > high ? high : f < least ? least : f;
 }
+FUNCTION V gate_of(V x, V y, V r) {
+    const I low = r < ZERO;
+    const V u = magnitude(r), z = exp_offset(-u, CONSTANT(MAGIC + BIAS)), sum = MAD(low ? x : y, z, low ? y : x), f = sum / (z + ONE);
+    const I odd = (u >= CONSTANT(ROUNDS_TO_1)) | (magnitude(sum) >= CONSTANT(PLAIN_MOST));
+    if (!some(odd)) return f;
+    return odd ? careful_gate(x, y, r) : f;
+}
 KERNEL(gate)(Task task, const __global IN0 *x, const __global IN1 *y, const __global IN2 *r, __global OUT0 *f) {
-    FOR_UNITS put0(t, f + at[3], j, n, gate_of(take0(t, x + at[0], j, n, 0), take1(t, y + at[1], j, n, 0), take2(t, r + at[2], j, n, 0)));
+    OVER_UNITS(bring0(t, f + at[3], j, n, gate_of(take0(t, x + at[0], j, n, 0), take1(t, y + at[1], j, n, 0), take2(t, r + at[2], j, n, 0)));)
 }
 
 #endif
 #if defined(OP_gate_backward) || defined(OP_gate_backward_sum)
 
 // The gradients of x, y and r. A difference of huge numbers is halved, and the product is not doubled then.
-FUNCTION void gate_gradients(V df, V x, V y, V r, V *d) {
+RARE void careful_gradients(V df, V x, V y, V r, V *d) {
     const I low = r < ZERO, settled = is_settled(r);
     const I huge = (magnitude(x) > CONSTANT(LARGEST / 4)) | (magnitude(y) > CONSTANT(LARGEST / 4));
     const Shares s = shares(magnitude(r));
@@ -88,36 +109,50 @@ FUNCTION void gate_gradients(V df, V x, V y, V r, V *d) {
     d[1] = low ? chosen : other;
     d[2] = settled ? ZERO : slope;
 }
+FUNCTION void gate_gradients(V df, V x, V y, V r, V *d) {
+    const I low = r < ZERO;
+    const V u = magnitude(r), z = exp_offset(-u, CONSTANT(MAGIC + BIAS)), sum = z + ONE, w = ONE / sum;
+    const V major = MAD(w, MAD((sum - ONE) - z, w, near_cancel(-sum, w, ONE)), w), minor = z * major;
+    const V chosen = df * major, other = df * minor, across = x - y;
+    d[0] = low ? other : chosen;
+    d[1] = low ? chosen : other;
+    d[2] = (chosen * minor) * across;
+    const I lost = (magnitude(df) < CONSTANT(PLAIN_LEAST)) & (df != ZERO);
+    const I odd = (u >= CONSTANT(ROUNDS_TO_1)) | lost | (magnitude(df * across) >= CONSTANT(PLAIN_MOST));
+    if (!some(odd)) return;
+    V careful[3];
+    careful_gradients(df, x, y, r, careful);
+    for (int i = 0; i < 3; i++) d[i] = odd ? careful[i] : d[i];
+}
 #define GRADIENTS(j, n, d) gate_gradients(take0(t, df, j, n, 0), take1(t, x, j, n, 0), take2(t, y, j, n, 0), take3(t, r, j, n, 0), d)
 
 #endif
 #ifdef OP_gate_backward
 
 // OPTION has a bit for each gradient that is wanted: those of x, y and r, in this order.
-KERNEL(gate_backward)(Task task, const __global IN0 *df_, const __global IN1 *x_, const __global IN2 *y_, const __global IN3 *r_,
-       __global OUT0 *d0
 #if OUTPUTS > 1
-                      , __global OUT1 *d1
+#define SECOND_PARAMETER , __global OUT1 *d1
+#define PUT_SECOND put1(t, d1 + at[5], j, n, (OPTION & 3) == 3 ? d[1] : d[2]);
+#else
+#define SECOND_PARAMETER
+#define PUT_SECOND
 #endif
 #if OUTPUTS > 2
-                      , __global OUT2 *d2
+#define THIRD_PARAMETER , __global OUT2 *d2
+#define PUT_THIRD put2(t, d2 + at[6], j, n, d[2]);
+#else
+#define THIRD_PARAMETER
+#define PUT_THIRD
 #endif
-                      ) {
-    FOR_UNITS {
-        const __global IN0 *df = df_ + at[0];
-        const __global IN1 *x = x_ + at[1];
-        const __global IN2 *y = y_ + at[2];
-        const __global IN3 *r = r_ + at[3];
+KERNEL(gate_backward)(Task task, const __global IN0 *df, const __global IN1 *x, const __global IN2 *y, const __global IN3 *r,
+                      __global OUT0 *d0 SECOND_PARAMETER THIRD_PARAMETER) {
+    OVER_UNITS({
         V d[3];
-        GRADIENTS(j, n, d);
+        gate_gradients(take0(t, df + at[0], j, n, 0), take1(t, x + at[1], j, n, 0), take2(t, y + at[2], j, n, 0), take3(t, r + at[3], j, n, 0), d);
         put0(t, d0 + at[4], j, n, OPTION & 1 ? d[0] : OPTION & 2 ? d[1] : d[2]);
-#if OUTPUTS > 1
-        put1(t, d1 + at[5], j, n, (OPTION & 3) == 3 ? d[1] : d[2]);
-#endif
-#if OUTPUTS > 2
-        put2(t, d2 + at[6], j, n, d[2]);
-#endif
-    }
+        PUT_SECOND
+        PUT_THIRD
+    })
 }
 
 #endif
@@ -272,7 +307,7 @@ FUNCTION V glu_of(V a, V b) {
 #ifdef OP_glu
 
 KERNEL(glu)(Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y) {
-    FOR_UNITS put0(t, y + at[2], j, n, glu_of(take0(t, a + at[0], j, n, 0), take1(t, b + at[1], j, n, 0)));
+    OVER_UNITS(bring0(t, y + at[2], j, n, glu_of(take0(t, a + at[0], j, n, 0), take1(t, b + at[1], j, n, 0)));)
 }
 
 #endif
@@ -306,12 +341,12 @@ FUNCTION Tailed half_slope_of(V b) {
 }
 KERNEL(glu_backward)(Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da,
        __global OUT1 *db) {
-    FOR_UNITS {
+    OVER_UNITS({
         const V g = take0(t, dy + at[0], j, n, 0), u = take1(t, a + at[1], j, n, 0), v = take2(t, b + at[2], j, n, 0);
         const Tailed f = half_slope_of(v);
         put0(t, da + at[3], j, n, glu_of(g, v));
         put1(t, db + at[4], j, n, twice_product(g, u, f.value, f.tail));
-    }
+    })
 }
 
 #endif

@@ -30,7 +30,7 @@
 #define VALUE_PARAMETER , __global OUT0 *loss
 #ifdef GRADIENT
 #define GRADIENT_PARAMETER , __global OUT1 *dx
-#define put_gradient put1
+#define bring_gradient bring1
 #define set_gradient set1
 #define GRADIENT_TYPE OUT1
 #define GRADIENT_AT (INPUTS + 1)
@@ -40,7 +40,7 @@
 #else
 #define VALUE_PARAMETER
 #define GRADIENT_PARAMETER , __global OUT0 *dx
-#define put_gradient put0
+#define bring_gradient bring0
 #define set_gradient set0
 #define GRADIENT_TYPE OUT0
 #define GRADIENT_AT INPUTS
@@ -92,11 +92,15 @@ FUNCTION void weigh_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAME
 }
 #ifdef GRADIENT
 typedef struct { Frame frame; ACC inverse, amount, c, taken; long label; } GradientRow;
-FUNCTION void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAMETER WEIGHT_PARAMETER, __global GRADIENT_TYPE *dx,
-                            long j, long n, const GradientRow *g) {
+FUNCTION void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PARAMETER WEIGHT_PARAMETER REST_PARAMETER,
+                            __global GRADIENT_TYPE *dx, long j, long n, const GradientRow *g) {
     V e[4];
+#ifdef KEPT
+    take_kept(kept, j, n, e);
+#else
     FOUR(k) e[k] = take0(t, x, j + k * STEP, n, 0);
     exps_in_frame(t, e, &g->frame);
+#endif
     FOUR(k) {
         const long i = j + k * STEP;
         V d = e[k] * CONSTANT(g->inverse) * CONSTANT(g->amount);
@@ -104,7 +108,7 @@ FUNCTION void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PAR
         d = d - CONSTANT(g->c) * shares_of(t TARGET_ARGUMENT WEIGHT_ARGUMENT, i, n);
 #endif
         if (g->label >= i && g->label < i + VEC) ((ACC *)&d)[g->label - i] -= g->taken;
-        put_gradient(t, dx, i, n, g->c == 0 && g->amount == 0 && g->taken == 0 ? ZERO : d);
+        bring_gradient(t, dx, i, n, g->c == 0 && g->amount == 0 && g->taken == 0 ? ZERO : d);
     }
 }
 #endif
@@ -115,7 +119,7 @@ FUNCTION void gradient_tile(const Task *t, const __global IN0 *x TARGET_TILE_PAR
 #define MEANWHILE                                                                                                      \
     FOUR(k) {                                                                                                          \
         SOON(x + at[0] + n + j + k * STEP);                                                                            \
-        SOON_WRITTEN(dx + at[GRADIENT_AT] + j + k * STEP);                                                             \
+        if (!t->streaming) SOON_WRITTEN(dx + at[GRADIENT_AT] + j + k * STEP);                                          \
     }
 #else
 #define MEANWHILE FOUR(k) SOON(x + at[0] + n + j + k * STEP);
@@ -126,6 +130,9 @@ KERNEL(cross_entropy)(Task task, const __global IN0 *x,
     const Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(Sum, sums)
+#ifdef KEPT
+    __local V exponentials[KEPT];
+#endif
     FOR_ROWS {
 #ifdef SOFT
         const bool kept = true;
@@ -177,7 +184,7 @@ KERNEL(cross_entropy)(Task task, const __global IN0 *x,
         }
         const ACC inverse = 1 / (count * of_row(e) + total(l));
         const GradientRow g = {f, inverse, kept ? c * p + (m - m) : 0, kept ? c : 0, kept ? c * h : 0, label};
-        OVER_TILES(gradient_tile(t, x + at[0] TARGET_ROW WEIGHT_ROW, dx + at[GRADIENT_AT], j, end, &g))
+        OVER_TILES(gradient_tile(t, x + at[0] TARGET_ROW WEIGHT_ROW REST_ARGUMENT, dx + at[GRADIENT_AT], j, end, &g))
 #endif
     }
 }
@@ -241,7 +248,7 @@ KERNEL(binary_cross_entropy)(Task task, const __global IN0 *x,
 #ifdef GRADIENT
             const V small = z / (ONE + z * CONSTANT(1 / UNIT)) * CONSTANT(1 / UNIT), large = ONE / (ONE + z * CONSTANT(1 / UNIT));
             const V d = down * (v < ZERO ? small : large) - up * (v < ZERO ? large : small);
-            put_gradient(t, dx + at[GRADIENT_AT], j, n, DLOSS(CONSTANT(FACTOR)) * d);
+            bring_gradient(t, dx + at[GRADIENT_AT], j, n, DLOSS(CONSTANT(FACTOR)) * d);
 #endif
         }
 #ifdef SUMS

@@ -4,17 +4,11 @@
 #define B(j) take1(t, b + at[1], j, n, 0)
 #define DEFINE_UNARY(name, expression)                                                                                 \
     __kernel void softcore_##name(Task task, const __global IN0 *a, __global OUT0 *y) {                                \
-        FOR_UNITS {                                                                                                    \
-            const V x = A(j);                                                                                          \
-            put0(t, y + at[1], j, n, expression);                                                                      \
-        }                                                                                                              \
+        OVER_UNITS(const V x = A(j); bring0(t, y + at[1], j, n, expression);)                                          \
     }
 #define DEFINE_BINARY(name, expression)                                                                                \
     __kernel void softcore_##name(Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y) {         \
-        FOR_UNITS {                                                                                                    \
-            const V u = A(j), v = B(j);                                                                                \
-            put0(t, y + at[2], j, n, expression);                                                                      \
-        }                                                                                                              \
+        OVER_UNITS(const V u = A(j), v = B(j); bring0(t, y + at[2], j, n, expression);)                                \
     }
 
 // x in y's dtype: of floating dtypes rounded to the nearest.
@@ -90,19 +84,20 @@ FUNCTION V gradient(int i, V dy, V a, V b) { return i == 0 ? share_of_a(dy, a, b
 #ifdef OP_maximum_backward
 
 // OPTION says which gradients are wanted: bit 0 that of a, bit 1 that of b.
-KERNEL(maximum_backward)(Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da
 #if OUTPUTS > 1
-                               , __global OUT1 *db
+#define SECOND_PARAMETER , __global OUT1 *db
+#define PUT_SECOND put1(t, db + at[4], j, n, gradient(1, g, u, v));
+#else
+#define SECOND_PARAMETER
+#define PUT_SECOND
 #endif
-                               ) {
-    FOR_UNITS {
+KERNEL(maximum_backward)(Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da SECOND_PARAMETER) {
+    OVER_UNITS({
         const V g = take0(t, dy + at[0], j, n, 0), u = take1(t, a + at[1], j, n, 0), v = take2(t, b + at[2], j, n, 0);
         const V first = gradient(OPTION & 1 ? 0 : 1, g, u, v);
-#if OUTPUTS > 1
-        put1(t, db + at[4], j, n, gradient(1, g, u, v));
-#endif
+        PUT_SECOND
         put0(t, da + at[3], j, n, first);
-    }
+    })
 }
 
 #endif

@@ -174,7 +174,7 @@ KERNEL(hardmax)(Task task, const __global IN0 *x, __global OUT0 *y) {
     FOR_ROWS {
         MAX_OF_ROW(m)
         FIND_IN_ROW(i, 0)
-        for (long j = LANE * VEC; j < n; j += STEP) put0(t, y + at[1], j, n, one_at(j, i, 1));
+        for (long j = LANE * VEC; j < n; j += STEP) bring0(t, y + at[1], j, n, one_at(j, i, 1));
     }
 }
 
@@ -189,7 +189,7 @@ KERNEL(is_max)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER
         MAX_OF_ROW(m)
         for (long j = LANE * VEC; j < n; j += STEP) {
             const V v = take0(t, x + at[0], j, n, 0);
-            put0(t, y + at[1], j, n, v == CONSTANT(m) ? CONSTANT(1) : CONSTANT(0));
+            bring0(t, y + at[1], j, n, v == CONSTANT(m) ? CONSTANT(1) : CONSTANT(0));
         }
     }
 }
@@ -203,7 +203,7 @@ KERNEL(is_max)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER
 #define ALL 3
 
 FUNCTION void share_tile(const Task *t, Pointer x, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC m, ACC dy) {
-    FOUR(k) put0(t, dx, j + k * STEP, n, HITS(j + k * STEP) ? CONSTANT(dy) : CONSTANT(0));
+    FOUR(k) bring0(t, dx, j + k * STEP, n, HITS(j + k * STEP) ? CONSTANT(dy) : CONSTANT(0));
 }
 FUNCTION void count_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, ACC m, I *count) {
     FOUR(k) *count = *count - HITS(j + k * STEP);
@@ -224,16 +224,16 @@ KERNEL(max_backward)(Task task, const __global IN0 *dy, const __global IN1 *x,
         for (long j = LANE * VEC; j < n; j += STEP) {
             const V v = one_at(j, i, g);
 #ifdef MASKED
-            put0(t, dx + at[3], j, n, mask_of(t, mask + at[MASK], j, n) ? v : CONSTANT(0));
+            bring0(t, dx + at[3], j, n, mask_of(t, mask + at[MASK], j, n) ? v : CONSTANT(0));
 #else
-            put0(t, dx + at[3], j, n, v);
+            bring0(t, dx + at[3], j, n, v);
 #endif
         }
 #else
         MAX_OF_ROW(m)
 #if OPTION == FIRST || OPTION == LAST
         FIND_IN_ROW(i, OPTION == LAST)
-        for (long j = LANE * VEC; j < n; j += STEP) put0(t, dx + at[2], j, n, one_at(j, i, g));
+        for (long j = LANE * VEC; j < n; j += STEP) bring0(t, dx + at[2], j, n, one_at(j, i, g));
 #else
 #if OPTION == SPLIT
         I counts = (I)(0);

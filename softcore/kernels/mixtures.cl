@@ -43,15 +43,13 @@ KERNEL(sum)
 #endif
 #ifdef OP_product
 
-KERNEL(product)(Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y MASK_PARAMETER) {
-    FOR_UNITS {
-        const V v = take0(t, a + at[0], j, n, 0) * take1(t, b + at[1], j, n, 0);
 #ifdef MASKED
-        put0(t, y + at[2], j, n, mask_of(t, mask + at[MASK], j, n) ? v : ZERO);
+#define SHOWN(v) (mask_of(t, mask + at[MASK], j, n) ? (v) : ZERO)
 #else
-        put0(t, y + at[2], j, n, v);
+#define SHOWN(v) (v)
 #endif
-    }
+KERNEL(product)(Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y MASK_PARAMETER) {
+    OVER_UNITS(bring0(t, y + at[2], j, n, SHOWN(take0(t, a + at[0], j, n, 0) * take1(t, b + at[1], j, n, 0)));)
 }
 
 #endif

@@ -81,6 +81,16 @@ FUNCTION void exps_in_frame(const Task *t, V *e, const Frame *f) {
 }
 #endif
 
+#ifdef KEPT
+// A tile of exponentials, to wait in local memory for their sum, and back.
+FUNCTION void keep(__local ACC *kept, long j, long n, const V *e) {
+    FOUR(k) if (j + k * STEP < n) *(__local V *)(kept + j + k * STEP) = e[k];
+}
+FUNCTION void take_kept(const __local ACC *kept, long j, long n, V *e) {
+    FOUR(k) e[k] = j + k * STEP < n ? *(const __local V *)(kept + j + k * STEP) : ZERO;
+}
+#endif
+
 // ---------------------------------------------------------------- the state of a row
 
 #if defined(OP_log_softmax) || (defined(OP_logsumexp) && !defined(WEIGHTED)) || defined(OP_cross_entropy) ||           \
@@ -88,13 +98,24 @@ FUNCTION void exps_in_frame(const Task *t, V *e, const Frame *f) {
 
 // m, the frame f of it, the count of the elements that equal it, and the sum l of the others, in that frame: what is small beside 1 is
 // kept. Fewer maxima than a float can count are counted exactly, and of others nothing small is kept.
-FUNCTION void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V m, const Frame *f, V *high, V *low,
-                        V *equal) {
+// For a gradient the exponentials are kept.
+#if defined(KEPT) && defined(OP_cross_entropy)
+#define REST_PARAMETER , __local ACC *kept
+#define REST_ARGUMENT , (__local ACC *)exponentials
+#else
+#define REST_PARAMETER
+#define REST_ARGUMENT
+#endif
+FUNCTION void rest_tile(const Task *t, const __global IN0 *x MASK_PARAMETER REST_PARAMETER, long j, long n, V m, const Frame *f, V *high,
+                        V *low, V *equal) {
     V e[4];
     I top[4];
     FOUR(k) e[k] = X(j + k * STEP);
     FOUR(k) top[k] = e[k] == m;
     exps_in_frame(t, e, f);
+#if defined(KEPT) && defined(OP_cross_entropy)
+    keep(kept, j, n, e);
+#endif
     FOUR(k) {
         *equal = *equal + (top[k] ? ONE : ZERO);
         e[k] = top[k] ? ZERO : e[k];
@@ -131,7 +152,7 @@ FUNCTION V exp_of_maximum(const Task *t, V m, const Frame *f, V *lost) {
     const Frame f = frame_of(t, m);                                                                                    \
     ACCUMULATORS(high, low)                                                                                            \
     V equal = ZERO;                                                                                                    \
-    OVER_TILES({ MEANWHILE rest_tile(t, x + at[0] MASK_ROW, j, end, SPLAT(m), &f, high + chain, low + chain, &equal); })\
+    OVER_TILES({ MEANWHILE rest_tile(t, x + at[0] MASK_ROW REST_ARGUMENT, j, end, SPLAT(m), &f, high + chain, low + chain, &equal); })\
     Sum l = sum_lanes(high, low);                                                                                      \
     OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))                                                              \
     R count = count_of(equal);                                                                                         \
@@ -235,7 +256,7 @@ FUNCTION void top_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long
     for (int w = 0; w < count; w++) f[w] = frame_of(t, m[w]);
 #define CHAIN_OF(w) ((w) * VEC + chain)
 #define WRITE_SLAB(call)                                                                                               \
-    const bool past = streams(t, y + at[1]);                                                                           \
+    const bool past = streams0(t, y + at[1]);                                                                           \
     OVER_SLAB(n, {                                                                                                     \
         if (!past) FOUR(k) SOON_WRITTEN(Y_OF(w) + AT(t, 1, soon(tile, chain) + k * STEP));                             \
         call;                                                                                                          \
@@ -286,7 +307,7 @@ typedef struct { V top[VEC], high[VEC], low[VEC], equal[VEC]; } Found;
         V high = ZERO, low = ZERO, equal = ZERO;                                                                       \
         const V m = OF_ROW(now->m, r), a = OF_ROW(done->a, r), b = OF_ROW(done->b, r);                                 \
         const Frame f = frame_of_row(now, r), g = frame_of_row(done, r);                                               \
-        const bool past = write && WRITES && streams(t, y + to[1]);                                                    \
+        const bool past = write && WRITES && streams0(t, y + to[1]);                                                    \
         OVER_TILES({                                                                                                   \
             V e[4];                                                                                                    \
             if (meet) max_tile(t, x + from[0] MASK_AT(from), j, end, top);                                             \
@@ -383,11 +404,8 @@ FUNCTION void keep_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, __l
     V e[4];
     FOUR(k) e[k] = X(j + k * STEP);
     exps_in_frame(t, e, f);
-    FOUR(k) if (j + k * STEP < n) *(__local V *)(kept + j + k * STEP) = e[k];
+    keep(kept, j, n, e);
     add_tile(high, low, e);
-}
-FUNCTION void take_kept(const __local ACC *kept, long j, long n, V *e) {
-    FOUR(k) e[k] = j + k * STEP < n ? *(const __local V *)(kept + j + k * STEP) : ZERO;
 }
 #endif
 FUNCTION void put_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, const V *e, V inverse, V inverse_low, bool past) {
@@ -535,7 +553,7 @@ FUNCTION void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 
 #ifdef SCALED
         v = CONSTANT(t->number[3]) * v;
 #endif
-        put0(t, dx, i, n, HIDE(v, i, 0));
+        bring0(t, dx, i, n, HIDE(v, i, 0));
     }
 }
 KERNEL(softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER STATES_PARAMETER) {
@@ -682,7 +700,7 @@ FUNCTION void log_dx_tile(const Task *t, const __global IN0 *dy, const __global 
 #ifdef SCALED
         v = CONSTANT(t->number[3]) * v;
 #endif
-        put0(t, dx, j + k * STEP, n, HIDE(v, j + k * STEP, 0));
+        bring0(t, dx, j + k * STEP, n, HIDE(v, j + k * STEP, 0));
     }
 }
 KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx
@@ -867,7 +885,7 @@ FUNCTION void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __gl
         const V weight = take3(t, b, j + k * STEP, n, 0);
         v = weight == CONSTANT(0) ? weight : weight * v;
 #endif
-        put0(t, dx, j + k * STEP, n, HIDE(v, j + k * STEP, 0));
+        bring0(t, dx, j + k * STEP, n, HIDE(v, j + k * STEP, 0));
     }
 }
 // dy and y hold one value a row.
