@@ -17,6 +17,7 @@ from softcore import planner
 
 # Slowest first. On x86-64 they are the levels v2, v3 and v4 of the psABI; elsewhere there is only the first.
 _MODULES = {"base": "cpu_base", "avx2": "cpu_avx2", "avx512": "cpu_avx512"}
+_elsewhere = None  # see set_elsewhere
 
 
 def available() -> tuple[str, ...]:
@@ -44,8 +45,16 @@ def load(isa: str):
         module.configure(planner.choose, planner.SMALL)
         module.configure_windows(planner.choose_windows)
         module.configure_attention(planner.choose_attention)
+        module.configure_elsewhere(_elsewhere)
         return module
     raise ImportError(f"softcore: {problem}; available here: {', '.join(available())}")
+
+
+def set_elsewhere(ask):
+    """Have the short way of an op ask elsewhere, as ``ask(op, inputs, axis, scale, out, option)``, where it is given no ndarrays."""
+    global _elsewhere
+    _elsewhere = ask
+    core.configure_elsewhere(ask)
 
 
 def core_of(a):

@@ -585,14 +585,22 @@ cdef object spread(Task* t, int which, int code, str op, tuple inputs, out):
     execute(t, which, code, op, False)
     return y
 
+cdef object elsewhere = None
+
+def configure_elsewhere(ask):
+    """Tell this module what `plain` asks, with its own arguments, where the last operand is no ndarray."""
+    global elsewhere
+    elsewhere = ask
+
 def plain(str op, tuple inputs, axis, scale, out, int option=0):
     """The short way for plain arrays: contiguous, native, of one dtype and but for what broadcasts of one shape, a single axis, nothing
-    masked; `out` is None or one array.  glu and its backward take halves along the axis of what they are given in one piece, and so is the gradient.
+    masked; `out` is None, or one array, or a tuple of as many as there are results.  glu and its backward take halves along the axis of
+    what they are given in one piece, and so is the gradient.
 
     Returns the result, or a tuple of them, or None where the call is not plain and goes through ``check`` instead.
     """
     cdef Task t
-    cdef int which, code, nd, ax, d, num, i, results, rank = 0
+    cdef int which, code, nd, ax, d, num, i, j, results, rank = 0
     cdef Py_ssize_t batch = 1, inner = 1, n, item
     cdef cnp.npy_intp half[DIMS]
     cdef cnp.npy_intp dims[DIMS]
@@ -600,7 +608,11 @@ def plain(str op, tuple inputs, axis, scale, out, int option=0):
     cdef bint reduces, elementwise, halves, index
     cdef list made = None
     last = inputs[len(inputs) - 1]
-    if not plain_array(last) or type(axis) is not int or not -DIMS <= axis < DIMS or type(scale) is not float or not 1e-30 <= <double> scale <= 1e30:  # see check.scaled
+    if type(axis) is not int or not -DIMS <= axis < DIMS or type(scale) is not float or not 1e-30 <= <double> scale <= 1e30:  # see check.scaled
+        return None
+    if type(last) is not cnp.ndarray and elsewhere is not None:
+        return elsewhere(op, inputs, axis, scale, out, option)
+    if not plain_array(last):
         return None
     x = last
     num = cnp.PyArray_TYPE(x)
@@ -667,19 +679,27 @@ def plain(str op, tuple inputs, axis, scale, out, int option=0):
         else:
             plain_operand(&t, cnp.PyArray_BYTES(y), code, batch, n, inner, item, n * inner * item, False)
     t.ninputs = t.nargs
-    if out is not None:
-        if results > 1 or type(out) is not cnp.ndarray or not cnp.PyArray_ISCARRAY(<cnp.ndarray> out) or cnp.PyArray_TYPE(<cnp.ndarray> out) != (cnp.NPY_INTP if which == ARGMAX else num):
+    given = None if out is None else out if results > 1 else (out,)
+    if given is not None and (type(given) is not tuple or len(given) != results):
+        return None
+    for i in range(results if given is not None else 0):
+        index = which == ARGMAX or i > 0 and which == MAX_WITH_ARGMAX
+        if type(given[i]) is not cnp.ndarray or not cnp.PyArray_ISCARRAY(<cnp.ndarray> given[i]) or cnp.PyArray_TYPE(<cnp.ndarray> given[i]) != (cnp.NPY_INTP if index else num):
             return None
-        if cnp.PyArray_NDIM(<cnp.ndarray> out) != rank or not cnp.PyArray_CompareLists(dims, cnp.PyArray_DIMS(<cnp.ndarray> out), rank):
+        y = given[i]
+        if cnp.PyArray_NDIM(y) != rank or not cnp.PyArray_CompareLists(dims, cnp.PyArray_DIMS(y), rank):
             return None
         for a in inputs:
-            if not apart(a, out) or ((reduces or halves) and cnp.PyArray_DATA(<cnp.ndarray> out) == cnp.PyArray_DATA(<cnp.ndarray> a)):
+            if not apart(a, y) or ((reduces or halves) and cnp.PyArray_DATA(y) == cnp.PyArray_DATA(<cnp.ndarray> a)):
                 return None
-    elif results > 1:
+        for j in range(i):
+            if cnp.PyArray_DATA(y) == cnp.PyArray_DATA(<cnp.ndarray> given[j]) or not apart(given[j], y):
+                return None
+    if given is None and results > 1:
         made = []
     for i in range(results):
         index = which == ARGMAX or i > 0 and which == MAX_WITH_ARGMAX
-        y = out if out is not None else cnp.PyArray_EMPTY(rank, dims, cnp.NPY_INTP, 0) if index else empty_like(x, rank, dims)
+        y = given[i] if given is not None else cnp.PyArray_EMPTY(rank, dims, cnp.NPY_INTP, 0) if index else empty_like(x, rank, dims)
         if made is not None:
             made.append(y)
         if halves and t.option == GLU_BACKWARD:
@@ -700,7 +720,9 @@ def plain(str op, tuple inputs, axis, scale, out, int option=0):
     t.n = n
     t.rows = batch * inner
     execute(&t, which, code, op, False)
-    if reduces and nd == 1 and out is None:  # scalars, as NumPy gives
+    if out is not None:
+        return out
+    if reduces and nd == 1:  # scalars, as NumPy gives
         return y[()] if made is None else tuple([y[()] for y in made])
     return y if made is None else tuple(made)
 

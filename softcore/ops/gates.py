@@ -111,10 +111,9 @@ def gate_backward(
     1.5
     """
     op = "gate_backward"
-    if out is None:
-        gradients = kernels.core.plain(op, (df, x, y, r), -1, 1.0, None)
-        if gradients is not None:
-            return gradients
+    gradients = kernels.core.plain(op, (df, x, y, r), -1, 1.0, out)
+    if gradients is not None:
+        return gradients
     df, x, y, r = check.arrays(op, df=df, x=x, y=y, r=r)
     shape = check.common_shape(op, x=x, y=y, r=r)
     df = check.broadcast(op, "df", df, shape)
@@ -238,10 +237,9 @@ def glu_backward(
     op = "glu_backward"
     by = check.choice(op, "activation", activation, _ACTIVATIONS)
     inputs, along = _pieces(x, axis)
-    if not isinstance(out, tuple):
-        dx = kernels.core.plain(op, (dy, *inputs), along, 1.0, out, by)
-        if dx is not None:
-            return dx
+    dx = kernels.core.plain(op, (dy, *inputs), along, 1.0, out, by)
+    if dx is not None:
+        return dx
     a, b = _halves(op, x, axis)
     (dy,) = check.arrays(op, dy=dy)
     dy = check.broadcast(op, "dy", dy, a.shape)

@@ -294,8 +294,8 @@ def max_with_argmax(
     array([1, 0])
     """
     op = "max_with_argmax"
-    if where is None and keepdims is False and select_last is False and out is None:
-        results = kernels.core.plain(op, (x,), axis, 1.0, None)
+    if where is None and keepdims is False and select_last is False:
+        results = kernels.core.plain(op, (x,), axis, 1.0, out)
         if results is not None:
             return results
     (x,) = check.arrays(op, x=x)
@@ -438,10 +438,9 @@ def maximum_backward(
     1.5
     """
     op = "maximum_backward"
-    if out is None:
-        gradients = kernels.core.plain(op, (dy, a, b), -1, 1.0, None)
-        if gradients is not None:
-            return gradients
+    gradients = kernels.core.plain(op, (dy, a, b), -1, 1.0, out)
+    if gradients is not None:
+        return gradients
     dy, a, b = check.arrays(op, dy=dy, a=a, b=b)
     dtype = check.computing(dy, a, b)
     shape = check.common_shape(op, a=a, b=b)
