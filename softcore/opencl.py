@@ -312,8 +312,17 @@ _TYPES = {
 _SIGNED = {1: "char", 2: "short", 4: "int", 8: "long"}
 
 _programs: dict[tuple, Any] = {}  # (context, file, options): pyopencl.Program
-_launches: dict[tuple, tuple] = {}  # the launches of a call and the states between them, by all that it depends on
-_thread = threading.local()  # .kernels: a kernel holds its arguments, so that no two threads may share one
+_launches: dict[tuple, tuple] = {}  # the launches of a call and the states between them, by all that it depends on; and replay.Replay
+
+
+class _Thread(threading.local):
+    call = None  # the replay.Call that is watched, as it goes the long way
+
+    def __init__(self):
+        self.kernels = {}  # a kernel holds its arguments, so that no two threads may share one
+
+
+_thread = _Thread()
 
 
 def _way(dtype, accumulator):
@@ -359,17 +368,13 @@ def _rounding(device):
 
 def _kernel(context, op, options, size):
     """The kernel of an op, of this thread; its first argument takes `size` bytes, the others are buffers."""
-    try:
-        kernels = _thread.kernels
-    except AttributeError:
-        kernels = _thread.kernels = {}
     key = (context.int_ptr, op, options)
-    kernel = kernels.get(key)
+    kernel = _thread.kernels.get(key)
     if kernel is None:
         cl = _pyopencl()
         kernel = cl.Kernel(_program(context, _FILE_OF[op], options), f"softcore_{op}")
         kernel.set_scalar_arg_dtypes([np.dtype(f"V{size}")] + [None] * (kernel.num_args - 1))
-        kernels[key] = kernel
+        _thread.kernels[key] = kernel
     return kernel
 
 
@@ -415,10 +420,33 @@ def _once(key, prepare, queue, *arguments):
     key = (queue.int_ptr, key)
     kept = _launches.get(key)
     if kept is None:
-        if len(_launches) >= 4096:
-            _launches.clear()
-        kept = _launches[key] = prepare(queue, *arguments), queue  # which stays, so that no other gets its address
+        kept = _keep_launches(key, (prepare(queue, *arguments), queue))  # which stays, so that no other gets its address
     return kept[0]
+
+
+def _keep_launches(key, kept):
+    if len(_launches) >= 4096:
+        _launches.clear()
+    _launches[key] = kept
+    return kept
+
+
+# Steps of a call that goes the long way, for replay.py to learn from.
+
+
+def watch(call):
+    _thread.call = call
+
+
+def begun(op, operands):
+    if _thread.call is not None and not _thread.call.begin(op, operands):
+        _thread.call = None
+
+
+def ended():
+    call, _thread.call = _thread.call, None
+    if call is not None and call.replay is not None:
+        _keep_launches(call.key, call.replay)
 
 
 def in_place(outputs, read, dtypes, same=True):
@@ -509,25 +537,27 @@ def _launch(queue, op, launch, arrays):
     global _touched
     _alive()
     _touched = True
+    if _thread.call is not None and not _thread.call.launch(op, launch, arrays):
+        _thread.call = None
     context, options, task, grid, group = launch
     kernel = _kernel(context, op, options, len(task))
-    waits = [event for a in arrays for event in a.events]
-    event = kernel(queue, grid, group, task, *[a.base_data for a in arrays], wait_for=waits)
+    buffers = [a.base_data for a in arrays]
+    event = kernel(queue, grid, group, task, *buffers, wait_for=[event for a in arrays for event in a.events])
     for a in arrays:
         a.events[:] = [event]  # it waits for those that were there
-    _keep(event, arrays)
+    _keep(event, buffers)
 
 
 _pending = deque()  # (event, buffers) of kernels that may not have finished: some runtimes crash if their buffers are freed before
 
 
-def _keep(event, arrays):
+def _keep(event, buffers):
     while _pending and _pending[0][0].command_execution_status <= 0:
         try:
             _pending.popleft()
         except IndexError:  # another thread was faster
             break
-    _pending.append((event, [a.base_data for a in arrays]))
+    _pending.append((event, buffers))
 
 
 @atexit.register

@@ -31,6 +31,8 @@ def arrays(op: str, optional: tuple[str, ...] = (), **operands) -> list:
     scalars = [name for name in arrays if on_device and isinstance(operands[name], np.generic)]
     if on_device and len(arrays) > len(scalars):
         raise TypeError(f"{op}: {', '.join(on_device)} is a pyopencl array and {', '.join(arrays)} is not, all must be of one kind")
+    if on_device:
+        _begin(op, [a for a in operands.values() if a is not None])
     for name in on_device:
         arrays[name] = _beside_view(op, name, _view(op, name, operands[name]), arrays.get(on_device[0]))
     for name in scalars:
@@ -43,6 +45,12 @@ def arrays(op: str, optional: tuple[str, ...] = (), **operands) -> list:
             a = _array(op, name, a) if beside is None else _beside(op, name, a, beside)
             arrays[name] = type(like).of(a, like) if on_device else a
     return [arrays.get(name) for name in operands]
+
+
+def _begin(op, operands):
+    from softcore import opencl
+
+    opencl.begun(op, operands)
 
 
 def _array(op, name, a):

@@ -148,6 +148,7 @@ def by_row(value: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarr
 def result(y: np.ndarray, out):
     """What a function returns: a NumPy scalar rather than a 0-d array, unless the user brought the array; or a pyopencl array."""
     if not isinstance(y, np.ndarray):
+        y.core.ended()
         return y.array
     if out is not None:
         return out
