@@ -200,3 +200,59 @@ def test_out_may_be_of_a_subclass(kind):
         assert f(out) is out, name
         assert same_bits(np.asarray(out), y), name
         assert (room[6:] == 7).all(), name
+
+
+SEVERAL = {
+    "max_with_argmax": (1, (np.float32, np.intp)),
+    "maximum_backward": (3, (np.float32,) * 2),
+    "gate_backward": (4, (np.float32,) * 3),
+    "glu_backward": (3, (np.float32,) * 2),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_results_given_together_or_in_part(name, rng):
+    """All of them given take the short way, and the same bits come by the long one: in part, or with gaps."""
+    count, dtypes = SEVERAL[name]
+    arrays = [rng.standard_normal((5, 37)).astype(np.float32) for _ in range(count)]
+    call = (lambda out: sc.glu_backward(arrays[0], tuple(arrays[1:]), out=out)) if name == "glu_backward" else (lambda out: getattr(sc, name)(*arrays, out=out))
+    expected = call(None)
+    out = tuple(np.full(e.shape, 7, d) for e, d in zip(expected, dtypes))
+    results = call(out)
+    assert all(r is o and same_bits(o, e) for r, o, e in zip(results, out, expected))
+    for i in range(len(out)):
+        given = tuple(np.full(e.shape, 7, d) if j == i else None for j, (e, d) in enumerate(zip(expected, dtypes)))
+        results = call(given)
+        assert results[i] is given[i] and all(same_bits(r, e) for r, e in zip(results, expected))
+    gaps = tuple(np.full((*e.shape, 2), 7, d)[..., 0] for e, d in zip(expected, dtypes))
+    assert all(r is o and same_bits(o, e) for r, o, e in zip(call(gaps), gaps, expected))
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_results_that_do_not_fit_are_left_alone(name, rng):
+    count, dtypes = SEVERAL[name]
+    arrays = [rng.standard_normal((5, 37)).astype(np.float32) for _ in range(count)]
+    call = (lambda out: sc.glu_backward(arrays[0], tuple(arrays[1:]), out=out)) if name == "glu_backward" else (lambda out: getattr(sc, name)(*arrays, out=out))
+    shape = call(None)[0].shape
+    out = [np.full(shape, 7, d) for d in dtypes]
+    one = np.full(2 * out[0].size, 7, np.float32)
+    reversed_bytes = out[0].astype(out[0].dtype.newbyteorder())
+    together = (one[: out[0].size].reshape(shape), one[2 : out[0].size + 2].reshape(shape))
+    for wrong, error in [
+        (out[0], TypeError),
+        (list(out), TypeError),
+        ((*out, out[0]), ValueError),
+        (tuple(out[:1]), ValueError),
+        ((*out[:-1], out[-1][:1]), ValueError),
+        ((*out[:-1], out[-1].astype(np.float16)), TypeError),
+        ((*out[:-1], reversed_bytes), TypeError),
+        ((*out[:-1], list(out[-1])), TypeError),
+        *([((*out[:-1], out[0]), ValueError), ((*together, *out[2:]), ValueError)] if dtypes[-1] is np.float32 else []),
+    ]:
+        with pytest.raises(error, match=name):
+            call(wrong)
+        assert all((a == 7).all() for a in (*out, one))
+    out[-1].flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        call(tuple(out))
+    assert (out[0] == 7).all()
