@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXAMPLES := $(sort $(basename $(notdir $(wildcard examples/*.py))))
 KERNELS := $(wildcard softcore/kernels/*.h softcore/kernels/*.px? softcore/kernels/*.pyx)
 
-.PHONY: demo example test test-default test-base test-serial test-opencl build bench bench-opencl bench-quick bench-history bench-page docs clean
+.PHONY: demo example test test-default test-base test-serial test-pocl test-opencl build bench bench-opencl bench-quick bench-history bench-page docs clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m softcore demo
@@ -18,7 +18,7 @@ example: $(if $(filter $(EXAMPLES),$(NAME)),$(VENV)/$(or $(filter bert opencl_di
 	$(if $(filter $(EXAMPLES),$(NAME)),,$(error NAME is '$(NAME)', it must be one of: $(EXAMPLES)))
 	$(BIN)/python examples/$(NAME).py
 
-test: test-default test-base test-serial
+test: test-default test-base test-serial test-pocl
 
 test-default: $(VENV)/test.stamp
 	$(BIN)/pytest
@@ -31,8 +31,12 @@ test-base: $(VENV)/test.stamp
 test-serial: $(VENV)/test.stamp $(VENV)/serial.stamp
 	PYTHONPATH=$(abspath $(VENV))/serial $(BIN)/pytest --deselect tests/test_exp.py --deselect tests/test_memory.py --deselect tests/test_docs.py --deselect tests/test_opencl --deselect tests/test_instructions.py
 
-# The OpenCL core on a device, of the runtime that RUNTIME names (a library or an .icd file) or that pip installed. `make test` runs its
-# kernels under Oclgrind alone.
+# The OpenCL core on PoCL as pip installs it, where that compiles for this processor. Its kernels under Oclgrind are among the others.
+test-pocl: $(VENV)/test.stamp
+	pocl=$$($(BIN)/python tests/pocl_of_pip.py) && if [ -n "$$pocl" ]; then \
+	    SOFTCORE_TEST_OPENCL=1 OCL_ICD_VENDORS=$$pocl $(BIN)/pytest -n 2 tests/test_opencl*.py -k "not oclgrind"; fi
+
+# The OpenCL core on a device, of the runtime that RUNTIME names (a library or an .icd file) or that pip installed.
 test-opencl: $(VENV)/test.stamp
 	SOFTCORE_TEST_OPENCL=1 $(if $(RUNTIME),OCL_ICD_VENDORS=$(RUNTIME)) $(BIN)/pytest tests/test_opencl*.py tests/test_examples.py -k opencl
 
