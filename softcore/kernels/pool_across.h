@@ -199,8 +199,15 @@ template <class S> __attribute__((noinline)) bool mean_pass(const S *, const Pas
 
 // ---------------------------------------------------------------- gradients
 
-// A row of elements with all their channels, which takes from rows of windows: `pixel` bytes apart in dy, y_step in dx.
-struct Pixels { char *y; ptrdiff_t pixel, y_step, index_step, channels, across; bool fresh; };  // fresh: memory is asked for ahead
+// A row of elements with all their channels, which takes from rows of windows: `pixel` bytes apart in dy, y_step in dx. Of means what
+// the last windows bring is kept, in as many slots as may hold an element.
+struct Pixels {
+    char *y;
+    ptrdiff_t pixel, y_step, index_step, channels, across;
+    bool fresh;  // memory is asked for ahead
+    double *sums;
+    ptrdiff_t slots;
+};
 // How many elements from i on are held by the same windows and may be staged together.
 enum { RUN_MOST = 4 };
 INLINE ptrdiff_t held_alike(const Pixels *p, const Holders *h, ptrdiff_t i, ptrdiff_t size, ptrdiff_t bytes) {
@@ -210,37 +217,67 @@ INLINE ptrdiff_t held_alike(const Pixels *p, const Holders *h, ptrdiff_t i, ptrd
     return n;
 }
 
-template <class S, int N> INLINE void spread_across_by(S *dx, ptrdiff_t run, const Taking *t, Holders h, const Pixels *p, const double *counted, double full, ptrdiff_t c, ptrdiff_t n) {
+// Of a window, over the rows of windows: what it brings to each of its columns. `by` is a factor for each row, or of doubles a divisor.
+template <class S, int N> INLINE void total_window_by(Doubles<S> *brought, const Taking *t, ptrdiff_t o, const Pixels *p, const double *by, ptrdiff_t c, ptrdiff_t n) {
     const ptrdiff_t L = lanes<S>();
-    const double inverse = 1 / full;
-    Sum<Doubles<S>> s[N], column[N];
+    Sum<Doubles<S>> s[N];
     EACH(i, N) s[i] = no_sum<S>();
-    for (ptrdiff_t o = h.first; o < h.end; o++) {
-        EACH(i, N) column[i] = no_sum<S>();
-        for (ptrdiff_t j = 0; j < t->rows; j++) {
-            const double count = t->counted[j] * counted[o];
-            const Doubles<S> by = constant<Doubles<S>>(sizeof(acc<S>) == 8 ? count : count == full ? inverse : 1 / count);
-            const S *dy = (const S *)(t->dy[j] + o * p->pixel) + c;
-            EACH(i, N) {
-                const Doubles<S> x = doubles<S>(load_some<S>(dy + i * L, n - i * L, 0));
-                add<S>(&column[i], sizeof(acc<S>) == 4 ? x * by : x / by);
-            }
+    for (ptrdiff_t j = 0; j < t->rows; j++) {
+        const Doubles<S> b = constant<Doubles<S>>(by[j]);
+        const S *dy = (const S *)(t->dy[j] + o * p->pixel) + c;
+        EACH(i, N) {
+            const Doubles<S> x = doubles<S>(load_some<S>(dy + i * L, n - i * L, 0));
+            add<S>(&s[i], sizeof(acc<S>) == 4 ? x * b : x / b);
         }
-        EACH(i, N) add<S>(&s[i], total_of<S>(column[i]));
     }
-    for (ptrdiff_t k = 0; k < run; k++, dx += p->channels)
-        EACH(i, N) store_some<S>(dx + c + i * L, lanes_of<S>(total_of<S>(s[i])), n - i * L);
+    EACH(i, N) brought[i] = total_of<S>(s[i]);
+}
+template <class S, int N> INLINE void put_run(S *dx, ptrdiff_t run, const Sum<Doubles<S>> *s, ptrdiff_t channels, ptrdiff_t n) {
+    for (ptrdiff_t k = 0; k < run; k++, dx += channels)
+        EACH(i, N) store_some<S>(dx + i * lanes<S>(), lanes_of<S>(total_of<S>(s[i])), n - i * lanes<S>());
 }
 // The gradient of means: a row of elements with all their channels.  `full` is what a whole window counts as.
 template <class S> __attribute__((noinline)) void spread_pixels(const S *, const Pixels *p, const Taking *t, const Holders *holders, ptrdiff_t size, const double *counted, double full, Staged *dx) {
-    const ptrdiff_t bytes = p->channels * sizeof(S);
+    const ptrdiff_t bytes = p->channels * sizeof(S), L = lanes<S>();
+    const bool alone = p->slots == 1;  // no element is held by two windows of a row
+    double by[ROWS_TAKEN];
+    const double *brought[HOLDS];
     ptrdiff_t known = 0;
+    const auto slot_of = [=](ptrdiff_t o) TERM { return p->sums + o % p->slots * p->across; };
+    const auto begin_window = [=, &by](ptrdiff_t o) {
+        if (p->fresh && t->rows) ask_ahead(t->dy[t->rows - 1] + o * p->pixel, LATER_ACROSS, p->pixel);
+        for (ptrdiff_t j = 0; j < t->rows; j++) {
+            const double count = t->counted[j] * counted[o];
+            by[j] = sizeof(acc<S>) == 8 ? count : count == full ? 1 / full : 1 / count;
+        }
+    };
     for (ptrdiff_t i = 0, run; i < size; i += run) {
         const Holders h = holders[i];
         run = held_alike(p, holders, i, size, bytes);
-        for (; p->fresh && t->rows && known < h.end; known++) ask_ahead(t->dy[t->rows - 1] + known * p->pixel, LATER_ACROSS, p->pixel);
         S *to = (S *)stage_pixel(dx, p->y + i * p->y_step, run * bytes);
-        each_side<S>(p->channels, [=](ptrdiff_t c, ptrdiff_t n, auto sides) TERM { spread_across_by<S, decltype(sides)::value>(to, run, t, h, p, counted, full, c, n); });
+        if (alone && h.first < h.end) begin_window(h.first);
+        for (; !alone && known < h.end; known++) {
+            begin_window(known);
+            each_side<S>(p->channels, [=, &by, slot = slot_of(known)](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
+                constexpr int N = decltype(sides)::value;
+                Doubles<S> v[N];
+                total_window_by<S, N>(v, t, known, p, by, c, n);
+                EACH(i, N) store_pack(slot + c + i * L, v[i]);
+            });
+        }
+        for (ptrdiff_t o = h.first; o < h.end; o++) brought[o - h.first] = slot_of(o);
+        each_side<S>(p->channels, [=, &by, &brought](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
+            constexpr int N = decltype(sides)::value;
+            Sum<Doubles<S>> s[N];
+            Doubles<S> v[N];
+            EACH(i, N) s[i] = no_sum<S>();
+            for (ptrdiff_t o = h.first; o < h.end; o++) {
+                if (alone) total_window_by<S, N>(v, t, o, p, by, c, n);
+                else EACH(i, N) load_pack(brought[o - h.first] + c + i * L, &v[i]);
+                EACH(i, N) add<S>(&s[i], v[i]);
+            }
+            put_run<S, N>(to + c, run, s, p->channels, n);
+        });
     }
 }
 

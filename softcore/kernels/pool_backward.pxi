@@ -108,7 +108,7 @@ cdef struct Course:
     Taking taken
 
 cdef Py_ssize_t course_bytes(const Pool* t) noexcept nogil:
-    return STAGED_ROOM + sizeof(Holders) * (t.w[0].size + t.w[1].size + t.w[2].size) + 8 * t.w[2].count + 128 + (sizeof(Slopes) if not t.across else most_holders(&t.w[0]) * most_holders(&t.w[1]) * place_bytes(t) if t.op == POOL_MAX else 0)
+    return STAGED_ROOM + sizeof(Holders) * (t.w[0].size + t.w[1].size + t.w[2].size) + 8 * t.w[2].count + 128 + (sizeof(Slopes) if not t.across else bytes_kept_across(t))
 
 cdef char* open_course(const Pool* t, Course* s, Py_ssize_t unit, Py_ssize_t blocks, char* room) noexcept nogil:
     # What follows in the room is for others.
@@ -203,7 +203,13 @@ cdef void spread_straight(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char*
         unit += 1
     close_staged(&s.staged)
 
-# The same across channels, whose rows have all of them. The places of maxima are kept for as many rows of windows as hold an element.
+# The same across channels, whose rows have all of them. The places of maxima are kept for as many rows of windows as hold an element, of
+# means what each of as many windows of a row brings.
+cdef inline Py_ssize_t bytes_kept_across(const Pool* t) noexcept nogil:
+    if t.op == POOL_MAX:
+        return most_holders(&t.w[0]) * most_holders(&t.w[1]) * place_bytes(t)
+    return most_holders(&t.w[2]) * channels_across(t.arg[0].shape[t.channel]) * 8
+
 cdef inline Py_ssize_t place_bytes(const Pool* t) noexcept nogil:
     return t.w[2].count * channels_across(t.arg[0].shape[t.channel]) * (8 if t.arg[0].itemsize == 8 else 4)
 
@@ -225,6 +231,8 @@ cdef bint take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
     p.index_step = index.step[4]
     p.y_step = dx.step[4]
     p.fresh = t.streaming
+    p.sums = <double*> kept
+    p.slots = most_holders(&t.w[2])
     s.staged.past = t.streaming and p.channels * dx.itemsize <= STAGED // 2
     while unit < last:
         if s.plane != batch:

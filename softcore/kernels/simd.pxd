@@ -352,8 +352,9 @@ cdef extern from "pool_across.h" namespace "softcore" nogil:
     bint mean_pass[S](const S*, const Pass*, const Windows*, Py_ssize_t counted, bint padding, Staged*)
     cdef struct Pixels:
         char* y
-        Py_ssize_t pixel, y_step, index_step, channels, across
+        Py_ssize_t pixel, y_step, index_step, channels, across, slots
         bint fresh
+        double* sums
     void spread_pixels[S](const S*, const Pixels*, const Taking*, const Holders*, Py_ssize_t size, const double* counted, double full, Staged*)
     bint match_pixels[S](const S*, const Pixels*, const Taking*, const Holders*, const Windows*, Py_ssize_t place, Staged*)
 
