@@ -1,7 +1,7 @@
 """The short way of calls on pyopencl arrays: what an earlier call like it launched is launched again, neither checked nor planned.
 
 A call is *like* another if the op, its options and the queue are the same, and its arrays are of the same dtypes, lie the same way in
-buffers of the same sizes, and share buffers where those did. Nothing else decides what a call does. It is learned from a call that takes
+buffers of the same sizes and flags, and share buffers where those did. Nothing else decides what a call does. It is learned from a call that takes
 the long way, step by step: `again` does not know the call and has it watched, ``opencl.begun`` sees its operands checked, what it launches
 is seen there too, and ``opencl.ended`` that it returns. Only what runs one kernel, on what it was given and what it returns, is kept, in
 ``opencl._launches``.
@@ -9,6 +9,7 @@ is seen there too, and ``opencl.ended`` that it returns. Only what runs one kern
 
 from __future__ import annotations
 
+import sys
 import weakref
 from typing import NamedTuple
 
@@ -27,21 +28,22 @@ class Replay(NamedTuple):
 
 class Call:
     """A call that is watched while it goes the long way; it keeps none of its arrays alive. Its steps return whether they are what one
-    that can be replayed does.
+    that can be replayed does: any step may be interrupted, and the next one be another call's.
     """
 
-    def __init__(self, key, op, given, operands):
-        self.key, self.op, self.operands = key, op, operands
+    def __init__(self, key, op, given, operands, frame):
+        self.key, self.op, self.operands, self.frame = key, op, operands, frame
         self.given = [weakref.ref(a) for a in given]
-        self.begun, self.replay = False, None
+        self.replay = None
 
     def begin(self, op, operands):
-        before, self.begun = self.begun, True
-        return not before and op == self.op and len(operands) == self.operands and all(a is b() for a, b in zip(operands, self.given))
+        frame, self.frame = self.frame, None
+        same = op == self.op and len(operands) == self.operands and all(a is b() for a, b in zip(operands, self.given))
+        return same and frame is not None and _runs(frame)
 
     def launch(self, op, launch, arrays):
         given = [a() for a in self.given]
-        if self.replay is not None or not self.begun or op != self.op or any(a is None for a in given):
+        if self.replay is not None or self.frame is not None or op != self.op or any(a is None for a in given):
             return False
         made = []
         for a in arrays:
@@ -56,6 +58,14 @@ class Call:
         return None not in owners and any(new) != brought and new == sorted(new)
 
 
+def _runs(frame):
+    """Whether a function is on its way still, of those that called this one."""
+    caller = sys._getframe(1)
+    while caller is not None and caller is not frame:
+        caller = caller.f_back
+    return caller is frame
+
+
 def again(op, inputs, axis, scale, out, option):
     """Launch once more what a call like it launched, and return its results; or return None, and watch this one.
 
@@ -68,15 +78,18 @@ def again(op, inputs, axis, scale, out, option):
     for a in given:
         if type(a) is not Array or a.queue is not queue or a.base_data is None:
             return None
-        buffer = getattr(a.base_data, "int_ptr", None)
-        key += (a.dtype, a.shape, a.strides, a.offset, a.base_data.size, buffers.index(buffer) if buffer in buffers else len(buffers))
-        buffers.append(buffer)
-    if queue is None or None in buffers:
+        if not hasattr(a.base_data, "int_ptr"):  # shared virtual memory
+            return None
+        buffer, start = opencl.memory_of(a.base_data)
+        if buffer not in buffers:
+            buffers.append(buffer)
+        key += (a.dtype, a.shape, a.strides, a.offset, a.base_data.size, a.base_data.flags, buffers.index(buffer), start)
+    if queue is None:
         return None
     key = tuple(key)
     known = opencl._launches.get(key)
     if known is None:
-        opencl.watch(Call(key, op, given, len(inputs)))
+        opencl.watch(Call(key, op, given, len(inputs), sys._getframe(1)))
         return None
     results = []
     for shape, dtype, size, strides, owner in known.made:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import pyopencl as cl
 import pyopencl.array
 
 from softcore import opencl, replay  # noqa: F401  # which comes with the first view
+
+
+class _Flags(NamedTuple):
+    writeable: bool
+    aligned: bool = True
 
 
 class View:
@@ -31,9 +37,6 @@ class View:
     __slots__ = ("array", "dtype", "offset", "shape", "strides")
 
     core = opencl  # what runs ops on it
-
-    class flags:
-        aligned = writeable = True
 
     def __init__(self, array, shape=None, strides=None, offset=None):
         self.array = array
@@ -71,6 +74,12 @@ class View:
         return cl.array.Array(array.queue, self.shape, self.dtype, allocator=array.allocator, **place)
 
     @property
+    def flags(self):
+        """What of an ndarray's flags is asked for."""
+        data = self.array.base_data
+        return _Flags(data is None or not data.flags & cl.mem_flags.READ_ONLY)
+
+    @property
     def ndim(self):
         return len(self.shape)
 
@@ -81,15 +90,15 @@ class View:
     @property
     def start(self):
         """What the addresses of ndarrays are: the same for two views that start at the same element."""
-        return (self.array.base_data and self.array.base_data.int_ptr, self.offset)
+        data = self.array.base_data
+        buffer, start = (None, 0) if data is None else opencl.memory_of(data)
+        return buffer, start + self.offset
 
     def overlaps(self, other: View) -> bool:
         """Whether bytes between the first and the last element of the two may be the same."""
-        p, q = self.array.base_data, other.array.base_data
-        if p is not q and (p is None or q is None or p.int_ptr != q.int_ptr):
-            return False
-        (first, last), (start, end) = _bounds(self), _bounds(other)
-        return first < end and start < last
+        (p, first), (q, start) = self.start, other.start
+        (below, above), (under, over) = [_reach(a.shape, a.strides, a.dtype.itemsize) for a in (self, other)]
+        return p == q and first + below < start + over and start + under < first + above
 
     def inside(self) -> bool:
         """Whether all elements lie in the buffer."""
@@ -184,11 +193,6 @@ def _reach(shape, strides, itemsize):
         return 0, 0
     ends = [(n - 1) * s for n, s in zip(shape, strides)]
     return sum([e for e in ends if e < 0]), sum([e for e in ends if e > 0]) + itemsize
-
-
-def _bounds(a):
-    below, above = _reach(a.shape, a.strides, a.dtype.itemsize)
-    return a.offset + below, a.offset + above
 
 
 _FUNCTIONS = {

@@ -95,12 +95,23 @@ def test_gates_at_the_edges(dtype, rng):
         for name, arguments in (("gate", (a, b, r)), ("gate_backward", (a, a, b, r))):
             for actual, expected in zip(on_device(name, *arguments), getattr(sc, name)(*arguments)):
                 np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    most = np.full(4, np.finfo(dtype).max)
+    arguments = np.array([0, -0.0, 1e-3, 1], dtype), most, -most, np.zeros(4, dtype)  # whose difference is infinite
+    for actual, expected in zip(on_device("gate_backward", *arguments), sc.gate_backward(*arguments)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
     n, largest = 4000, np.finfo(dtype).maxexp - 1
     df, x, y = (np.ldexp(rng.uniform(1, 2, n) * rng.choice([-1, 1], n), rng.integers(-largest, largest, n)).astype(dtype) for _ in range(3))
     r = (10 * rng.standard_normal(n)).astype(dtype)
     assert ulp_error(on_device("gate", x, y, r), sc.reference.gate(*widened((x, y, r))), OPS["gate"].terms(*widened((x, y, r)))).max() <= 4
     for d, e in zip(on_device("gate_backward", df, x, y, r), sc.reference.gate_backward(*widened((df, x, y, r)))):
         assert ulp_error(d, e).max() <= 6
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_huge_number_times_the_silu_of_a_tiny_one(dtype):
+    least, most = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
+    a, b = np.full(4, most, dtype), np.array([least, -least, 3 * least, np.finfo(dtype).tiny], dtype)
+    np.testing.assert_allclose(on_device("glu", np.concatenate([a, b]), activation="silu"), sc.glu((a, b), activation="silu"), rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -135,6 +135,51 @@ def test_a_call_that_fails_is_not_learned(long_way):
             sc.softmax(outside)
 
 
+def test_a_call_that_was_interrupted_teaches_the_next_one_nothing(long_way, monkeypatch):
+    x = np.array([[1, 7, 1, 7]], np.float32)
+    on, mask = to_device(x), to_device(np.array([[True, False, True, True]]))
+    variants = {"argmax": {"select_last": True}, "logsumexp": {"keepdims": True}, "softmax": {"where": mask}, "log_softmax": {"scale": 2}}
+    for name, variant in variants.items():
+        with monkeypatch.context() as m:
+            m.setattr(sc.check, "arrays", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                getattr(sc, name)(on)
+        getattr(sc, name)(on, **variant)
+        for _ in range(3):
+            result = getattr(sc, name)(to_device(x)).get()
+            np.testing.assert_allclose(result, getattr(sc, name)(x), rtol=1e-6)
+            assert result.shape == np.shape(getattr(sc, name)(x))
+
+
+def interrupt(*arguments, **options):
+    raise KeyboardInterrupt
+
+
+def test_parts_of_a_buffer_share_it(long_way):
+    n = 4096
+    x = np.random.default_rng(0).standard_normal(n + 64).astype(np.float32)
+    queue = to_device(x).queue
+    for _ in range(3):
+        whole = to_device(x)
+        first = cl.array.Array(queue, (n,), np.float32, data=whole.base_data)
+        part = cl.array.Array(queue, (n,), np.float32, data=whole.base_data[256 : 256 + 4 * n])
+        sc.relu(first, out=part)
+        assert same_bits(part.get(), sc.relu(x[:n]))
+        with pytest.raises(ValueError, match="share memory"):
+            sc.gate_backward(first, first, first, first, out=(part, first, to_device(x[:n])))
+
+
+def test_a_buffer_to_read_from_is_not_written(long_way):
+    x = np.ones((4, 6), np.float32)
+    on = to_device(x)
+    buffer = cl.Buffer(on.context, cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR, hostbuf=x)
+    for _ in range(3):
+        sc.softmax(on, out=to_device(x))
+        with pytest.raises(ValueError, match="read-only"):
+            sc.softmax(on, out=cl.array.Array(on.queue, x.shape, x.dtype, data=buffer))
+        assert same_bits(sc.softmax(cl.array.Array(on.queue, x.shape, x.dtype, data=buffer)).get(), sc.softmax(on).get())
+
+
 def test_rows_in_parts_and_sums_take_the_long_way(long_way):
     rng = np.random.default_rng(0)
     x = to_device(rng.standard_normal((1, 200_000)).astype(np.float32))

@@ -118,7 +118,7 @@ FUNCTION void gate_gradients(V df, V x, V y, V r, V *d) {
     d[1] = low ? chosen : other;
     d[2] = (chosen * minor) * across;
     const I lost = (magnitude(df) < CONSTANT(PLAIN_LEAST)) & (df != ZERO);
-    const I odd = (u >= CONSTANT(ROUNDS_TO_1)) | lost | (magnitude(df * across) >= CONSTANT(PLAIN_MOST));
+    const I odd = (u >= CONSTANT(ROUNDS_TO_1)) | lost | ~(magnitude(df * across) < CONSTANT(PLAIN_MOST));  // NaN of 0 times infinity too
     if (!some(odd)) return;
     V careful[3];
     careful_gradients(df, x, y, r, careful);
@@ -298,6 +298,8 @@ FUNCTION V glu_of(V a, V b) {
     const Tailed f = activation_of(b);
 #if OPTION == BY_RELU || OPTION == BY_NOTHING
     return a * f.value;
+#elif OPTION == BY_SILU  // half of a subnormal would lose a bit before it meets a
+    return magnitude(b) < CONSTANT(PLAIN_LEAST) ? (a * b) * CONSTANT(0.5) : times_tail(a, f.value, f.tail);
 #else
     return times_tail(a, f.value, f.tail);
 #endif
