@@ -431,12 +431,6 @@ def _keep_launches(key, kept):
     return kept
 
 
-def memory_of(buffer):
-    """The address that tells a buffer from others, of a part of one that of the whole, and where the part starts in it."""
-    whole = buffer.get_info(_pyopencl().mem_info.ASSOCIATED_MEMOBJECT)
-    return (buffer.int_ptr, 0) if whole is None else (whole.int_ptr, buffer.offset)
-
-
 # Steps of a call that goes the long way, for replay.py to learn from.
 
 

@@ -1,10 +1,10 @@
 """The short way of calls on pyopencl arrays: what an earlier call like it launched is launched again, neither checked nor planned.
 
 A call is *like* another if the op, its options and the queue are the same, and its arrays are of the same dtypes, lie the same way in
-buffers of the same sizes and flags, and share buffers where those did. Nothing else decides what a call does. It is learned from a call that takes
-the long way, step by step: `again` does not know the call and has it watched, ``opencl.begun`` sees its operands checked, what it launches
-is seen there too, and ``opencl.ended`` that it returns. Only what runs one kernel, on what it was given and what it returns, is kept, in
-``opencl._launches``.
+buffers of the same sizes and flags, and share buffers where those did. Nothing else decides what a call does. It is learned from a call
+that takes the long way, step by step: `again` does not know the call and has it watched, ``opencl.begun`` sees its operands checked, what
+it launches is seen there too, and ``opencl.ended`` that it returns. Only what runs one kernel, on what it was given and what it returns,
+is kept, in ``opencl._launches``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import weakref
 from typing import NamedTuple
 
+from pyopencl import mem_info
 from pyopencl.array import Array
 
 from softcore import kernels, opencl
@@ -58,6 +59,12 @@ class Call:
         return None not in owners and any(new) != brought and new == sorted(new)
 
 
+def memory_of(buffer):
+    """The address that tells a buffer from others, of a part of one that of the whole, and where the part starts in it."""
+    whole = buffer.get_info(mem_info.ASSOCIATED_MEMOBJECT)
+    return (buffer.int_ptr, 0) if whole is None else (whole.int_ptr, buffer.offset)
+
+
 def _runs(frame):
     """Whether a function is on its way still, of those that called this one."""
     caller = sys._getframe(1)
@@ -76,11 +83,9 @@ def again(op, inputs, axis, scale, out, option):
     queue = getattr(given[0], "queue", None)
     key, buffers = [queue, op, axis, scale, option, type(out), len(inputs)], []
     for a in given:
-        if type(a) is not Array or a.queue is not queue or a.base_data is None:
+        if type(a) is not Array or a.queue is not queue or not hasattr(a.base_data, "int_ptr"):  # None, or shared virtual memory
             return None
-        if not hasattr(a.base_data, "int_ptr"):  # shared virtual memory
-            return None
-        buffer, start = opencl.memory_of(a.base_data)
+        buffer, start = memory_of(a.base_data)
         if buffer not in buffers:
             buffers.append(buffer)
         key += (a.dtype, a.shape, a.strides, a.offset, a.base_data.size, a.base_data.flags, buffers.index(buffer), start)

@@ -10,7 +10,8 @@ import numpy as np
 import pyopencl as cl
 import pyopencl.array
 
-from softcore import opencl, replay  # noqa: F401  # which comes with the first view
+from softcore import opencl
+from softcore.replay import memory_of  # and with it what launches calls again
 
 
 class _Flags(NamedTuple):
@@ -91,7 +92,7 @@ class View:
     def start(self):
         """What the addresses of ndarrays are: the same for two views that start at the same element."""
         data = self.array.base_data
-        buffer, start = (None, 0) if data is None else opencl.memory_of(data)
+        buffer, start = (None, 0) if data is None else memory_of(data)
         return buffer, start + self.offset
 
     def overlaps(self, other: View) -> bool:

@@ -18,13 +18,14 @@ def working(seconds=120):
     found = glob.glob(os.path.join(os.path.dirname(spec.origin), ".libs", "libpocl-*.so")) if spec else []
     if not found:
         return None, "pip installed none"
+    environment = {**os.environ, "OCL_ICD_VENDORS": found[0]}
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", PROBE], env={**os.environ, "OCL_ICD_VENDORS": found[0]}, capture_output=True, text=True, timeout=seconds
-        )
+        done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return None, f"it takes longer than {seconds} seconds"
-    return (None, done.stderr.strip().rpartition("\n")[2] or f"it ends with {done.returncode}") if done.returncode else (found[0], "it works")
+    if done.returncode:
+        return None, done.stderr.strip().rpartition("\n")[2] or f"it ends with {done.returncode}"
+    return found[0], "it works"
 
 
 if __name__ == "__main__":

@@ -210,12 +210,18 @@ SEVERAL = {
 }
 
 
+def with_results(name, arrays):
+    if name == "glu_backward":
+        return lambda out: sc.glu_backward(arrays[0], tuple(arrays[1:]), out=out)
+    return lambda out: getattr(sc, name)(*arrays, out=out)
+
+
 @pytest.mark.parametrize("name", SEVERAL)
 def test_several_results_given_together_or_in_part(name, rng):
     """All of them given take the short way, and the same bits come by the long one: in part, or with gaps."""
     count, dtypes = SEVERAL[name]
     arrays = [rng.standard_normal((5, 37)).astype(np.float32) for _ in range(count)]
-    call = (lambda out: sc.glu_backward(arrays[0], tuple(arrays[1:]), out=out)) if name == "glu_backward" else (lambda out: getattr(sc, name)(*arrays, out=out))
+    call = with_results(name, arrays)
     expected = call(None)
     out = tuple(np.full(e.shape, 7, d) for e, d in zip(expected, dtypes))
     results = call(out)
@@ -232,7 +238,7 @@ def test_several_results_given_together_or_in_part(name, rng):
 def test_several_results_that_do_not_fit_are_left_alone(name, rng):
     count, dtypes = SEVERAL[name]
     arrays = [rng.standard_normal((5, 37)).astype(np.float32) for _ in range(count)]
-    call = (lambda out: sc.glu_backward(arrays[0], tuple(arrays[1:]), out=out)) if name == "glu_backward" else (lambda out: getattr(sc, name)(*arrays, out=out))
+    call = with_results(name, arrays)
     shape = call(None)[0].shape
     out = [np.full(shape, 7, d) for d in dtypes]
     one = np.full(2 * out[0].size, 7, np.float32)

@@ -50,9 +50,12 @@ def run(op, storage, inputs, outputs, shape, axes=(), *, mask=None, scale=1.0, o
     if not core.in_place(outputs, read, dtypes):
         apart = loss is None and core is kernels.core and not any(overlaps(o, a) for o in outputs if o is not None for a in read)
         if apart and (cut := _cut(shape, outer)):
+            axis, options = cut[0], {"scale": scale, "option": option, "dtypes": dtypes}
             for part in _pieces(shape, *cut):
-                piece = [tuple([_piece(a, part, cut[0], axes, len(shape)) for a in arrays]) for arrays in (inputs, outputs, (mask,))]
-                run(op, storage, *piece[:2], (*shape[: cut[0]], part.stop - part.start, *shape[cut[0] + 1 :]), axes, mask=piece[2][0], scale=scale, option=option, dtypes=dtypes)
+                read, written, masks = [
+                    tuple([_piece(a, part, axis, axes, len(shape)) for a in arrays]) for arrays in (inputs, outputs, (mask,))
+                ]
+                run(op, storage, read, written, (*shape[:axis], part.stop - part.start, *shape[axis + 1 :]), axes, mask=masks[0], **options)
             return None
         targets = tuple([o if o is None or _is_direct(o, read, d) else check.new(o.shape, d, o) for o, d in zip(outputs, dtypes)])
     arranged = inputs, targets
