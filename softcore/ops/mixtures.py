@@ -172,10 +172,10 @@ def softmax_gate_backward(
     # dx may be written over x as that is read, and dr over r unless r is read again for the gradient of a shared x.
     others = (do, r, mask), (do, x, mask, *([r] if shared_x else []))
     targets = [
-        np.empty(g.shape, g.dtype) if any(overlaps(g, b) for b in apart) or (overlaps(g, a) and not is_same(g, a)) else g
-        for g, a, apart in zip(gradients, own, others)
+        np.empty(g.shape, g.dtype) if given is not None and (any(overlaps(g, b) for b in apart) or (overlaps(g, a) and not is_same(g, a))) else g
+        for g, given, a, apart in zip(gradients, out, own, others)
     ]
-    dx, dr = (np.broadcast_to(target, a.shape) for target, a in zip(targets, (x, r)))
+    dx, dr = (check.broadcast(op, "out", target, a.shape) for target, a in zip(targets, (x, r)))
     _mix_grouped(op, storage, shared_r, do, x, r, mask, None if shared_x else dx, dr, scale)
     if shared_x:
         _mix_grouped("softmax_gate_spread", storage, shared_x, do, x, r, mask, dx, None, scale)
@@ -232,6 +232,9 @@ def _mix_backward_on_device(storage, do, x, r, mask, scale, dx, dr):
 
 def _mix_grouped(op, storage, shared, do, x, r, mask, dx, dr, scale):
     """Run a backward with the batch axes in `shared` last, so that the items whose gradients are added lie next to each other."""
+    if not shared:
+        kernels.core.mix(op, storage, x, r, do, mask, None, dx, dr, scale=scale, group=1)
+        return
     nbatch = r.ndim - 1
     order = [i for i in range(nbatch) if i not in shared] + shared
 
