@@ -94,8 +94,9 @@ template <class S, bool SCALE> INLINE Lanes<S> across(const Result<S, TO_GRADIEN
 template <class S, int AFTER, bool SCALE> INLINE Lanes<S> across(const Result<S, AFTER, SCALE> &a, const Result<S, AFTER, SCALE> &, ptrdiff_t j, ptrdiff_t n) { return a(j, n - j); }
 
 // One step of each of three rows, for as many Lanes as all of them have whole, and then for what is left of each.
-template <class S, int WAY, int AFTER>
-__attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ahead, Streamed<S> *streamed) {
+template <class S, int WAY, int AFTER, bool STREAMS>
+__attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ahead, Streamed<S> *past) {
+    Streamed<S> *const streamed = STREAMS ? past : nullptr;  // its own loop saves a branch and registers: 3 to 10%
     typedef Lanes<S> P;
     typedef typename Several<S>::type PP;
     const ptrdiff_t L = lanes<S>(), LL = sizeof(PP) / sizeof(P) * L;
@@ -159,7 +160,8 @@ void advance_by_way(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff
     if (next && now && (done || AFTER == TO_LOGSUMEXP)) {
         rows = std::min(next->rows, now->rows);
         if (AFTER != TO_LOGSUMEXP) rows = std::min(rows, done->rows);
-        side_by_side<S, WAY, AFTER>(next, now, done, rows, n, ahead, streamed);
+        if (streamed) side_by_side<S, WAY, AFTER, true>(next, now, done, rows, n, ahead, streamed);
+        else side_by_side<S, WAY, AFTER, false>(next, now, done, rows, n, ahead, streamed);
     }
     for (ptrdiff_t i = rows; next && i < next->rows; i++) {
         const acc<S> top = (acc<S>)top_of_tile<S>(next->x[i], n);

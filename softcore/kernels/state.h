@@ -113,6 +113,16 @@ template <class D, class I> INLINE Sum<D> sum_of_doubles(I coarse, I fine) {
 }
 // The sum over all lanes, for a row, after n vectors.
 INLINE Sum<double> sum_of_row(const Tally<float> &t, ptrdiff_t n) {
+#if SOFTCORE_VECTOR == 32
+    if (n <= 16) {  // 32 bits hold what all lanes come to
+        const Tally<float> none = counted<float>(empty_tally<float>(), 16 * n);
+        const __m256i counts = _mm256_hadd_epi32((__m256i)(t.coarse.lo + t.coarse.hi).v, (__m256i)(t.fine.lo + t.fine.hi).v), both = _mm256_hadd_epi32(counts, counts);
+        const int64_t sums = _mm_cvtsi128_si64(_mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
+        const uint32_t coarse = (uint32_t)sums + (uint32_t)none.coarse.lo.v[0];
+        const int32_t fine = (int32_t)((uint32_t)(sums >> 32) + (uint32_t)none.fine.lo.v[0]);
+        return {(double)(((int64_t)coarse << Grid<float>::fine_bits) + fine) * Grid<float>::unit(), 0};
+    }
+#endif
     return {(double)sum_integers(steps_of(counted(t, n))) * Grid<float>::unit(), 0};
 }
 INLINE Sum<double> sum_of_row(const Tally<double> &t, ptrdiff_t n) {
