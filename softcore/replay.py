@@ -1,10 +1,10 @@
 """The short way of calls on pyopencl arrays: what an earlier call like it launched is launched again, neither checked nor planned.
 
-A call is *like* another if the op, its options and the queue are the same, and its arrays are of the same dtypes, lie the same way in
-buffers of the same sizes and flags, and share buffers where those did. Nothing else decides what a call does. It is learned from a call
-that takes the long way, step by step: `again` does not know the call and has it watched, ``opencl.begun`` sees its operands checked, what
-it launches is seen there too, and ``opencl.ended`` that it returns. Only what runs one kernel, on what it was given and what it returns,
-is kept, in ``opencl._launches``.
+A call is *like* another if the op, its options and the queue are the same, and its arrays are of the same dtypes and lie the same way in
+buffers of the same sizes; where results are given, in buffers of the same flags too, which are shared where those were. Nothing else
+decides what a call does. It is learned from a call that takes the long way, step by step: `again` does not know the call and has it
+watched, ``opencl.begun`` sees its operands checked, what it launches is seen there too, and ``opencl.ended`` that it returns. Only what runs
+one kernel, on what it was given and what it returns, is kept, in ``opencl._launches``.
 """
 
 from __future__ import annotations
@@ -81,14 +81,16 @@ def again(op, inputs, axis, scale, out, option):
     opencl.watch(None)
     given = inputs if out is None else (*inputs, *out) if type(out) is tuple else (*inputs, out)
     queue = getattr(given[0], "queue", None)
-    key, buffers = [queue, op, axis, scale, option, type(out), len(inputs)], []
+    key, places = [queue, op, axis, scale, option, type(out), len(inputs)], []
     for a in given:
-        if type(a) is not Array or a.queue is not queue or not hasattr(a.base_data, "int_ptr"):  # None, or shared virtual memory
+        data = a.base_data if type(a) is Array and a.queue is queue else None
+        if not hasattr(data, "int_ptr"):  # None, or shared virtual memory
             return None
-        buffer, start = memory_of(a.base_data)
-        if buffer not in buffers:
-            buffers.append(buffer)
-        key += (a.dtype, a.shape, a.strides, a.offset, a.base_data.size, a.base_data.flags, buffers.index(buffer), start)
+        key += (a.dtype, a.shape, a.strides, a.offset, data.size)
+        if out is not None:  # what is written must not be read-only, and may be what is read
+            buffer, start = memory_of(data)
+            places.append(buffer)
+            key += (data.flags, places.index(buffer), start)
     if queue is None:
         return None
     key = tuple(key)
