@@ -440,7 +440,7 @@ DEFINE_OUTPUT(2, OUT2, WRITE2)
 #define CAN_STREAM
 #endif
 #endif
-// `bring` sends where `streams` says so, for what asks it of each vector. What writes two or three results at once gains nothing by it.
+// `bring` sends where `streams` says so, for what asks it of each vector. gate_backward, which writes three results, gained nothing by it.
 #ifdef CAN_STREAM
 #define DEFINE_SEND(k)                                                                                                 \
     FUNCTION bool streams##k(const Task *t, const __global OUT##k *row) {                                              \
