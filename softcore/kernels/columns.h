@@ -9,7 +9,8 @@
 namespace softcore {
 namespace {
 
-static constexpr ptrdiff_t GROUPS = 4;  // the most Lanes that a slab is wide
+static constexpr ptrdiff_t GROUPS = 4;    // the most Lanes that a slab is wide
+static constexpr ptrdiff_t AT_ONCE = 64;  // the most rows of them that are taken at once
 
 template <class S> struct Stripe {
     typedef copy_of<S> C;
@@ -72,9 +73,10 @@ template <class S, int AFTER, bool SCALE> INLINE void write_rows(const Stripe<S>
     else if (past) over([&](Lanes<S> v) TERM { stream<S>(y, v); });
     else over([&](Lanes<S> v) TERM { store<S>(y, v); });
 }
-// The three at once, two rows after two, where all have whole Lanes.
+// The three at once, two rows after two, where all have whole Lanes.  Rows from `soon` on, unless it is null, are asked for one by one: in
+// two steps nothing is read in the second, and all at once would be too many lines for a processor to wait for.
 template <class S, int WAY, int AFTER, class W>
-INLINE void side_by_side(Stripe<S> *next, Stripe<S> *now, const Stripe<S> *done, ptrdiff_t g, ptrdiff_t j, ptrdiff_t rows, ptrdiff_t step, W write) {
+INLINE void side_by_side(Stripe<S> *next, Stripe<S> *now, const Stripe<S> *done, ptrdiff_t g, ptrdiff_t j, ptrdiff_t rows, ptrdiff_t step, const S *soon, W write) {
     typedef copy_of<S> C;
     typedef typename Several<C>::type PP;
     const ptrdiff_t L = lanes<S>(), several = sizeof(PP) / sizeof(Lanes<C>), apart = step * L;
@@ -91,6 +93,8 @@ INLINE void side_by_side(Stripe<S> *next, Stripe<S> *now, const Stripe<S> *done,
     const ptrdiff_t x_stride = next->stride[0], y_stride = writes ? done->stride[1] : 0;
     Tally<C> t = now->tally[g];
     Lanes<S> m = next->top[g], sum = next->sum[g];
+    alignas(64) acc<C> power[in_two_steps<C>() ? AT_ONCE * lanes<C>() : 1], left[in_two_steps<C>() ? AT_ONCE * lanes<C>() : 1];
+    acc<C> *const kept = e;
     for (ptrdiff_t i = 0; i < rows; i += several) {
         PP v;
         for (ptrdiff_t k = 0; k < several; k++) part<C>(&v, k) = load<C>((C *)e + k * apart);
@@ -101,22 +105,29 @@ INLINE void side_by_side(Stripe<S> *next, Stripe<S> *now, const Stripe<S> *done,
                 y = (S *)((char *)y + y_stride);
             }
             const Lanes<S> w = in_register(load<S>(x));
+            if (soon) prefetch(soon), soon = row_at(soon, x_stride, 1);
             m = greater(w, m), sum = sum + w;
             store_pack(in + k * apart, w);  // of what was here v has been read
             x = row_at(x, x_stride, 1);
         }
-        v = count<C>(&t, term_by_way<C, WAY>(v, f));
-        if (AFTER == TO_SOFTMAX) for (ptrdiff_t k = 0; k < several; k++) store<C>((C *)e + k * apart, part<C>(&v, k));
+        if constexpr (in_two_steps<C>()) {
+            put_reduced<C, WAY>(power + i * L, left + i * L, v, f);
+        } else {
+            v = count<C>(&t, term_by_way<C, WAY>(v, f));
+            if (AFTER == TO_SOFTMAX) for (ptrdiff_t k = 0; k < several; k++) store<C>((C *)e + k * apart, part<C>(&v, k));
+        }
         in += several * apart, e += several * apart, out += several * apart;
     }
+    if constexpr (in_two_steps<C>()) add_reduced<C, AFTER == TO_SOFTMAX>(&t, power, left, rows * L, kept, apart);
     now->tally[g] = t;
     next->top[g] = m, next->sum[g] = sum;
 }
 template <class S, int WAY, int AFTER>
 __attribute__((noinline)) void advance_columns_by_way(Stripe<S> *next, Stripe<S> *now, const Stripe<S> *done, ptrdiff_t n, ptrdiff_t step, bool streaming) {
-    const ptrdiff_t L = lanes<S>(), several = sizeof(typename Several<copy_of<S>>::type) / sizeof(Lanes<S>), at_once = n < 64 ? n : 8;
+    const ptrdiff_t L = lanes<S>(), several = sizeof(typename Several<copy_of<S>>::type) / sizeof(Lanes<S>), at_once = n < AT_ONCE ? n : 8;
     const bool all = next && now && (done || AFTER == TO_LOGSUMEXP);
     const bool past = done && streaming && to_alignment(done->y) == 0 && done->stride[1] % 64 == 0, far = next && next->stride[0] >= 1024;
+    const bool one_by_one = far && all && in_two_steps<copy_of<S>>();
     const ptrdiff_t coming = next ? next->groups : 0, going = now ? now->groups : 0, leaving = done ? done->groups : 0;
     const ptrdiff_t groups = std::max(coming, std::max(going, leaving));
     for (ptrdiff_t g = 0; g < coming; g++) next->top[g] = constant<Lanes<S>>(-INFINITY), next->sum[g] = constant<Lanes<S>>(0);
@@ -126,18 +137,18 @@ __attribute__((noinline)) void advance_columns_by_way(Stripe<S> *next, Stripe<S>
         for (ptrdiff_t g = 0; g < going; g++) now->tally[g] = empty_tally<copy_of<S>>();
         for (ptrdiff_t j = start; j < end; j += at_once) {
             const ptrdiff_t rows = std::min(at_once, end - j);
-            for (ptrdiff_t i = 0; far && i < rows; i++) {  // the next rows lie in other pages, where no hardware looks ahead
-                const ptrdiff_t r = j + i + 32;
-                const S *x = r < n ? row_at<S>(next->x, next->stride[0], r) : row_at<S>(next->following, next->stride[0], r - n);
-                for (ptrdiff_t g = 0; g < coming; g++) prefetch(x + g * L);
-            }
+            // The next rows lie in other pages, where no hardware looks ahead.
+            auto row_to_come = [&](ptrdiff_t r) { return r < n ? row_at<S>(next->x, next->stride[0], r) : row_at<S>(next->following, next->stride[0], r - n); };
+            for (ptrdiff_t i = 0; far && !one_by_one && i < rows; i++)
+                for (ptrdiff_t g = 0; g < coming; g++) prefetch(row_to_come(j + i + 32) + g * L);
             for (ptrdiff_t g = 0; g < groups; g++) {
                 const ptrdiff_t width = (g + 1) * L;
                 ptrdiff_t i = 0;
                 if (all && width <= next->width && width <= now->width && (AFTER == TO_LOGSUMEXP || width <= done->width)) {
                     i = rows / several * several;
-                    if (past) side_by_side<S, WAY, AFTER>(next, now, done, g, j, i, step, [](S *y, Lanes<S> v) TERM { stream<S>(y, v); });
-                    else side_by_side<S, WAY, AFTER>(next, now, done, g, j, i, step, [](S *y, Lanes<S> v) TERM { store<S>(y, v); });
+                    const S *soon = one_by_one ? row_to_come(j + 32) + g * L : nullptr;
+                    if (past) side_by_side<S, WAY, AFTER>(next, now, done, g, j, i, step, soon, [](S *y, Lanes<S> v) TERM { stream<S>(y, v); });
+                    else side_by_side<S, WAY, AFTER>(next, now, done, g, j, i, step, soon, [](S *y, Lanes<S> v) TERM { store<S>(y, v); });
                     if (i == rows) continue;
                 }
                 if (AFTER != TO_LOGSUMEXP && g < leaving) write_rows<S, AFTER, WAY == SCALED>(done, g, j + i, rows - i, step, past);

@@ -486,12 +486,21 @@ template <class S, int WAY> __attribute__((noinline)) double exp_and_top_by_way(
     const Frame<S> f = spread_frame<S>(*frame);
     Tally<S> tally = empty_tally<S>();
     Ahead<S> ahead;
-    const ptrdiff_t head = std::min(to_line(x) % L, n);  // lines that are read in two take twice as long
-    ptrdiff_t j = head, vectors = head > 0;
-    if (head) count<S>(&tally, term_by_way<S, WAY>(load_part<S>(x, head, -INFINITY), f));
-    for (; j + LL <= both; j += LL, vectors += LL / L) count<S>(&tally, term_by_way<S, WAY>(ahead.meet(x + j, next + j), f));
-    const ptrdiff_t met = j;
-    for (; j < n; j += L, vectors++) count<S>(&tally, term_by_way<S, WAY>(load_some<S>(x + j, n - j, -INFINITY), f));
+    const ptrdiff_t head = std::min(to_line(x) % L, n), met = head + std::max<ptrdiff_t>(0, both - head) / LL * LL;
+    if (head) count<S>(&tally, term_by_way<S, WAY>(load_part<S>(x, head, -INFINITY), f));  // lines that are read in two take twice as long
+    ptrdiff_t vectors = head > 0;
+    Piece<S> piece;
+    for (ptrdiff_t from = head, end, j = head; from < n; from = end) {
+        end = Piece<S>::end(from, n);
+        auto take = [&](auto v) TERM {
+            if constexpr (in_two_steps<S>()) put_reduced<S, WAY>(piece.power + (j - from), piece.left + (j - from), v, f);
+            else count<S>(&tally, term_by_way<S, WAY>(v, f));
+        };
+        for (; j + LL <= std::min(end, met); j += LL) take(ahead.meet(x + j, next + j));
+        for (; j < end; j += L) take(load_some<S>(x + j, n - j, -INFINITY));
+        if constexpr (in_two_steps<S>()) add_reduced<S, false>(&tally, piece.power, piece.left, j - from, nullptr);
+        vectors += (j - from) / L;
+    }
     *l = sum_of_row(tally, vectors);
     return next_n ? ahead.top(next, next_n, head, met) : 0;
 }

@@ -76,20 +76,22 @@ INLINE Pack<int32_t, 1> look_up(const int32_t *table, Pack<int32_t, 1> i) {
 #endif
 template <int N> INLINE Pack<int32_t, N> look_up(const int32_t *table, Pack<int32_t, N> i) { return {look_up(table, i.lo), look_up(table, i.hi)}; }
 
-// An exponential as power + a * b: not yet rounded.
+// An exponential is found in two steps.  First a power of two and what is left of its logarithm, power exp(r);
+template <class P, bool ROUNDED> struct Reduced { P power, r; };
+// then power + a * b, not yet rounded,
 template <class P> struct Term { P power, a, b; };
 template <class P> INLINE P value(const Term<P> &x) { return mad(x.a, x.b, x.power); }
-// The same for half types, rounded: to within 1.6 units of 2^-24 and 0.05 |t| more, of which x - max remains in a share.
+// or, for half types, rounded: to within 1.6 units of 2^-24 and 0.05 |t| more, of which x - max remains in a share.
 template <class P> struct Rounded { P e; };
 template <class P> INLINE P value(const Rounded<P> &x) { return x.e; }
 
-// exp(t + t_low) 2^offset, where magic = Exp<A>::magic + steps (bias + offset); t_low is tiny.  The power of two must be a
+// exp(t + t_low) 2^offset by its first step, where magic = Exp<A>::magic + steps (bias + offset); t_low is tiny.  The power of two must be a
 // normal number, of t or of t's clamp.  NaN stays NaN.  `keep` may make it 0, and so the exponential: of what is lost anyway, where the
 // product of numbers so small would take a hundred cycles.
 struct Every { template <class P> INLINE P operator()(P power) const { return power; } };
 template <class M> struct Where { M mask; template <class P> INLINE P operator()(P power) const { return select(mask, power, constant<P>(0)); } };
 template <class M> INLINE Where<M> where(M mask) { return {mask}; }
-template <bool TEMPER, bool LOW, int N, class F = Every> INLINE Term<Pack<float, N>> exp_term(Pack<float, N> t, Pack<float, N> t_low, Pack<float, N> magic, F keep = F()) {
+template <bool TEMPER, bool LOW, int N, class F = Every> INLINE Reduced<Pack<float, N>, false> reduced(Pack<float, N> t, Pack<float, N> t_low, Pack<float, N> magic, F keep = F()) {
     typedef Pack<float, N> P;
     typedef Exp<float> E;
     P q = mad(t, constant<P>(E::steps * LOG2E), magic), n = q - magic;
@@ -97,11 +99,14 @@ template <bool TEMPER, bool LOW, int N, class F = Every> INLINE Term<Pack<float,
     Pack<int32_t, N> i = as<int32_t>(q);
     if (LOW) r = r + t_low;
     if (!TEMPER) r = r + as<float>(look_up((const int32_t *)POWERS.lost, i));
-    P power = keep(as<float>(shift_left(i, 20) + look_up(TEMPER ? POWERS.tempered : POWERS.plain, i)));
-    P p = mad(constant<P>(0.041660407011416018), r, constant<P>(0.1666803131575967));
-    return {power, power * r, mad(mad(p, r, constant<P>(0.50000001285367041)), r, constant<P>(1))};
+    return {keep(as<float>(shift_left(i, 20) + look_up(TEMPER ? POWERS.tempered : POWERS.plain, i))), r};
 }
-template <bool TEMPER, bool LOW, int N, class F = Every> INLINE Term<Pack<double, N>> exp_term(Pack<double, N> t, Pack<double, N> t_low, Pack<double, N> magic, F keep = F()) {
+template <class P> INLINE Term<P> term(const Reduced<P, false> &x) {
+    P p = mad(constant<P>(0.041660407011416018), x.r, constant<P>(0.1666803131575967));
+    return {x.power, x.power * x.r, mad(mad(p, x.r, constant<P>(0.50000001285367041)), x.r, constant<P>(1))};
+}
+// Doubles have many more steps in the polynomial than before it, and take both at once.
+template <bool TEMPER, bool LOW, int N, class F = Every> INLINE Term<Pack<double, N>> reduced(Pack<double, N> t, Pack<double, N> t_low, Pack<double, N> magic, F keep = F()) {
     typedef Pack<double, N> P;
     typedef Exp<double> E;
     P q = mad(t, constant<P>(LOG2E), magic), n = q - magic, power = keep(power_of_two(q));
@@ -119,8 +124,9 @@ template <bool TEMPER, bool LOW, int N, class F = Every> INLINE Term<Pack<double
     g = mad(g, r, constant<P>(0.50000000000000107362));
     return {power, mad(r * r, g, low) + high, power};
 }
-// Of exp_term for half types what they need: ln 2 / 8 in one part, which as a float is right to 2^-28, and a shorter polynomial.
-template <bool LOW, int N, class F = Every> INLINE Rounded<Pack<float, N>> exp_rounded(Pack<float, N> t, Pack<float, N> t_low, Pack<float, N> magic, F keep = F()) {
+template <class P> INLINE Term<P> term(const Term<P> &x) { return x; }
+// What half types need of it: ln 2 / 8 in one part, which as a float is right to 2^-28, and a shorter polynomial.
+template <bool LOW, int N, class F = Every> INLINE Reduced<Pack<float, N>, true> reduced_rounded(Pack<float, N> t, Pack<float, N> t_low, Pack<float, N> magic, F keep = F()) {
     typedef Pack<float, N> P;
     typedef Exp<float> E;
     P q = mad(t, constant<P>(E::steps * LOG2E), magic), n = q - magic;
@@ -131,10 +137,13 @@ template <bool LOW, int N, class F = Every> INLINE Rounded<Pack<float, N>> exp_r
 #endif
     if (LOW) r = r + t_low;
     Pack<int32_t, N> i = as<int32_t>(q);
-    P power = keep(as<float>(shift_left(i, 20) + look_up(POWERS.tempered, i)));
-    P p = mad(constant<P>(0.16666859111764457), r, constant<P>(0.5000647294878857));
-    return {mad(power * r, mad(p, r, constant<P>(1)), power)};
+    return {keep(as<float>(shift_left(i, 20) + look_up(POWERS.tempered, i))), r};
 }
+template <class P> INLINE Rounded<P> term(const Reduced<P, true> &x) {
+    P p = mad(constant<P>(0.16666859111764457), x.r, constant<P>(0.5000647294878857));
+    return {mad(x.power * x.r, mad(p, x.r, constant<P>(1)), x.power)};
+}
+template <bool TEMPER, bool LOW, class P, class F = Every> INLINE Term<P> exp_term(P t, P t_low, P magic, F keep = F()) { return term(reduced<TEMPER, LOW>(t, t_low, magic, keep)); }
 template <class P> INLINE double tempered() { return sizeof(typename element<P>::type) == 4 ? TEMPERED : 1; }
 
 // exp over its whole range, to subnormals and infinity: the power of two is kept in the middle of the exponents and moved

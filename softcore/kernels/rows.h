@@ -37,6 +37,7 @@ template <class S> struct Share {
 
 template <class S> struct Block {
     alignas(64) acc<S> e[FRAME<S>() + 16];
+    alignas(64) acc<S> left[in_two_steps<S>() ? FRAME<S>() + 16 : 1];  // of each exponential after the first of two steps
     S scratch[FRAME<S>()];  // for rows that are no plain memory
     S *x[16], *y[16];
     ptrdiff_t row[16], rows;
@@ -93,19 +94,20 @@ template <class S, bool SCALE> INLINE Lanes<S> across(const Result<S, TO_GRADIEN
 }
 template <class S, int AFTER, bool SCALE> INLINE Lanes<S> across(const Result<S, AFTER, SCALE> &a, const Result<S, AFTER, SCALE> &, ptrdiff_t j, ptrdiff_t n) { return a(j, n - j); }
 
-// One step of each of three rows, for as many Lanes as all of them have whole, and then for what is left of each.
+// One step of each of three rows, for as many Lanes as all of them have whole, and then for what is left of each.  Of rows
+// `from` to `to`, exponentials that are not kept take their place from the beginning of `e` on.
 template <class S, int WAY, int AFTER, bool STREAMS>
-__attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t ahead, Streamed<S> *past) {
+__attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff_t from, ptrdiff_t to, ptrdiff_t n, ptrdiff_t ahead, Streamed<S> *past) {
     Streamed<S> *const streamed = STREAMS ? past : nullptr;  // its own loop saves a branch and registers: 3 to 9% up to 256 elements on AVX2
     typedef Lanes<S> P;
     typedef typename Several<S>::type PP;
     const ptrdiff_t L = lanes<S>(), LL = sizeof(PP) / sizeof(P) * L;
     const bool writes = AFTER != TO_LOGSUMEXP, keeps = keeps_exponentials(AFTER);
     bool begun = false;  // the row before wrote the beginning of this one
-    for (ptrdiff_t i = 0; i < rows; i++) {
+    for (ptrdiff_t i = from; i < to; i++) {
         const Frame<S> f = spread_frame<S>(row_of<S>(&now->frame, i));
         const S *a = next->x[i], *b = now->x[i];
-        acc<S> *e = now->e + i * whole_lanes<S>(n);
+        acc<S> *e = now->e + (keeps ? i : i - from) * whole_lanes<S>(n), *left = now->left + (in_two_steps<S>() ? (i - from) * whole_lanes<S>(n) : 0);
         S *y = writes ? done->y[i] : nullptr;
         const Result<S, AFTER, WAY == SCALED> result(writes ? done : now, i, n);
         Writing w = {0, false};
@@ -114,8 +116,12 @@ __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const
         P m = constant<P>(-INFINITY), sum = constant<P>(0);
         auto meet = [&](P v) TERM { m = greater(v, m); sum = sum + v; };
         auto exponential_of = [&](auto v, ptrdiff_t j) TERM {
-            v = count<S>(&tally, term_by_way<S, WAY>(v, f));
-            if (keeps) store_pack(e + j, v);
+            if constexpr (in_two_steps<S>()) {
+                put_reduced<S, WAY>(e + j, left + j, v, f);
+            } else {
+                v = count<S>(&tally, term_by_way<S, WAY>(v, f));
+                if (keeps) store_pack(e + j, v);
+            }
         };
         ptrdiff_t j = 0;
         auto read = [&] TERM {
@@ -136,7 +142,7 @@ __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const
             read();
             for (ptrdiff_t i = 0; writes && i < LL; i += L, w.j += L) put<S>(y + w.j, result(w.j, L), w.past);
         }
-        begun = keeps && w.past && n % L == 0 && i + 1 < rows && done->y[i + 1] == y + n;
+        begun = keeps && w.past && n % L == 0 && i + 1 < to && done->y[i + 1] == y + n;
         if (begun) {
             for (; w.j + L <= n; w.j += L) stream<S>(y + w.j, result(w.j, L));
             if (w.j < n) stream<S>(y + w.j, across(result, Result<S, AFTER, WAY == SCALED>(done, i + 1, n), w.j, n));
@@ -145,12 +151,22 @@ __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const
         }
         for (; j + L <= n; j += L) meet(load<S>(a + j)), exponential_of(load<S>(b + j), j);
         if (j < n) meet(load_part<S>(a + j, n - j, -INFINITY)), exponential_of(load_part<S>(b + j, n - j, -INFINITY), j);
-        put_sum(now, i, sum_of_row(tally, whole_lanes<S>(n) / L));
+        if (!in_two_steps<S>()) put_sum(now, i, sum_of_row(tally, whole_lanes<S>(n) / L));
         acc<S> top = largest<S>(m);
         if (__builtin_expect(any(sum != sum), 0)) top = (acc<S>)top_of_tile<S>(a, n);
         std::memcpy((char *)&next->top + i * sizeof top, &top, sizeof top);
         // On an average 8 below the top; a part of a vector is filled up with -inf.
         next->deep |= n % L != 0 || any(sum < splat<S>((acc<S>)(n / L) * (top - 8)));
+    }
+}
+// The second step of the exponentials of some rows, of which side_by_side took the first.
+template <class S, bool KEEP> __attribute__((noinline)) void add_up(Block<S> *b, ptrdiff_t from, ptrdiff_t to, ptrdiff_t n) {
+    const ptrdiff_t whole = whole_lanes<S>(n);
+    for (ptrdiff_t i = from; i < to; i++) {
+        Tally<S> tally = empty_tally<S>();
+        acc<S> *e = b->e + (KEEP ? i : i - from) * whole;
+        add_reduced<S, KEEP>(&tally, e, b->left + (i - from) * whole, whole, e);
+        put_sum(b, i, sum_of_row(tally, whole / lanes<S>()));
     }
 }
 template <class S, int WAY, int AFTER>
@@ -160,8 +176,14 @@ void advance_by_way(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff
     if (next && now && (done || AFTER == TO_LOGSUMEXP)) {
         rows = std::min(next->rows, now->rows);
         if (AFTER != TO_LOGSUMEXP) rows = std::min(rows, done->rows);
-        if (streamed) side_by_side<S, WAY, AFTER, true>(next, now, done, rows, n, ahead, streamed);
-        else side_by_side<S, WAY, AFTER, false>(next, now, done, rows, n, ahead, streamed);
+        // As many rows at a time as there is room for what waits for its second step.
+        const ptrdiff_t several = in_two_steps<S>() ? std::max<ptrdiff_t>(1, Piece<S>::LENGTH / whole_lanes<S>(n)) : rows;
+        for (ptrdiff_t from = 0, to; from < rows; from = to) {
+            to = std::min(rows, from + several);
+            if (streamed) side_by_side<S, WAY, AFTER, true>(next, now, done, from, to, n, ahead, streamed);
+            else side_by_side<S, WAY, AFTER, false>(next, now, done, from, to, n, ahead, streamed);
+            if constexpr (in_two_steps<S>()) add_up<S, keeps_exponentials(AFTER)>(now, from, to, n);
+        }
     }
     for (ptrdiff_t i = rows; next && i < next->rows; i++) {
         const acc<S> top = (acc<S>)top_of_tile<S>(next->x[i], n);
@@ -169,7 +191,7 @@ void advance_by_way(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff
         next->deep = true;
     }
     for (ptrdiff_t i = rows; now && i < now->rows; i++)
-        put_sum(now, i, exp_row_by_way<S, WAY, keeps_exponentials(AFTER)>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), now->e + i * whole_lanes<S>(n)));
+        put_sum(now, i, exp_row_by_way<S, WAY, keeps_exponentials(AFTER)>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), now->e + (keeps_exponentials(AFTER) ? i * whole_lanes<S>(n) : 0), now->left));
     for (ptrdiff_t i = rows; AFTER != TO_LOGSUMEXP && done && i < done->rows; i++)
         write_row<S>(done->y[i], n, streamed, Result<S, AFTER, WAY == SCALED>(done, i, n));
 }

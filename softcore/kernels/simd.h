@@ -240,6 +240,15 @@ template <class A, int N> struct element<Pack<A, N>> { typedef A type; };
 template <class P> INLINE P constant(double a) { P p; spread((typename element<P>::type)a, &p); return p; }
 template <class S> INLINE Lanes<S> splat(acc<S> a) { Lanes<S> p; spread(a, &p); return p; }
 
+// f(k, &part, ...) for each native vector k of some Packs, one after the other.  Operators take all vectors of a Pack a step further before
+// they take the next step; where sixteen registers do not hold the constants of many steps as well, this needs fewer.
+template <class F, class... A> INLINE void by_vector(F f, ptrdiff_t k, Pack<A, 1> *...x) { f(k, x...); }
+template <class F, int N, class... A> INLINE void by_vector(F f, ptrdiff_t k, Pack<A, N> *...x) {
+    by_vector(f, k, &x->lo...);
+    by_vector(f, k + N / 2, &x->hi...);
+}
+template <class A> INLINE constexpr ptrdiff_t in_vector() { return SOFTCORE_VECTOR / sizeof(A); }
+
 // One lane of many.
 template <class S> INLINE acc<S> lane(const Lanes<S> &x, ptrdiff_t i) { acc<S> a; std::memcpy(&a, (const char *)&x + i * sizeof a, sizeof a); return a; }
 

@@ -40,6 +40,7 @@ template <class S, int AFTER> struct Walked {
     Share<S> share;
     Inverse<S> inverse;
     LogFrame<S> log;
+    INLINE Walked() {}
     INLINE Walked(const Walk<S> *w) : x(w->x), kept(w->kept), step(w->step) {
         if (AFTER == TO_GRADIENT) share = Share<S>(w->share);
         if (AFTER == TO_SOFTMAX) inverse = spread_inverse<S>(w->inverse);
@@ -66,42 +67,54 @@ __attribute__((noinline)) double walk_frame_by_way(Walk<S> *w, const S *x, ptrdi
     acc<S> *kept = w->kept + (KEEP ? j0 : 0);
     Tally<S> tally = empty_tally<S>();
     Ahead<S> met;
-    auto read = [&](auto v, ptrdiff_t j) TERM {
-        v = count<S>(&tally, term_by_way<S, WAY>(v, f));
-        if (KEEP) store_pack(kept + j, v);
-    };
-    ptrdiff_t j = 0;
-    if (AFTER != TO_LOGSUMEXP) {
-        const Walked<S, AFTER> result(w);
-        if (j0 == 0) w->writing = begin_row<S>(w->y, w->n, w->streaming ? &w->streamed : nullptr, result);
-        const Lanes<S> unit = splat<S>(AFTER == TO_LOG_SOFTMAX ? 1 : w->step[j0 / FRAME<S>()]);
-        const bool past = w->writing.past;
-        S *y = w->y;
-        ptrdiff_t at = w->writing.j;
-        auto write = [&] TERM { put<S>(y + at, result.within(at, L, unit), past); at += L; };
+    Piece<S> piece;
+    typedef Walked<S, AFTER> W;
+    const bool writes = AFTER != TO_LOGSUMEXP;
+    const W result = writes ? W(w) : W();
+    if (writes && j0 == 0) w->writing = begin_row<S>(w->y, w->n, w->streaming ? &w->streamed : nullptr, result);
+    const Lanes<S> unit = splat<S>(AFTER == TO_LOG_SOFTMAX || !writes ? 1 : w->step[j0 / FRAME<S>()]);
+    const bool past = writes && w->writing.past;
+    S *y = w->y;
+    ptrdiff_t at = writes ? w->writing.j : 0;
+    auto write = [&] TERM { put<S>(y + at, result.within(at, L, unit), past); at += L; };
+    for (ptrdiff_t from = 0, end, j = 0; from < n; from = end) {
+        end = Piece<S>::end(from, n);
+        acc<S> *const power = KEEP ? kept : piece.power - from, *const left = piece.left - from;
+        auto read = [&](auto v) TERM {
+            if constexpr (in_two_steps<S>()) {
+                put_reduced<S, WAY>(power + j, left + j, v, f);
+            } else {
+                v = count<S>(&tally, term_by_way<S, WAY>(v, f));
+                if (KEEP) store_pack(kept + j, v);
+            }
+        };
+        const ptrdiff_t meets = std::min(both, end);
         // What is written lies a part of a Lanes ahead of what is read, so it is still there.
-        for (; j + LL <= both && at + LL <= j0 + n; j += LL) {
+        for (; writes && j + LL <= meets && at + LL <= j0 + n; j += LL) {
             const auto v = met.meet(x + j, next + j);
             for (ptrdiff_t i = 0; i < LL; i += L) write();
-            read(v, j);
+            read(v);
         }
-        for (; j + LL > both && j + L <= n && at + L <= j0 + n; j += L) {
+        for (; writes && j + LL > both && j + L <= end && at + L <= j0 + n; j += L) {
             write();
-            read(load<S>(x + j), j);
+            read(load<S>(x + j));
         }
-        while (at + L <= j0 + n) write();
-        if (j0 + n == w->n || (at < j0 + n && at + L > w->n)) {
-            end_row<S>(y, w->n, w->streaming ? &w->streamed : nullptr, {at, past}, result);
-            at = w->n;
-        } else if (at < j0 + n) {
-            put<S>(y + at, result(at, L), past);
-            at += L;
+        if (writes && end == n) {
+            while (at + L <= j0 + n) write();
+            if (j0 + n == w->n || (at < j0 + n && at + L > w->n)) {
+                end_row<S>(y, w->n, w->streaming ? &w->streamed : nullptr, {at, past}, result);
+                at = w->n;
+            } else if (at < j0 + n) {
+                put<S>(y + at, result(at, L), past);
+                at += L;
+            }
+            w->writing.j = at;
         }
-        w->writing.j = at;
+        for (; j + LL <= meets; j += LL) read(met.meet(x + j, next + j));
+        for (; j + L <= end; j += L) read(load<S>(x + j));
+        if (j < end) read(load_part<S>(x + j, end - j, -INFINITY)), j += L;
+        if constexpr (in_two_steps<S>()) add_reduced<S, KEEP>(&tally, power + from, piece.left, j - from, kept + from);
     }
-    for (; j + LL <= both; j += LL) read(met.meet(x + j, next + j), j);
-    for (; j + L <= n; j += L) read(load<S>(x + j), j);
-    if (j < n) read(load_part<S>(x + j, n - j, -INFINITY), j);
     s->l = s->m - s->m == 0 ? sum_of_row(tally, (n + L - 1) / L) : Sum<double>{0, 0};
     return next ? met.top(next, next_n, 0, both / LL * LL) : 0;
 }
