@@ -107,17 +107,23 @@ template <class S> struct PlainRange {
 };
 template <class S> INLINE Signs<S> is_small(Lanes<S> a) { return is_below<S>(a, PlainRange<S>::least()); }
 template <class S> INLINE Signs<S> is_large(Lanes<S> a) { return reaches<S>(a, PlainRange<S>::most()); }
-// exp(-u) times `tempered` / 4, and the sum of that and of `tempered` / 4.
+// exp(-|r|) times `tempered` / 4, and the sum of that and of `tempered` / 4.
 template <class P> struct Quarters { P z, one, sum; };
-template <class S> INLINE Quarters<Lanes<S>> quarters_of(Lanes<S> u) {
-    typedef Lanes<S> P;
-    typedef Exp<acc<S>> E;
-    const P t = constant<P>(0) - u, one = constant<P>(0.25 * tempered<P>());
-    const P z = value(exp_term<true, false>(t, t, constant<P>(E::magic + E::steps * (E::bias - 2))));
+template <class A, class P> INLINE P quarter_of(P r) {
+    typedef Exp<A> E;
+    const P t = constant<P>(0) - magnitude(r);
+    return value(exp_term<true, false>(t, t, constant<P>(E::magic + E::steps * (E::bias - 2))));
+}
+template <class P> INLINE Quarters<P> quarters_of(P z) {
+    const P one = constant<P>(0.25 * tempered<P>());
     return {z, one, z + one};
 }
+// A function out of line takes Lanes from memory.  What it is given is copied there first, by registers: or else the compiler keeps the
+// originals in memory as well, all through the loop that hardly ever calls it (glu_backward by silu on AVX2, in the first cache: 2.0
+// instead of 1.0 ns an element).
 // A result lies between the branches, and a rounding must not carry it beyond the largest number.
-template <class S> __attribute__((noinline)) Lanes<S> careful_gate(Lanes<S> x, Lanes<S> y, Lanes<S> r, Lanes<S> plain, Signs<S> odd) {
+template <class S> __attribute__((noinline)) Lanes<S> careful_gate(const Lanes<S> *given, Signs<S> odd) {
+    const Lanes<S> x = given[0], y = given[1], r = given[2], plain = given[3];
     const Opening<S> o = opening_of<S>(r);
     const Lanes<S> chosen = select(o.low, y, x), other = select(o.low, x, y);
     Lanes<S> f = mad(chosen, o.s.major, (other * o.s.minor) * o.s.tail);
@@ -126,18 +132,22 @@ template <class S> __attribute__((noinline)) Lanes<S> careful_gate(Lanes<S> x, L
     return select(odd < whole<S>(0), select(o.settled, chosen, f), plain);
 }
 // (chosen + other exp(-u)) / (1 + exp(-u)), by quarters, which cannot overflow.
-template <class S> INLINE Lanes<S> gate_of(Lanes<S> x, Lanes<S> y, Lanes<S> r) {
+template <class S> INLINE Lanes<S> gate_of(Lanes<S> x, Lanes<S> y, Lanes<S> r, const Quarters<Lanes<S>> &q) {
     const Mask<S> low = r < constant<Lanes<S>>(0);
     const Lanes<S> u = magnitude(r);
-    const Quarters<Lanes<S>> q = quarters_of<S>(u);
     const Lanes<S> sum = mad(select(low, x, y), q.z, select(low, y, x) * q.one), f = sum / q.sum;
     const Signs<S> odd = is_far<S>(u) | is_large<S>(sum);
-    return __builtin_expect(any_sign<S>(odd), 0) ? careful_gate<S>(x, y, r, f, odd) : f;
+    if (__builtin_expect(any_sign<S>(odd), 0)) {
+        const Lanes<S> given[] = {in_register(x), in_register(y), in_register(r), in_register(f)};
+        return in_register(careful_gate<S>(given, in_register(odd)));
+    }
+    return f;
 }
 template <class S> struct GateGradients { Lanes<S> x, y, r; };
 // A difference of huge numbers is halved, and the product is not doubled then.
-template <class S> __attribute__((noinline)) void careful_gate_gradients(Lanes<S> df, Lanes<S> x, Lanes<S> y, Lanes<S> r, Signs<S> odd, GateGradients<S> *d) {
+template <class S> __attribute__((noinline)) void careful_gate_gradients(const Lanes<S> *given, Signs<S> odd, GateGradients<S> *d) {
     typedef Lanes<S> P;
+    const P df = given[0], x = given[1], y = given[2], r = given[3];
     const Opening<S> o = opening_of<S>(r);
     const P one = constant<P>(1), half = constant<P>(0.5), zero = constant<P>(0), largest = constant<P>(std::numeric_limits<acc<S>>::max() / 4);
     const Mask<S> huge = (magnitude(x) > largest) | (magnitude(y) > largest), careful = odd < whole<S>(0);
@@ -148,17 +158,21 @@ template <class S> __attribute__((noinline)) void careful_gate_gradients(Lanes<S
     d->y = select(careful, select(o.low, chosen, other), d->y);
     d->r = select(careful, select(o.settled, zero, slope), d->r);
 }
-template <class S> INLINE GateGradients<S> gate_gradients(Lanes<S> df, Lanes<S> x, Lanes<S> y, Lanes<S> r) {
+template <class S> INLINE GateGradients<S> gate_gradients(Lanes<S> df, Lanes<S> x, Lanes<S> y, Lanes<S> r, const Quarters<Lanes<S>> &q) {
     typedef Lanes<S> P;
     const Mask<S> low = r < constant<P>(0);
     const P u = magnitude(r), one = constant<P>(1);
-    const Quarters<P> q = quarters_of<S>(u);
     const P quotient = one / q.sum, rest = mad(q.sum - q.one - q.z, quotient, near_cancel(constant<P>(0) - q.sum, quotient, one));
     const P inverse = mad(quotient, rest, quotient), minor = q.z * inverse, chosen = df * (q.one * inverse), other = df * minor, share = chosen * minor;
     const P across = x - y;
     GateGradients<S> d = {select(low, other, chosen), select(low, chosen, other), share * across};
     const Signs<S> odd = is_far<S>(u) | (is_small<S>(df) & is_nonzero<S>(df)) | is_large<S>(df * across);
-    if (__builtin_expect(any_sign<S>(odd), 0)) careful_gate_gradients<S>(df, x, y, r, odd, &d);
+    if (__builtin_expect(any_sign<S>(odd), 0)) {
+        const P given[] = {in_register(df), in_register(x), in_register(y), in_register(r)};
+        GateGradients<S> g = {in_register(d.x), in_register(d.y), in_register(d.r)};
+        careful_gate_gradients<S>(given, in_register(odd), &g);
+        d = {in_register(g.x), in_register(g.y), in_register(g.r)};
+    }
     return d;
 }
 
@@ -292,28 +306,33 @@ template <class S, int BY> INLINE Lanes<S> careful_slope(Lanes<S> dy, Lanes<S> a
     return twice_product(dy, a, f.value, f.tail);
 }
 // A sigmoid that is neither far open nor far closed takes a plain way: see `is_far`.
-template <class S, int BY> __attribute__((noinline)) Lanes<S> odd_glu(Lanes<S> a, Lanes<S> b, Lanes<S> plain, Signs<S> odd) {
+INLINE constexpr bool by_quarters(int by) { return by == BY_SIGMOID || by == BY_SILU; }
+template <class S, int BY> __attribute__((noinline)) Lanes<S> odd_glu(const Lanes<S> *given, Signs<S> odd) {
+    const Lanes<S> a = given[0], b = given[1], plain = given[2];
     return select(odd < whole<S>(0), careful_glu<S, BY>(a, b), plain);
 }
-template <class S, int BY> INLINE Lanes<S> glu_of(Lanes<S> a, Lanes<S> b) {
-    if (BY != BY_SIGMOID && BY != BY_SILU) return careful_glu<S, BY>(a, b);
+template <class S, int BY> INLINE Lanes<S> glu_of(Lanes<S> a, Lanes<S> b, const Quarters<Lanes<S>> &q) {
+    if (!by_quarters(BY)) return careful_glu<S, BY>(a, b);
     const Lanes<S> u = magnitude(b), zero = constant<Lanes<S>>(0);
-    const Quarters<Lanes<S>> q = quarters_of<S>(u);
     const Lanes<S> product = BY == BY_SILU ? a * b : a, f = product * select(b < zero, q.z, q.one) / q.sum;
     const Signs<S> lost = is_small<S>(product) & is_nonzero<S>(a);
     const Signs<S> odd = is_far<S>(u) | (BY == BY_SILU ? (lost & is_nonzero<S>(b)) | is_large<S>(product) : lost);
-    return __builtin_expect(any_sign<S>(odd), 0) ? odd_glu<S, BY>(a, b, f, odd) : f;
+    if (__builtin_expect(any_sign<S>(odd), 0)) {
+        const Lanes<S> given[] = {in_register(a), in_register(b), in_register(f)};
+        return in_register(odd_glu<S, BY>(given, in_register(odd)));
+    }
+    return f;
 }
 template <class S> struct GluGradients { Lanes<S> a, b; };
-template <class S, int BY> __attribute__((noinline)) void odd_glu_gradients(Lanes<S> dy, Lanes<S> a, Lanes<S> b, Signs<S> odd, GluGradients<S> *d) {
+template <class S, int BY> __attribute__((noinline)) void odd_glu_gradients(const Lanes<S> *given, Signs<S> odd, GluGradients<S> *d) {
+    const Lanes<S> dy = given[0], a = given[1], b = given[2];
     d->a = select(odd < whole<S>(0), careful_glu<S, BY>(dy, b), d->a);
     d->b = select(odd < whole<S>(0), careful_slope<S, BY>(dy, a, b), d->b);
 }
-template <class S, int BY> INLINE GluGradients<S> glu_gradients(Lanes<S> dy, Lanes<S> a, Lanes<S> b) {
-    if ((BY != BY_SIGMOID && BY != BY_SILU) || sizeof(acc<S>) == 8)  // of doubles the plain slope would be off by 4.6 units
+template <class S, int BY> INLINE GluGradients<S> glu_gradients(Lanes<S> dy, Lanes<S> a, Lanes<S> b, const Quarters<Lanes<S>> &q) {
+    if (!by_quarters(BY) || sizeof(acc<S>) == 8)  // of doubles the plain slope would be off by 4.6 units
         return {careful_glu<S, BY>(dy, b), careful_slope<S, BY>(dy, a, b)};
     const Lanes<S> u = magnitude(b), zero = constant<Lanes<S>>(0);
-    const Quarters<Lanes<S>> q = quarters_of<S>(u);
     const Mask<S> low = b < zero;
     const Lanes<S> share = select(low, q.z, q.one), other = select(low, q.one, q.z);
     // of b s(b): s + b s (1 - s)
@@ -322,7 +341,12 @@ template <class S, int BY> INLINE GluGradients<S> glu_gradients(Lanes<S> dy, Lan
     GluGradients<S> d = {to_a * share / q.sum, to_b * slope};
     const Signs<S> lost = is_small<S>(to_b) & is_nonzero<S>(a), lost_too = BY == BY_SILU ? is_small<S>(to_a) & is_nonzero<S>(b) : is_small<S>(to_a);
     const Signs<S> odd = is_far<S>(u) | ((lost | lost_too) & is_nonzero<S>(dy)) | is_large<S>(to_a) | is_large<S>(to_b);
-    if (__builtin_expect(any_sign<S>(odd), 0)) odd_glu_gradients<S, BY>(dy, a, b, odd, &d);
+    if (__builtin_expect(any_sign<S>(odd), 0)) {
+        const Lanes<S> given[] = {in_register(dy), in_register(a), in_register(b)};
+        GluGradients<S> g = {in_register(d.a), in_register(d.b)};
+        odd_glu_gradients<S, BY>(given, in_register(odd), &g);
+        d = {in_register(g.a), in_register(g.b)};
+    }
     return d;
 }
 
@@ -331,56 +355,100 @@ template <class S, int BY> INLINE GluGradients<S> glu_gradients(Lanes<S> dy, Lan
 enum Sweep { MAXIMUM_BACKWARD = 1, GATE, GATE_BACKWARD, GLU, GLU_BACKWARD };
 static constexpr int RESULTS = 3;  // of a sweep, at most
 
-// y[i][j] = the i-th of what f(j) writes to its last argument, for those y that are there.  An operand may be written over: all of
+// y[i][j] = what f(j) puts as the i-th, for those y that are there.  An operand may be written over: all of
 // an element's operands are read before.
-template <class S, int N, class F> INLINE void over_tiles(S *const *y, ptrdiff_t n, bool streaming, F f) {
+template <class S, int N, class F, class Q> INLINE void over_tiles(S *const *results, ptrdiff_t n, bool streaming, ptrdiff_t most, Q prepare, F f) {
     const ptrdiff_t L = lanes<S>();
-    Lanes<S> v[N];
+    S *y[N];  // which no store changes
     bool past[N];
+    for (int i = 0; i < N; i++) y[i] = results[i];
     ptrdiff_t head = 0, j = 0;
     for (int i = 0; i < N && streaming && !head; i++) if (y[i] && to_alignment(y[i]) > 0) head = to_alignment(y[i]);
     head = head < n ? head : 0;
     for (int i = 0; i < N; i++) past[i] = streaming && y[i] && to_alignment(y[i]) == head;
     auto part = [&](ptrdiff_t m) TERM {
-        f(j, m, v);
-        for (int i = 0; i < N; i++) if (y[i]) store_part<S>(y[i] + j, v[i], m);
+        f(j, m, [&](int i, Lanes<S> v) TERM { if (y[i]) store_part<S>(y[i] + j, v, m); });
         j += m;
     };
-    if (head) part(head);
-    for (; j + L <= n; j += L) {
-        f(j, L, v);
-        for (int i = 0; i < N; i++) if (y[i]) put<S>(y[i] + j, v[i], past[i]);
+    if (head) {
+        prepare(0, head);
+        part(head);
     }
-    if (j < n) part(n - j);
+    while (j < n) {
+        const ptrdiff_t end = std::min(n, j + most);
+        prepare(j, end - j);
+        for (; j + L <= end; j += L) f(j, L, [&](int i, Lanes<S> v) TERM { if (y[i]) put<S>(y[i] + j, v, past[i]); });
+        if (j < end) part(end - j);
+    }
 }
+template <class S, int N, class F> INLINE void over_tiles(S *const *y, ptrdiff_t n, bool streaming, F f) { over_tiles<S, N>(y, n, streaming, n, [](ptrdiff_t, ptrdiff_t) {}, f); }
 #define LOAD(i) load_some<S>(x[i] + j, m, 0)
+#define PREPARE QuarterTile<S>::LENGTH, [&](ptrdiff_t from, ptrdiff_t n) TERM { quarters.prepare(from, n); }
 // The halves of rows are streams that begin anew with each row: they are not seen coming, and are asked for.
 #define LOAD_HALF(i) (prefetch_near(x[i] + j + 1024), LOAD(i))
+// quarter_of some elements.  Sixteen registers do not hold the constants of an exponential and of what follows it, so on AVX2 a loop of its
+// own finds them first: two short chains of operations, of which a processor looks ahead over more elements than of one long chain.
+template <class S> struct QuarterTile {
+    static constexpr bool apart = SOFTCORE_VECTOR == 32;
+    static constexpr ptrdiff_t LENGTH = apart ? 8 * lanes<S>() : TILE<S>();  // so that not for long but one operand is read
+    const S *r;  // or null where they are not needed
+    ptrdiff_t from = 0;
+    alignas(64) acc<S> quarter[apart ? LENGTH : 1];
+    INLINE explicit QuarterTile(const S *r) : r(r) {}
+    INLINE void prepare(ptrdiff_t first, ptrdiff_t n) {  // up to LENGTH
+        from = first;
+        for (ptrdiff_t j = 0; apart && r && j < n; j += lanes<S>()) {
+            Lanes<S> some = load_some<S>(r + from + j, n - j, 0);
+            by_vector([=](ptrdiff_t k, Pack<acc<S>, 1> *x) TERM { store_pack(quarter + j + k * in_vector<acc<S>>(), quarter_of<acc<S>>(*x)); }, 0, &some);
+        }
+    }
+    INLINE Quarters<Lanes<S>> operator()(Lanes<S> r, ptrdiff_t j, ptrdiff_t m) const {
+        return apart ? quarters_of(load_some<acc<S>>(quarter + (j - from), m, 0)) : quarters_of(quarter_of<acc<S>>(r));
+    }
+};
+template <class S> __attribute__((noinline)) void gate_tile(S *const *y, const S *const *x, ptrdiff_t n, bool streaming) {
+    QuarterTile<S> quarters(x[2]);
+    over_tiles<S, 1>(y, n, streaming, PREPARE, [&](ptrdiff_t j, ptrdiff_t m, auto put) TERM {
+        const Lanes<S> r = LOAD(2);
+        put(0, gate_of<S>(LOAD(0), LOAD(1), r, quarters(r, j, m)));
+    });
+}
+template <class S> __attribute__((noinline)) void gate_backward_tile(S *const *y, const S *const *x, ptrdiff_t n, bool streaming) {
+    QuarterTile<S> quarters(x[3]);
+    over_tiles<S, 3>(y, n, streaming, PREPARE, [&](ptrdiff_t j, ptrdiff_t m, auto put) TERM {
+        const Lanes<S> r = LOAD(3);
+        const GateGradients<S> d = gate_gradients<S>(LOAD(0), LOAD(1), LOAD(2), r, quarters(r, j, m));
+        put(0, d.x);
+        put(1, d.y);
+        put(2, d.r);
+    });
+}
 template <class S, int BY> __attribute__((noinline)) void glu_tile(S *const *y, const S *const *x, ptrdiff_t n, bool streaming) {
-    over_tiles<S, 1>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> *v) TERM { v[0] = glu_of<S, BY>(LOAD_HALF(0), LOAD_HALF(1)); });
+    QuarterTile<S> quarters(by_quarters(BY) ? x[1] : nullptr);
+    over_tiles<S, 1>(y, n, streaming, PREPARE, [&](ptrdiff_t j, ptrdiff_t m, auto put) TERM {
+        const Lanes<S> a = in_register(LOAD_HALF(0)), b = in_register(LOAD_HALF(1));
+        put(0, glu_of<S, BY>(a, b, quarters(b, j, m)));
+    });
 }
 template <class S, int BY> __attribute__((noinline)) void glu_backward_tile(S *const *y, const S *const *x, ptrdiff_t n, bool streaming) {
-    over_tiles<S, 2>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> *v) TERM {
+    QuarterTile<S> quarters(by_quarters(BY) && sizeof(acc<S>) == 4 ? x[2] : nullptr);
+    over_tiles<S, 2>(y, n, streaming, PREPARE, [&](ptrdiff_t j, ptrdiff_t m, auto put) TERM {
         const Lanes<S> dy = LOAD_HALF(0), a = LOAD_HALF(1), b = LOAD_HALF(2);
-        const GluGradients<S> d = glu_gradients<S, BY>(dy, a, b);
-        v[0] = d.a;
-        v[1] = d.b;
+        const GluGradients<S> d = glu_gradients<S, BY>(dy, a, b, quarters(b, j, m));
+        put(0, d.a);
+        put(1, d.b);
     });
 }
 template <class S> void sweep_tile(int op, int by, S *const *y, const S *const *x, ptrdiff_t n, bool streaming) {
     switch (op) {
-    case MAXIMUM_BACKWARD: return over_tiles<S, 2>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> *v) TERM {
+    case MAXIMUM_BACKWARD: return over_tiles<S, 2>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m, auto put) TERM {
         const Lanes<S> dy = LOAD(0), a = LOAD(1), b = LOAD(2);
-        v[0] = maximum_gradient<S>(dy, a, b);
-        v[1] = maximum_gradient<S>(dy, b, a);
+        const Lanes<S> da = maximum_gradient<S>(dy, a, b), db = maximum_gradient<S>(dy, b, a);
+        put(0, da);
+        put(1, db);
     });
-    case GATE: return over_tiles<S, 1>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> *v) TERM { v[0] = gate_of<S>(LOAD(0), LOAD(1), LOAD(2)); });
-    case GATE_BACKWARD: return over_tiles<S, 3>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m, Lanes<S> *v) TERM {
-        const GateGradients<S> d = gate_gradients<S>(LOAD(0), LOAD(1), LOAD(2), LOAD(3));
-        v[0] = d.x;
-        v[1] = d.y;
-        v[2] = d.r;
-    });
+    case GATE: return gate_tile<S>(y, x, n, streaming);
+    case GATE_BACKWARD: return gate_backward_tile<S>(y, x, n, streaming);
     case GLU: switch (by) {
         case BY_SIGMOID: return glu_tile<S, BY_SIGMOID>(y, x, n, streaming);
         case BY_SILU: return glu_tile<S, BY_SILU>(y, x, n, streaming);
@@ -401,6 +469,7 @@ template <class S> void sweep_tile(int op, int by, S *const *y, const S *const *
     }
 }
 #undef LOAD_HALF
+#undef PREPARE
 #undef LOAD
 
 // ---------------------------------------------------------------- sums of gradients over what was broadcast
@@ -412,7 +481,8 @@ enum Gradients { OF_MAXIMUM = 1, OF_GATE = 3 };  // and the number of the operan
 template <class S, int WHICH, class L> INLINE Lanes<S> gradient_of_operand(L load) {
     if (WHICH == OF_MAXIMUM) return maximum_gradient<S>(load(0), load(1), load(2));
     if (WHICH == OF_MAXIMUM + 1) return maximum_gradient<S>(load(0), load(2), load(1));
-    const GateGradients<S> d = gate_gradients<S>(load(0), load(1), load(2), load(3));
+    const Lanes<S> r = load(3);
+    const GateGradients<S> d = gate_gradients<S>(load(0), load(1), load(2), r, quarters_of(quarter_of<acc<S>>(r)));
     return WHICH == OF_GATE ? d.x : WHICH == OF_GATE + 1 ? d.y : d.r;
 }
 template <class S, int WHICH> __attribute__((noinline)) double sum_gradient_by(const S *const *x, ptrdiff_t n) {
