@@ -148,6 +148,28 @@ def test_batch(op, dtype, length):
         assert bits(alone) == expected, "row by row"
 
 
+# On AVX2 exponentials are found in two steps, of 512 elements before the next, and of up to 1023 at the end of a row.
+@pytest.mark.parametrize("length", [496, 511, 512, 513, 1023, 1024, 1025, 1537, 4096 + 1023, 4096 + 1025, 8192 + 500])
+@pytest.mark.parametrize("op", REDUCING, ids=named)
+def test_where_pieces_end(op, length):
+    test_batch(op, np.float32, length)
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("op", ELEMENTWISE, ids=named)
+def test_where_tiles_end(op, dtype):
+    # Each result is that of its elements, wherever a tile begins.
+    for length in (1023, 1024, 1025, 2048, 3001):
+        arguments = tuple(a[0] for a in operands(op, 2, length, dtype))
+        if any(a.shape != arguments[0].shape for a in arguments):
+            continue  # a gated linear unit, whose halves begin elsewhere
+        whole = call(op, arguments)
+        for start in (1, 7, 16, 999, 1000):
+            parts = call(op, pieces(arguments, slice(start, None)))
+            rest = tuple(y[start:] for y in whole) if isinstance(whole, tuple) else whole[start:]
+            assert bits(parts) == bits(rest), f"{length} from {start} on"
+
+
 @pytest.mark.parametrize("name", ["one_nan", "nans", "plus_inf", "all_minus_inf", "some_minus_inf"])
 @pytest.mark.parametrize("op", REDUCING, ids=named)
 def test_bad_rows_do_not_disturb_others(op, name):
