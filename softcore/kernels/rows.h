@@ -37,7 +37,6 @@ template <class S> struct Share {
 
 template <class S> struct Block {
     alignas(64) acc<S> e[FRAME<S>() + 16];
-    alignas(64) acc<S> left[in_two_steps<S>() ? FRAME<S>() + 16 : 1];  // of each exponential after the first of two steps
     S scratch[FRAME<S>()];  // for rows that are no plain memory
     S *x[16], *y[16];
     ptrdiff_t row[16], rows;
@@ -97,7 +96,7 @@ template <class S, int AFTER, bool SCALE> INLINE Lanes<S> across(const Result<S,
 // One step of each of three rows, for as many Lanes as all of them have whole, and then for what is left of each.  Of rows
 // `from` to `to`, exponentials that are not kept take their place from the beginning of `e` on.
 template <class S, int WAY, int AFTER, bool STREAMS>
-__attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff_t from, ptrdiff_t to, ptrdiff_t n, ptrdiff_t ahead, Streamed<S> *past) {
+__attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const Block<S> *done, acc<S> *all_left, ptrdiff_t from, ptrdiff_t to, ptrdiff_t n, ptrdiff_t ahead, Streamed<S> *past) {
     Streamed<S> *const streamed = STREAMS ? past : nullptr;  // its own loop saves a branch and registers: 3 to 9% up to 256 elements on AVX2
     typedef Lanes<S> P;
     typedef typename Several<S>::type PP;
@@ -107,7 +106,7 @@ __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const
     for (ptrdiff_t i = from; i < to; i++) {
         const Frame<S> f = spread_frame<S>(row_of<S>(&now->frame, i));
         const S *a = next->x[i], *b = now->x[i];
-        acc<S> *e = now->e + (keeps ? i : i - from) * whole_lanes<S>(n), *left = now->left + (in_two_steps<S>() ? (i - from) * whole_lanes<S>(n) : 0);
+        acc<S> *e = now->e + (keeps ? i : i - from) * whole_lanes<S>(n), *left = in_two_steps<S>() ? all_left + (i - from) * whole_lanes<S>(n) : nullptr;
         S *y = writes ? done->y[i] : nullptr;
         const Result<S, AFTER, WAY == SCALED> result(writes ? done : now, i, n);
         Writing w = {0, false};
@@ -160,29 +159,30 @@ __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const
     }
 }
 // The second step of the exponentials of some rows, of which side_by_side took the first.
-template <class S, bool KEEP> __attribute__((noinline)) void add_up(Block<S> *b, ptrdiff_t from, ptrdiff_t to, ptrdiff_t n) {
+template <class S, bool KEEP> __attribute__((noinline)) void add_up(Block<S> *b, const acc<S> *left, ptrdiff_t from, ptrdiff_t to, ptrdiff_t n) {
     const ptrdiff_t whole = whole_lanes<S>(n);
     for (ptrdiff_t i = from; i < to; i++) {
         Tally<S> tally = empty_tally<S>();
         acc<S> *e = b->e + (KEEP ? i : i - from) * whole;
-        add_reduced<S, KEEP>(&tally, e, b->left + (i - from) * whole, whole, e);
+        add_reduced<S, KEEP>(&tally, e, left + (i - from) * whole, whole, e);
         put_sum(b, i, sum_of_row(tally, whole / lanes<S>()));
     }
 }
 template <class S, int WAY, int AFTER>
 void advance_by_way(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff_t n, ptrdiff_t ahead, Streamed<S> *streamed) {
+    alignas(64) acc<S> left[in_two_steps<S>() ? FRAME<S>() + 16 : 1];  // of exponentials that wait for their second step
     ptrdiff_t rows = 0;
     if (next) next->deep = false;
     if (next && now && (done || AFTER == TO_LOGSUMEXP)) {
         rows = std::min(next->rows, now->rows);
         if (AFTER != TO_LOGSUMEXP) rows = std::min(rows, done->rows);
-        // As many rows at a time as there is room for what waits for its second step.
+        // In two steps, as many rows at a time as leave what waits in the first cache.
         const ptrdiff_t several = in_two_steps<S>() ? std::max<ptrdiff_t>(1, Piece<S>::LENGTH / whole_lanes<S>(n)) : rows;
         for (ptrdiff_t from = 0, to; from < rows; from = to) {
             to = std::min(rows, from + several);
-            if (streamed) side_by_side<S, WAY, AFTER, true>(next, now, done, from, to, n, ahead, streamed);
-            else side_by_side<S, WAY, AFTER, false>(next, now, done, from, to, n, ahead, streamed);
-            if constexpr (in_two_steps<S>()) add_up<S, keeps_exponentials(AFTER)>(now, from, to, n);
+            if (streamed) side_by_side<S, WAY, AFTER, true>(next, now, done, left, from, to, n, ahead, streamed);
+            else side_by_side<S, WAY, AFTER, false>(next, now, done, left, from, to, n, ahead, streamed);
+            if constexpr (in_two_steps<S>()) add_up<S, keeps_exponentials(AFTER)>(now, left, from, to, n);
         }
     }
     for (ptrdiff_t i = rows; next && i < next->rows; i++) {
@@ -191,7 +191,7 @@ void advance_by_way(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff
         next->deep = true;
     }
     for (ptrdiff_t i = rows; now && i < now->rows; i++)
-        put_sum(now, i, exp_row_by_way<S, WAY, keeps_exponentials(AFTER)>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), now->e + (keeps_exponentials(AFTER) ? i * whole_lanes<S>(n) : 0), now->left));
+        put_sum(now, i, exp_row_by_way<S, WAY, keeps_exponentials(AFTER)>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), now->e + (keeps_exponentials(AFTER) ? i * whole_lanes<S>(n) : 0), left));
     for (ptrdiff_t i = rows; AFTER != TO_LOGSUMEXP && done && i < done->rows; i++)
         write_row<S>(done->y[i], n, streamed, Result<S, AFTER, WAY == SCALED>(done, i, n));
 }
