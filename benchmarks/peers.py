@@ -435,6 +435,7 @@ def line(result, columns):
         return f"{result[key]:>9.2f}" if result.get(key) else f"{'-':>9}"
 
     own = time("softcore", 10) if ms else f"{result['value']:.2f} {result['unit']}".rjust(10)
+
     def verdict(target):
         copy = f", a copy {target['copy']:.2f}" if target.get("copy") and not target["met"] else ""
         return f"{target['text']}: {'yes' if target['met'] else 'NO'} ({target['ratio']:.2f}{copy})"

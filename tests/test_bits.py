@@ -161,8 +161,6 @@ def test_where_tiles_end(op, dtype):
     # Each result is that of its elements, wherever a tile begins.
     for length in (1023, 1024, 1025, 2048, 3001):
         arguments = tuple(a[0] for a in operands(op, 2, length, dtype))
-        if any(a.shape != arguments[0].shape for a in arguments):
-            continue  # a gated linear unit, whose halves begin elsewhere
         whole = call(op, arguments)
         for start in (1, 7, 16, 999, 1000):
             parts = call(op, pieces(arguments, slice(start, None)))

@@ -329,6 +329,18 @@ def test_glu_backward_is_the_gradient(activation, rng):
         assert check_grad(f, lambda dy, x: sc.glu_backward(dy, x, axis, activation=activation), x) < 1e-7  # noqa: B023
 
 
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_element_has_its_bits_wherever_a_tile_begins(activation, dtype, rng):
+    # Exponentials are found for 128 elements of float32 or 64 of float64 before the gates are.
+    a, b, dy = (3 * rng.standard_normal((3, 1100))).astype(dtype)
+    y, da, db = sc.glu((a, b), activation=activation), *np.split(sc.glu_backward(dy, np.concatenate([a, b]), activation=activation), 2)
+    for part in (slice(1, None), slice(7, 1031), slice(0, 63), slice(65, 193), slice(100, 229), slice(127, 1024)):
+        assert same_bits(sc.glu((a[part], b[part]), activation=activation), y[part]), part
+        gradients = sc.glu_backward(dy[part], np.concatenate([a[part], b[part]]), activation=activation)
+        assert same_bits(gradients, np.concatenate([da[part], db[part]])), part
+
+
 def test_against_torch(rng):
     torch = pytest.importorskip("torch", reason="compared with PyTorch")
     functional = torch.nn.functional

@@ -168,7 +168,7 @@ template <class S, bool LOG> INLINE void gradient_row_by_way(S *dx, const S *dy,
     if (LOG && __builtin_expect(!std::isfinite((acc<S>)total), 0)) return gradient_row_of_infinite<S>(dx, dy, y, n, total, scale, streamed);
     const Gradient<S> g = gradient_of<S>(lanes_of<S>(total), scale);
     write_row<S>(dx, n, streamed, [=](ptrdiff_t j, ptrdiff_t m) TERM {
-        if (LOG && SOFTCORE_VECTOR < 64) prefetch(dy + j + ahead), prefetch(y + j + ahead);
+        if (LOG && SOFTCORE_VECTOR < 64 && ahead) prefetch(dy + j + ahead), prefetch(y + j + ahead);
         return gradient<S, LOG>(load_some<S>(dy + j, m, 0), load_some<S>(y + j, m, 0), g); });
 }
 template <class S> __attribute__((noinline)) void gradient_row(bool log, S *dx, const S *dy, const S *y, ptrdiff_t n, const Sum<double> *sum, double scale, Streamed<S> *streamed) {

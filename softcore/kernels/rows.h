@@ -58,6 +58,8 @@ template <class S> INLINE ptrdiff_t block_of_rows(const S *, ptrdiff_t n, bool k
     return std::max<ptrdiff_t>(1, std::min(fit, lanes<S>()));
 }
 
+// Where the exponentials of row i are: if they are kept, those of all rows in turn, else from those of row `from` on.
+template <class S, bool KEEP> INLINE acc<S> *place_of(Block<S> *b, ptrdiff_t i, ptrdiff_t from, ptrdiff_t n) { return b->e + (KEEP ? i : i - from) * whole_lanes<S>(n); }
 template <class S> INLINE void put_sum(Block<S> *b, ptrdiff_t i, const Sum<double> &sum) {
     set_number<S>(nullptr, &b->s.l.high, i, sum.high);
     set_number<S>(nullptr, &b->s.l.low, i, sum.low);
@@ -93,8 +95,7 @@ template <class S, bool SCALE> INLINE Lanes<S> across(const Result<S, TO_GRADIEN
 }
 template <class S, int AFTER, bool SCALE> INLINE Lanes<S> across(const Result<S, AFTER, SCALE> &a, const Result<S, AFTER, SCALE> &, ptrdiff_t j, ptrdiff_t n) { return a(j, n - j); }
 
-// One step of each of three rows, for as many Lanes as all of them have whole, and then for what is left of each.  Of rows
-// `from` to `to`, exponentials that are not kept take their place from the beginning of `e` on.
+// One step of each of three rows, for as many Lanes as all of them have whole, and then for what is left of each.
 template <class S, int WAY, int AFTER, bool STREAMS>
 __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const Block<S> *done, acc<S> *all_left, ptrdiff_t from, ptrdiff_t to, ptrdiff_t n, ptrdiff_t ahead, Streamed<S> *past) {
     Streamed<S> *const streamed = STREAMS ? past : nullptr;  // its own loop saves a branch and registers: 3 to 9% up to 256 elements on AVX2
@@ -106,7 +107,7 @@ __attribute__((noinline)) void side_by_side(Block<S> *next, Block<S> *now, const
     for (ptrdiff_t i = from; i < to; i++) {
         const Frame<S> f = spread_frame<S>(row_of<S>(&now->frame, i));
         const S *a = next->x[i], *b = now->x[i];
-        acc<S> *e = now->e + (keeps ? i : i - from) * whole_lanes<S>(n), *left = in_two_steps<S>() ? all_left + (i - from) * whole_lanes<S>(n) : nullptr;
+        acc<S> *e = place_of<S, keeps>(now, i, from, n), *left = in_two_steps<S>() ? all_left + (i - from) * whole_lanes<S>(n) : nullptr;
         S *y = writes ? done->y[i] : nullptr;
         const Result<S, AFTER, WAY == SCALED> result(writes ? done : now, i, n);
         Writing w = {0, false};
@@ -163,7 +164,7 @@ template <class S, bool KEEP> __attribute__((noinline)) void add_up(Block<S> *b,
     const ptrdiff_t whole = whole_lanes<S>(n);
     for (ptrdiff_t i = from; i < to; i++) {
         Tally<S> tally = empty_tally<S>();
-        acc<S> *e = b->e + (KEEP ? i : i - from) * whole;
+        acc<S> *e = place_of<S, KEEP>(b, i, from, n);
         add_reduced<S, KEEP>(&tally, e, left + (i - from) * whole, whole, e);
         put_sum(b, i, sum_of_row(tally, whole / lanes<S>()));
     }
@@ -191,7 +192,7 @@ void advance_by_way(Block<S> *next, Block<S> *now, const Block<S> *done, ptrdiff
         next->deep = true;
     }
     for (ptrdiff_t i = rows; now && i < now->rows; i++)
-        put_sum(now, i, exp_row_by_way<S, WAY, keeps_exponentials(AFTER)>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), now->e + (keeps_exponentials(AFTER) ? i * whole_lanes<S>(n) : 0), left));
+        put_sum(now, i, exp_row_by_way<S, WAY, keeps_exponentials(AFTER)>(now->x[i], n, spread_frame<S>(row_of<S>(&now->frame, i)), place_of<S, keeps_exponentials(AFTER)>(now, i, i, n), left));
     for (ptrdiff_t i = rows; AFTER != TO_LOGSUMEXP && done && i < done->rows; i++)
         write_row<S>(done->y[i], n, streamed, Result<S, AFTER, WAY == SCALED>(done, i, n));
 }

@@ -200,7 +200,7 @@ template <class S, int WAY, class P> INLINE auto term_by_way(P x, const Frame<S>
 
 // Sixteen registers do not hold the constants of both steps and of the sum, and a loop that loads them again for each vector waits for its
 // loads.  So on AVX2 one loop takes the first step of many elements, whose powers and remainders wait in the first cache, and another the
-// second (softmax of 4096 x 1024 on a Zen 3: 0.58 to 0.48 ns an element).  SSE, which does not fuse either, is a tenth slower in two.
+// second (softmax of 4096 x 1024 on a Zen 3: 0.58 to 0.48 ns an element).  SSE, which does not fuse either, is up to a tenth slower in two.
 template <class S> INLINE constexpr bool in_two_steps() { return SOFTCORE_VECTOR == 32 && sizeof(acc<S>) == 4; }
 // What waits for its second step, and how far a piece goes that begins at an element of a row of n: no piece is shorter than LENGTH but
 // that of a shorter row.
