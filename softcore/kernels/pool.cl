@@ -37,13 +37,10 @@ FUNCTION long at_place(const Operand *a, const long *others, const long *place) 
 }
 
 // For each tap of window o that is no padding: `place` is where it lies along the spatial axes.
-#define FOR_TAPS(p, o)                                                                                                 \
-    for (long t0 = 0; t0 < (p)->axis[0].window; t0++)                                                                  \
-        if (within(&(p)->axis[0], (o)[0], t0, place))                                                                  \
-            for (long t1 = 0; t1 < (p)->axis[1].window; t1++)                                                          \
-                if (within(&(p)->axis[1], (o)[1], t1, place + 1))                                                      \
-                    for (long t2 = 0; t2 < (p)->axis[2].window; t2++)                                                  \
-                        if (within(&(p)->axis[2], (o)[2], t2, place + 2))
+#define FOR_TAPS_ALONG(p, o, d)                                                                                        \
+    for (long t##d = 0; t##d < (p)->axis[d].window; t##d++)                                                            \
+        if (within(&(p)->axis[d], (o)[d], t##d, place + d))
+#define FOR_TAPS(p, o) FOR_TAPS_ALONG(p, o, 0) FOR_TAPS_ALONG(p, o, 1) FOR_TAPS_ALONG(p, o, 2)
 FUNCTION bool within(const Axis *a, long o, long t, long *place) {
     *place = o * a->stride - a->before + t * a->dilation;
     return *place >= 0 && *place < a->size;
@@ -112,20 +109,33 @@ FUNCTION V side_by_side(const __global IN0 *x, long apart) {
 #endif
 }
 FUNCTION void max_windows(const Pool *p, const long *o, const __global IN0 *x, __global OUT0 *y INDEX_PARAMETER) {
-    const long apart = p->arg[0].stride[SIDE] * (SIDE == 4 ? p->axis[2].stride : 1);
+    const Axis *a = &p->axis[2];
+    const long apart = p->arg[0].stride[SIDE] * (SIDE == 4 ? a->stride : 1), step = a->dilation * p->arg[0].stride[4];
+    const long start = o[4] * a->stride - a->before;
     long place[3];
     bool first = true;
     V m = CONSTANT(0);
     I best = (I)(0);
-    FOR_TAPS(p, o + 2) {
-        const V v = side_by_side(x + at_place(&p->arg[0], o, place), apart);
-        const I wins = first ? (I)(-1) : WINS(v, m);
-        m = wins ? v : m;
+    FOR_TAPS_ALONG(p, o + 2, 0)
+        FOR_TAPS_ALONG(p, o + 2, 1) {
+            place[2] = start;
+            long at = at_place(&p->arg[0], o, place);
+            for (long t = 0; t < a->window; t++, place[2] += a->dilation, at += step) {
+                if (SIDE != 4 && (place[2] < 0 || place[2] >= a->size)) continue;
+                const V v = side_by_side(x + at, apart);
+                if (first) {
+                    m = v;
+                    best = (I)((SIGNED)FLAT(p, place));
+                    first = false;
+                    continue;
+                }
+                const I wins = WINS(v, m);
+                m = wins ? v : m;
 #if OUTPUTS > 1
-        best = wins ? (I)((SIGNED)FLAT(p, place)) : best;
+                best = wins ? (I)((SIGNED)FLAT(p, place)) : best;
 #endif
-        first = false;
-    }
+            }
+        }
     const long to = p->arg[1].stride[SIDE];
     if (to == 1)
         PASTE(PUT_VECTOR_, WRITE0)(OUT0, m, y + at_element(&p->arg[1], o));
