@@ -106,6 +106,10 @@ class View:
         below, above = _reach(self.shape, self.strides, self.dtype.itemsize)
         return above == 0 or (self.offset >= -below and self.offset + above <= self.array.base_data.size)
 
+    def view(self, dtype: np.dtype) -> View:
+        """The same bytes as numbers of another type as wide."""
+        return View(self.array.view(dtype), self.shape, self.strides, self.offset)
+
     def transpose(self, order) -> View:
         return View(self.array, tuple([self.shape[i] for i in order]), tuple([self.strides[i] for i in order]), self.offset)
 

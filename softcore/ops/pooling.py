@@ -272,15 +272,15 @@ def _range(indices):
     """The lowest and the largest of indices."""
     if not indices.size:
         return 0, 0
-    if not isinstance(indices, np.ndarray):
-        held = check.on_host(indices)
-        return int(held.min()), int(held.max())
     # One pass, since a negative number read as an unsigned one is larger than any other.
-    unsigned = indices.view(indices.dtype.str.replace("i", "u"))
-    found = np.empty((), unsigned.dtype.newbyteorder("="))
+    unsigned = indices.view(np.dtype(indices.dtype.str.replace("i", "u")))
+    found = check.new((), unsigned.dtype.newbyteorder("="), indices)
     run("max", found.dtype, (unsigned,), (found,), unsigned.shape, tuple(range(unsigned.ndim)))
-    largest = int(found)
-    return (0, largest) if largest <= np.iinfo(indices.dtype).max else (int(indices.min()), int(indices.max()))
+    largest = int(check.on_host(found))
+    if largest <= np.iinfo(indices.dtype).max:
+        return 0, largest
+    held = check.on_host(indices)
+    return int(held.min()), int(held.max())
 
 
 def avg_pool(
