@@ -295,6 +295,10 @@ typedef PASTE(ACC, 2) Lanes2;
 typedef PASTE(ACC, 4) Lanes4;
 typedef PASTE(ACC, 8) Lanes8;
 typedef PASTE(ACC, 16) Lanes16;
+typedef SIGNED Bits1;
+typedef PASTE(SIGNED, 2) Bits2;
+typedef PASTE(SIGNED, 4) Bits4;
+typedef PASTE(SIGNED, 8) Bits8;
 
 // The first `count` elements of a vector, in pieces: a masked store covers what the next row begins with, whose loads would wait for it.
 #if defined(LOOSE) && !defined(STRIDED)

@@ -70,29 +70,31 @@ FUNCTION I part(const Task *t MASK_PARAMETER, long j, long n) {
     return in;
 #endif
 }
-FUNCTION bool any_lane(I v) {
-    SIGNED some = 0;
-    for (int k = 0; k < VEC; k++) some |= ((SIGNED *)&v)[k];
-    return some != 0;
+#define HALVE_ANY(w, h) const Bits##h v##h = ((const Bits##h *)&v##w)[0] | ((const Bits##h *)&v##w)[1];
+FUNCTION bool any_lane(I hits) {
+    const I V_LANES = hits;
+    HALVES(HALVE_ANY)
+    return v1 != 0;
 }
 // The index of the first maximum that this work-item met, or of the last; NONE if it met none. Of NaNs it is always the first.
 #define NONE LONG_MAX
-FUNCTION long find(const Task *t, Pointer x MASK_PARAMETER, long begin, long n, ACC m, bool last) {
-    long found = NONE;
-    for (long j = begin + LANE * VEC; j < n; j += STEP) {
-        const I hits = HITS(j);
-        if (!any_lane(hits)) continue;
-        for (int k = 0; k < VEC; k++)
-            if (((SIGNED *)&hits)[k] && (last || found == NONE)) found = j + k;
-        if (!last) break;
-    }
-    return found;
+FUNCTION void find_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, ACC m, bool last, long *found) {
+    I hits[4];
+    FOUR(k) hits[k] = HITS(j + k * STEP);
+    if (!any_lane((hits[0] | hits[1]) | (hits[2] | hits[3]))) return;
+    for (int k = 0; k < 4; k++)
+        for (int lane = 0; lane < VEC; lane++)
+            if (((SIGNED *)&hits[k])[lane] && (last || *found == NONE)) *found = j + k * STEP + lane;
 }
 // Places of the last are compared as negative numbers, so that the smaller one always wins.
 #define FIND_IN_ROW(index, last)                                                                                       \
     const bool backwards = (last) && m == m;                                                                           \
     ENTER_PART_WITH(m, last)                                                                                           \
-    long index = find(t, x + at[I_X] MASK_ROW, BEGIN, n, m, backwards);                                                       \
+    long index = NONE;                                                                                                 \
+    OVER_TILES({                                                                                                       \
+        if (index != NONE && !backwards) break;                                                                        \
+        find_tile(t, x + at[I_X] MASK_ROW, j, end, m, backwards, &index);                                              \
+    })                                                                                                                 \
     index = backwards && index != NONE ? -index : index;                                                               \
     OVER_GROUP(places, index, min(places[other], places[own]))                                                         \
     index = index < 0 ? -index : index;
