@@ -7,10 +7,12 @@ sums may cancel.
 
 import decimal
 import functools
+import itertools
 
 import ml_dtypes
 import numpy as np
 import pytest
+from calls import FLOATING
 
 import softcore as sc
 from softcore import kernels, reference
@@ -338,3 +340,19 @@ def test_logsumexp_that_is_nearly_0(isa, n):
             for found in (sc.logsumexp(row), sc.logsumexp(np.stack([row] * 3, 1), 0)[1]):
                 error = float(abs(decimal.Decimal(float(found)) - exact))
                 assert error < 3e-18 + 5 * np.spacing(abs(float(exact))), (found, exact)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("ties", ["first", "last", "split", "all"])
+def test_ties_in_short_rows_and_in_columns(ties, isa, rng):
+    for dtype, length in itertools.product(FLOATING, (1, 2, 7, 16, 63, 64, 65, 130)):
+        x = rng.integers(-2, 3, (67, length)).astype(dtype)
+        x[1], x[2, -1], x[3, :2], x[4, 0], x[5] = -np.inf, np.nan, np.nan, np.inf, -0.0
+        dy = rng.standard_normal(67).astype(dtype)
+        expected = reference.max_backward(dy, x, ties=ties)
+        with kernels.use(isa):
+            rows, columns = sc.max_backward(dy, x, ties=ties), sc.max_backward(dy, np.ascontiguousarray(x.T), 0, ties=ties)
+            one = sc.max_backward(dy[6], x[6], ties=ties)
+            hot, hot_columns = sc.hardmax(x), sc.hardmax(np.ascontiguousarray(x.T), 0)
+        for result, wanted in ((rows, expected), (columns.T, expected), (one, expected[6]), (hot, reference.hardmax(x)), (hot_columns.T, hot)):
+            np.testing.assert_array_equal(np.asarray(result).astype(float), np.asarray(wanted).astype(dtype).astype(float))

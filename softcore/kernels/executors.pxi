@@ -184,7 +184,10 @@ cdef void turn_in(const Slabs* s, Slab* slab, storage* _) noexcept nogil:
         slab.stride[a] = s.wide // L * 64
         if t.ahead and (a < t.ninputs or not s.kernel.reduces):  # of the next block, whose rows no hardware sees coming
             prefetch_bytes(t.arg[a].data + (r + count) * t.arg[a].outer[0], count * t.n * sizeof(storage))
-        if a < t.ninputs:
+        if a < t.ninputs and one_a_row(t, a):
+            slab.stride[a] = 0
+            to_columns(<acc[storage]*> slab.at[a], slab.width, <const storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], 1, count)
+        elif a < t.ninputs:
             to_columns(<acc[storage]*> slab.at[a], s.wide, <const storage*> (t.arg[a].data + r * t.arg[a].outer[0]), t.arg[a].outer[0], t.n, count)
 
 cdef void turn_out(const Slabs* s, Slab* slab, storage* _) noexcept nogil:

@@ -78,10 +78,15 @@ cdef void max_kernels(const Task* t, int op, Kernel* k, element* _) noexcept nog
         k.reduces = True
     elif op == HARDMAX:
         k.map = <Map> hardmax_map[element]
+        k.columns = <Columns> hardmax_slab[element]
+        k.widest = WIDE
     elif op == MAX_BACKWARD:
         k.fold = NULL
         k.map = <Map> max_backward_map[element]
         k.whole = True
+        if t.ninputs == 2:
+            k.columns = <Columns> max_backward_slab[element]
+            k.widest = WIDE
     elif op == CHOOSE:
         k.fold = NULL
         k.map = <Map> choose_map[element]
@@ -142,6 +147,7 @@ cdef void softmax_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept
         k.reduces = True
     elif op == LOGSUMEXP_BACKWARD:
         k.map = <Map> logsumexp_backward_map[storage]
+        k.packs = True
     elif op == SWEEP:
         k.map = <Map> sweep_map[storage]
         k.packs = True
@@ -300,6 +306,14 @@ cdef bint row_contiguous(const Task* t, const Kernel* k) noexcept nogil:
             return False
     return not t.masked
 
+# The same but for inputs that have one element for each row.
+cdef bint turns(const Task* t) noexcept nogil:
+    cdef int i
+    for i in range(t.nargs):
+        if not t.arg[i].direct and not one_a_row(t, i):
+            return False
+    return not t.masked
+
 cdef bint written_in_place(const Task* t) noexcept nogil:
     cdef int i
     for i in range(t.ninputs, t.nargs):
@@ -390,7 +404,7 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
         close_totals(t, 1)
         return None
     rows = row_contiguous(t, &k)
-    short = k.columns != NULL and code <= DOUBLE and rows and t.nouter <= 1 and t.n <= k.short and t.nargs <= 4
+    short = k.columns != NULL and code <= DOUBLE and t.nouter <= 1 and t.n <= k.short and t.nargs <= 4 and (rows or (k.slabs == NULL and turns(t)))
     if small and short:
         plan = SHORT_ROWS
     else:

@@ -1,8 +1,8 @@
 # max and argmax: the fold that keeps one element, and what follows from its place.
 
 # How much of a row is taken at once: what needs no copy may be longer than a tile.
-cdef inline Py_ssize_t stretch(const Task* t, Py_ssize_t n, element* _) noexcept nogil:
-    return min(n, frame_size(_) if t.arg[0].direct and not t.masked else tile_size(_))
+cdef inline Py_ssize_t stretch(const Task* t, int x, Py_ssize_t n, element* _) noexcept nogil:
+    return min(n, frame_size(_) if t.arg[x].direct and not t.masked else tile_size(_))
 
 cdef void max_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, element* _) noexcept nogil:
     cdef char scratch[SCRATCH]
@@ -16,7 +16,7 @@ cdef void max_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, 
     s.found = s.nan = False
     s.index = 0
     while j < end:
-        n = stretch(t, end - j, _)
+        n = stretch(t, 0, end - j, _)
         mask = take_mask(t, row, j, n, masks)
         x = take(t, row, 0, j, n, <element*> scratch, mask, lowest(_))
         m = larger_of(tile_max(x, n, &nan), s)
@@ -28,20 +28,23 @@ cdef void max_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, 
         j += n
 
 cdef void argmax_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, Room* room, element* _) noexcept nogil:
+    find_best(t, row, 0, j, end, t.option == 1, <Best[element]*> room, _)
+
+# The first largest element of operand `of`, or the last.
+cdef void find_best(const Task* t, const Row* row, int of, Py_ssize_t j, Py_ssize_t end, bint last, Best[element]* s, element* _) noexcept nogil:
     cdef char scratch[SCRATCH]
     cdef unsigned char masks[SCRATCH]
     cdef unsigned char* mask
-    cdef Best[element]* s = <Best[element]*> room
     cdef element* x
     cdef acc[element] m
-    cdef bint nan = False, last = t.option == 1
+    cdef bint nan = False
     cdef Py_ssize_t n, i
     s.found = s.nan = False
     s.index = 0
     while j < end and not s.nan:
-        n = stretch(t, end - j, _)
+        n = stretch(t, of, end - j, _)
         mask = take_mask(t, row, j, n, masks)
-        x = take(t, row, 0, j, n, <element*> scratch, mask, lowest(_))
+        x = take(t, row, of, j, n, <element*> scratch, mask, lowest(_))
         i = tile_argmax(x, n, last, &nan)
         m = value_at(x + i)
         if not s.found or nan or m > s.m or (last and m >= s.m):
@@ -121,6 +124,12 @@ cdef void max_slab(const Task* t, const Slab* slab, element* _) noexcept nogil:
 cdef void argmax_slab(const Task* t, const Slab* slab, element* _) noexcept nogil:
     argmax_columns(<const element*> slab.at[0], slab.stride[0], slab.n, slab.width, t.option == 1, <element*> slab.at[1] if t.nargs == 3 else NULL, <long long*> slab.at[t.nargs - 1])
 
+cdef void hardmax_slab(const Task* t, const Slab* slab, element* _) noexcept nogil:
+    hardmax_columns(<element*> slab.at[1], slab.stride[1], <const element*> slab.at[0], slab.stride[0], slab.n, slab.width)
+
+cdef void max_backward_slab(const Task* t, const Slab* slab, element* _) noexcept nogil:
+    max_backward_columns(<element*> slab.at[2], slab.stride[2], <const element*> slab.at[0], <const element*> slab.at[1], slab.stride[1], slab.n, slab.width, t.option)
+
 cdef void hardmax_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t end, const Room* room, element* _) noexcept nogil:
     cdef char scratch[SCRATCH]
     cdef Py_ssize_t n, index = (<const Best[element]*> room).index
@@ -143,10 +152,7 @@ cdef void max_backward_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize
     cdef char scratch[SCRATCH]
     cdef unsigned char masks[SCRATCH]
     cdef unsigned char* mask
-    cdef Task search
-    cdef Row at
-    cdef Room best
-    cdef Best[element]* s = <Best[element]*> &best
+    cdef Best[element] s
     cdef Py_ssize_t index = -1, count = 1, start = j, n
     cdef int out = t.nargs - 1
     cdef element* x
@@ -155,11 +161,7 @@ cdef void max_backward_map(const Task* t, const Row* row, Py_ssize_t j, Py_ssize
     if t.ninputs == 3:
         index = index_at(row.at[2], t.arg[2].code)
     else:
-        at.at[0] = row.at[1]
-        at.mask = row.mask
-        search = t[0]
-        search.arg[0] = t.arg[1]
-        argmax_fold(&search, &at, j, end, &best, _)
+        find_best(t, row, 1, j, end, t.option == 1, &s, _)
         index = s.index if s.found else -1
     if t.option >= 2 and index >= 0:
         if t.ninputs == 3:

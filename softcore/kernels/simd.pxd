@@ -188,30 +188,13 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     S gradient_at_label[S](const Block[S]*, Py_ssize_t i, Py_ssize_t n, double taken)
     void put_own[S](const Block[S]*, Streamed[S]*)
 
-    # max
-    cdef cppclass Best[S]:
-        acc[S] m
-        long long index
-        bint found
-        bint nan
-    acc[S] tile_max[S](const S*, Py_ssize_t n, bint* nan)
-    Py_ssize_t tile_argmax[S](const S*, Py_ssize_t n, bint last, bint* nan)
-    void max_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, S* y)
-    void argmax_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint last, S* y, long long* index)
-    acc[S] larger_of[S](acc[S], const Best[S]*)
-    acc[S] not_a_number[S](const S*)
-    acc[S] value_at[S](const S*)
-    Py_ssize_t count_alike[S](const S*, Py_ssize_t n, acc[S], const unsigned char* mask)
-    S* put_where_alike[S](S* y, const S* x, Py_ssize_t n, acc[S], S)
-    void share[S](S*, Py_ssize_t count)
+    # layout
     void copy_tile[S](S*, const S*, Py_ssize_t n)
     void repeat_elements(char*, const char*, Py_ssize_t step, Py_ssize_t itemsize, Py_ssize_t n, Py_ssize_t rows)
     void put_index(char*, long long)
     long long index_at(const char*, int code)
     double as_number[S](S)
     void add_exact(Sum[double]*, double)
-
-    # layout
     int code_of_storage[S](const S*)
     cdef enum Code:
         HALF, BFLOAT16, FLOAT, DOUBLE, BOOL, INT8, UINT8, INT16, UINT16, INT32, UINT32, INT64, UINT64, SWAPPED
@@ -227,6 +210,27 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     void prefetch_bytes(const char*, Py_ssize_t bytes)
     void to_columns[S](acc[S]*, Py_ssize_t width, const S* x, Py_ssize_t stride, Py_ssize_t length, Py_ssize_t rows)
     void from_columns[S](S* y, Py_ssize_t stride, const acc[S]*, Py_ssize_t width, Py_ssize_t length, Py_ssize_t rows)
+    void take_columns[S](acc[S]*, Py_ssize_t width, const S* x, Py_ssize_t stride, Py_ssize_t length, Py_ssize_t rows, bint ahead)
+    void put_columns[S](S* y, Py_ssize_t stride, const acc[S]*, Py_ssize_t width, Py_ssize_t length, Py_ssize_t rows)
+
+cdef extern from "max.h" namespace "softcore" nogil:
+    cdef cppclass Best[S]:
+        acc[S] m
+        long long index
+        bint found
+        bint nan
+    acc[S] tile_max[S](const S*, Py_ssize_t n, bint* nan)
+    Py_ssize_t tile_argmax[S](const S*, Py_ssize_t n, bint last, bint* nan)
+    acc[S] larger_of[S](acc[S], const Best[S]*)
+    acc[S] not_a_number[S](const S*)
+    acc[S] value_at[S](const S*)
+    Py_ssize_t count_alike[S](const S*, Py_ssize_t n, acc[S], const unsigned char* mask)
+    S* put_where_alike[S](S* y, const S* x, Py_ssize_t n, acc[S], S)
+    void share[S](S*, Py_ssize_t count)
+    void max_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, S* y)
+    void argmax_columns[S](const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, bint last, S* y, long long* index)
+    void hardmax_columns[S](S* y, Py_ssize_t, const S*, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width)
+    void max_backward_columns[S](S* dx, Py_ssize_t, const S* dy, const S* x, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t width, int ties)
 
 cdef extern from "columns.h" namespace "softcore" nogil:
     enum: GROUPS  # Lanes of columns that a slab is wide where they are kept
@@ -437,6 +441,12 @@ cdef extern from "losses.h" namespace "softcore" nogil:
         A* own
         A* spread
         double* taken
+        double* loss
+        double* x
+        double* weight
+        double* c
+        long long* label
+    void settle_labels[A](Turned[A]*, Py_ssize_t, const State[Doubles[A]]*, const Doubles[A]* log, const Loss*)
     void set_turned[A](Turned[A]*, Py_ssize_t, const LossRow*, const Loss*)
     void weigh_columns[A](const A* x, const A* target, const A* weight, Py_ssize_t width, Py_ssize_t n, const Loss*, Sum[Doubles[A]]* dot, Sum[Doubles[A]]* mass)
     void share_columns[A](A* e, Py_ssize_t width, Py_ssize_t n, const Turned[A]*)
