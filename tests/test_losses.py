@@ -488,6 +488,34 @@ def test_short_rows_side_by_side_and_one_by_one_agree(soft, options, isa, rng):
                 assert all(map(same_bits, one, [a[20] for a in together])), (dtype, length)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("options", ["weight", "all", "z_loss", "no weight"])
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "probabilities"])
+def test_classes_along_the_middle_axis(soft, options, isa, rng):
+    # Rows side by side are taken as columns, up to a frame of 4096 or 2048 elements; 19 of them are a Lanes and part of one.
+    lengths = [(dtype, length) for dtype in FLOATING for length in (2, 7, 21, 128, 129)]
+    for dtype, length in [*lengths, *((d, n) for d in (np.float32, np.float64) for n in (2048, 2049, 4096, 4097))]:
+        x = (5 * rng.standard_normal((2, length, 19))).astype(dtype)
+        given = WEIGHTED[options](length, rng)
+        t = targets(x, rng, soft, 1, ignored=given.get("ignore_index", -100))
+        if soft:
+            given.pop("ignore_index", None)
+        x[0, 0, 0], x[1, 1:, 2], x[0, :, 3], x[1, :, 4], x[0, -1, 5] = NAN, -INF, -INF, 1000, INF
+        dloss = rng.standard_normal((2, 19))
+        dloss[1, 7] = 1e-35  # far from 1, as 1e35 is
+        dloss[0, 8] = 1e35
+        rows = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+        rows_of_t = np.ascontiguousarray(np.moveaxis(t, 1, -1)) if soft else t
+        with kernels.use(isa):
+            loss, dx = map(of_one_nan, sc.cross_entropy_with_grad(x, t, 1, reduction="none", **given))
+            expected = sc.cross_entropy_with_grad(rows, rows_of_t, reduction="none", **given)
+            assert same_bits(loss, of_one_nan(expected[0])) and same_bits(np.moveaxis(dx, 1, -1), of_one_nan(expected[1])), (dtype, length)
+            assert same_bits(of_one_nan(sc.cross_entropy(x, t, 1, reduction="none", **given)), loss), (dtype, length)
+            dx = sc.cross_entropy_backward(dloss, x, t, 1, reduction="none", **given)
+            expected = sc.cross_entropy_backward(dloss, rows, rows_of_t, reduction="none", **given)
+            assert same_bits(of_one_nan(np.moveaxis(dx, 1, -1)), of_one_nan(expected)), (dtype, length)
+
+
 @pytest.mark.parametrize("scale", [1, 100])
 def test_rows_kept_and_rows_read_again_agree(scale, rng):
     # Frames of different maxima, far ones among them; a row longer than what is kept, row by row and in a batch.

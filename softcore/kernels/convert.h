@@ -255,6 +255,7 @@ template <class S> INLINE bool turn_out(S *, ptrdiff_t, const float *, ptrdiff_t
 #endif
 template <class S> INLINE bool turn_in(double *, ptrdiff_t, const S *, ptrdiff_t, ptrdiff_t) { return false; }
 template <class S> INLINE bool turn_out(S *, ptrdiff_t, const double *, ptrdiff_t, ptrdiff_t) { return false; }
+// The slab has room for eight elements of each row, or more.
 template <class S> void to_columns(acc<S> *slab, ptrdiff_t width, const S *x, ptrdiff_t stride, ptrdiff_t length, ptrdiff_t rows) {
     const ptrdiff_t L = lanes<S>();
     for (ptrdiff_t g = 0; g < rows; g += L) {
@@ -277,6 +278,17 @@ template <class S> void from_columns(S *y, ptrdiff_t stride, const acc<S> *slab,
         for (ptrdiff_t r = g; r < rows && r < g + L; r++, p = (S *)((char *)p + stride))
             for (ptrdiff_t j = 0; j < length; j++) p[j] = narrow<S>(slab[j * width + r]);
     }
+}
+// The same of rows that lie side by side, an element of each and then, `stride` bytes on, the next: nothing is turned.
+template <class S> void take_columns(acc<S> *slab, ptrdiff_t width, const S *x, ptrdiff_t stride, ptrdiff_t length, ptrdiff_t rows, bool ahead) {
+    for (ptrdiff_t j = 0; j < length; j++, x = (const S *)((const char *)x + stride)) {
+        if (ahead) prefetch_bytes((const char *)(x + rows), rows * sizeof(S));  // of the next rows
+        for (ptrdiff_t g = 0; g < rows; g += lanes<S>()) store<acc<S>>(slab + j * width + g, load_some<S>(x + g, rows - g, 0));
+    }
+}
+template <class S> void put_columns(S *y, ptrdiff_t stride, const acc<S> *slab, ptrdiff_t width, ptrdiff_t length, ptrdiff_t rows) {
+    for (ptrdiff_t j = 0; j < length; j++, y = (S *)((char *)y + stride))
+        for (ptrdiff_t g = 0; g < rows; g += lanes<S>()) store_some<S>(y + g, load<acc<S>>(slab + j * width + g), rows - g);
 }
 
 }  // namespace

@@ -223,12 +223,22 @@ template <class S> struct GradientRow {
     acc<S> keep, spread;       // c keep and c spread
     double taken;              // c p of the label, beyond the spread
 };
+template <class D> INLINE auto is_far_from_one(D a) {
+    const D zero = constant<D>(0), size = select(a < zero, zero - a, a);
+    return (size - size == zero) & (size != zero) & ((constant<D>(0x1p-30) >= size) | (size >= constant<D>(0x1p30)));
+}
+// a / l, rounded to the accumulator's precision, and what is left.
+template <class S, class D> INLINE Sum<D> quotient(D a, const Sum<D> &l) {
+    D error;
+    const D sum = l.high + l.low, one = constant<D>(1) / sum, q = a / sum, product = two_product(q, l.high, &error);
+    const D rest = one * (((a - product) - error) - q * l.low), high = rounded<S>(q);
+    return {high, (q - high) + rest};
+}
 // What makes a softmax of an exponential, a = r->amount.
 template <class S> INLINE RowShare<S> share_of(const S *, const LossRow *r) {
-    double amount = r->amount, unit = 1, error;
-    const double size = std::fabs(amount);
+    double amount = r->amount, unit = 1;
     // Far from 1 the factor's power of two is left for last, so that neither the quotient is subnormal nor what vanishes appears.
-    if (size - size == 0 && size != 0 && !(size > 0x1p-30 && size < 0x1p30)) {
+    if (is_far_from_one(amount)) {
         int e;
         std::frexp(amount, &e);
         const int most = sizeof(acc<S>) == 4 ? 120 : 1000;
@@ -236,10 +246,8 @@ template <class S> INLINE RowShare<S> share_of(const S *, const LossRow *r) {
         unit = std::ldexp(1.0, e);
         amount = amount / unit;
     }
-    const double one = 1 / (r->s.l.high + r->s.l.low), q = amount / (r->s.l.high + r->s.l.low);
-    const double product = two_product(q, r->s.l.high, &error);
-    const double rest = one * (((amount - product) - error) - q * r->s.l.low), high = rounded<S>(q);
-    return {{(acc<S>)(high + (r->s.m - r->s.m)), (acc<S>)((q - high) + rest)}, (acc<S>)unit};
+    const Sum<double> q = quotient<S>(amount, r->s.l);
+    return {{(acc<S>)(q.high + (r->s.m - r->s.m)), (acc<S>)q.low}, (acc<S>)unit};
 }
 template <class S> INLINE GradientRow<S> gradient_row_of(const S *x, const LossRow *r, const Loss *o) {
     const Frame<S> f = frame_of<S>(r->s, 1);
@@ -287,11 +295,40 @@ template <class A> struct Turned {
     alignas(64) A high[MOST], low[MOST], unit[MOST], keep[MOST], spread[MOST];
     A own[MOST];         // the gradient at the label,
     double taken[MOST];  // and what it has less than its share, beyond the spread
+    double loss[MOST];
+    long long label[MOST];                     // -1 where a row does not count
+    double x[MOST], weight[MOST], c[MOST];     // of settle_labels: the logit, keep times the class weight, and c of LossRow
 };
 template <class A> INLINE void set_turned(Turned<A> *t, ptrdiff_t i, const LossRow *r, const Loss *o) {
     const RowShare<A> share = share_of<A>(nullptr, r);
     t->high[i] = share.inverse.high, t->low[i] = share.inverse.low, t->unit[i] = share.unit;
     t->keep[i] = (A)(o->keep * r->c), t->spread[i] = (A)(o->spread * r->c), t->taken[i] = r->taken;
+}
+// Labels without smoothing: the loss of each row of a Lanes of them, and what makes its gradient; loss_of and share_of for many.
+template <class A> __attribute__((noinline)) void settle_labels(Turned<A> *t, ptrdiff_t g, const State<Doubles<A>> *s, const Doubles<A> *log, const Loss *o) {
+    typedef Doubles<A> D;
+    const D zero = constant<D>(0), m = s->m, lse = m + *log;
+    D weight, x, c;
+    load_pack(t->weight + g, &weight), load_pack(t->x + g, &x), load_pack(t->c + g, &c);
+    const D own = select(weight == zero, zero, weight * (*log + (m - x)));
+    store_pack(t->loss + g, own + (o->z != 0 ? constant<D>(o->z) * lse * lse : zero) + (m - m));
+    const D amount = c * (weight + (o->z != 0 ? constant<D>(2 * o->z) * lse : zero)), taken = c * weight;
+    store_pack(t->taken + g, taken);
+    if (__builtin_expect(any(is_far_from_one(amount)), 0)) {
+        const A *_ = nullptr;
+        for (ptrdiff_t i = 0; i < lanes<A>(); i++) {
+            LossRow r;
+            r.s.m = number_at(_, &m, i), r.s.l = {number_at(_, &s->l.high, i), number_at(_, &s->l.low, i)};
+            r.amount = number_at(_, &amount, i), r.taken = number_at(_, &taken, i), r.c = t->c[g + i];
+            set_turned(t, g + i, &r, o);
+        }
+        return;
+    }
+    const Sum<D> q = quotient<A>(amount, s->l);
+    store<A>(t->high + g, lanes_of<A>(q.high + (m - m)));
+    store<A>(t->low + g, lanes_of<A>(q.low));
+    store<A>(t->unit + g, constant<Lanes<A>>(1));
+    store<A>(t->spread + g, constant<Lanes<A>>(0));
 }
 // weigh_row for a Lanes of columns, adding in the same order.
 template <class A> __attribute__((noinline)) void weigh_columns(const A *x, const A *target, const A *weight, ptrdiff_t width, ptrdiff_t n, const Loss *o, Sum<Doubles<A>> *dot, Sum<Doubles<A>> *mass) {

@@ -4,7 +4,7 @@
 # that t.loss names: class weights, dloss, the losses and the gradient.
 
 cdef enum:
-    TURNED = 128       # the longest row of a loss that is turned into a column
+    TURNED = 128       # the longest row of a loss of which GROUPS Lanes become columns; of longer ones it is one
 
 # ------------------------------------------------------------------------------------------------ rows of any length
 
@@ -77,22 +77,25 @@ cdef void finish_loss(const Task* t, const Row* row, LossRow* r, double log, sto
         if o.weight >= 0:
             weight = as_number(element_at(t, row, o.weight, label_of(t, row), _))
         x = as_number(element_at(t, row, 0, label_of(t, row), _))
-    settle_loss(t, row, r, log, x, weight, _)
+    put_loss(t, row, settle_loss(o, t.n, r, log, x, weight, factor_of(t, row, _)))
 
-# The same for the logit and the class weight at the label.
-cdef inline void settle_loss(const Task* t, const Row* row, LossRow* r, double log, double x, double weight, storage* _) noexcept nogil:
-    cdef const Loss* o = t.loss
+# The same from the logit and the class weight at the label, and from what the gradient is multiplied by: the loss, and what the gradient
+# needs.
+cdef inline double settle_loss(const Loss* o, Py_ssize_t n, LossRow* r, double log, double x, double weight, double factor) noexcept nogil:
     cdef double share = 0, lse = r.s.m + log
     if not o.soft:
         share = o.keep * weight
         r.mass.high = o.spread * o.weights
         r.mass.low = 0
-    put_loss(t, row, loss_of(r, log, share, x, lse, o))
-    r.c = o.factor
-    if o.dloss >= 0:
-        r.c *= number_at_address(_, row.at[o.dloss], t.arg[o.dloss].code)
-    r.amount = r.c * ((0 if t.n == 1 else share + (r.mass.high + r.mass.low)) + (2 * o.z * lse if o.z != 0 else 0))
+    r.c = factor
+    r.amount = r.c * ((0 if n == 1 else share + (r.mass.high + r.mass.low)) + (2 * o.z * lse if o.z != 0 else 0))
     r.taken = r.c * share
+    return loss_of(r, log, share, x, lse, o)
+
+# What comes in, over what a mean divides by.
+cdef inline double factor_of(const Task* t, const Row* row, storage* _) noexcept nogil:
+    cdef int i = t.loss.dloss
+    return t.loss.factor * number_at_address(_, row.at[i], t.arg[i].code) if i >= 0 else t.loss.factor
 
 cdef inline void put_loss(const Task* t, const Row* row, double loss) noexcept nogil:
     cdef const Loss* o = t.loss
@@ -153,37 +156,70 @@ cdef bint is_kept(const Task* t, Py_ssize_t r, storage* _) noexcept nogil:
         fill_tile(<storage*> row.at[t.loss.gradient], t.n, 0)
     return False
 
-# Short rows, turned into columns as turn_in does; what each of them needs is put beside its lane.
+# Rows as columns: short ones are turned, as turn_in does, and those that lie side by side are copied; what each of them needs is put
+# beside its lane.
 cdef inline bint is_turned(const Task* t) noexcept nogil:
-    return t.n <= TURNED and t.nouter <= 1 and (t.arg[1].direct or not t.loss.soft)
+    return t.n <= TURNED and t.nouter <= 1 and t.arg[0].direct and (t.arg[1].direct or not t.loss.soft) and (t.loss.gradient < 0 or t.arg[t.loss.gradient].direct)
 
-cdef void turned_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
-    cdef char logits[GROUPS * TURNED * 64 + 64]
-    cdef char targets[GROUPS * TURNED * 64 + 64]
-    cdef char exponentials[GROUPS * TURNED * 64 + 64]
+cdef inline bint is_across(const Task* t, storage* _) noexcept nogil:
+    return t.nouter > 0 and t.nlength == 1 and t.n <= frame_size(_) and lies_across(t, 0, _) and (not t.loss.soft or lies_across(t, 1, _)) and (
+        t.loss.gradient < 0 or lies_across(t, t.loss.gradient, _))
+
+cdef inline bint lies_across(const Task* t, int i, storage* _) noexcept nogil:
+    return t.arg[i].outer[t.nouter - 1] == sizeof(storage) and t.arg[i].code == code_of_storage(_)
+
+# From an operand's element or row to that of the next row.
+cdef inline Py_ssize_t row_step(const Task* t, int i) noexcept nogil:
+    return t.arg[i].outer[t.nouter - 1] if t.nouter else 0
+
+cdef void take_slab(const Task* t, int i, acc[storage]* slab, Py_ssize_t width, Py_ssize_t first, Py_ssize_t count, bint turned, storage* _) noexcept nogil:
+    cdef const storage* x = <const storage*> row_start(t, &t.arg[i], first)
+    if turned:
+        to_columns(slab, width, x, row_step(t, i), t.n, count)
+    else:
+        take_columns(slab, width, x, stride_of(t, &t.arg[i]), t.n, count, t.ahead)
+
+cdef bint columns_of_loss(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
+    # False where there is no memory for it.
     cdef const Loss* o = t.loss
+    cdef const Operand* gradient = &t.arg[max(0, o.gradient)]
+    cdef bint turned = is_turned(t)
+    cdef Py_ssize_t L = lanes(_), most = (GROUPS if t.n <= TURNED else 1) * L, bytes = most * max(t.n, 8) * sizeof(acc[storage]), count
+    cdef void* memory = malloc((3 if o.soft else 2) * bytes + 8 * t.n + 64)
+    cdef char* logits = <char*> ((<size_t> memory + 63) // 64 * 64)
+    cdef char* exponentials = logits + bytes
+    cdef char* targets = exponentials + bytes
+    cdef char* weight = targets + (bytes if o.soft else 0)
+    cdef storage* y
     cdef Slab slab
-    cdef Py_ssize_t L = lanes(_), count
-    cdef Py_ssize_t step = t.arg[0].outer[0] if t.nouter else 0, target_step = t.arg[1].outer[0] if t.nouter else 0
+    if memory == NULL:
+        return False
     slab.n = t.n
     slab.at[0] = logits
-    slab.at[1] = <char*> targets if o.soft else <char*> NULL
+    slab.at[1] = targets if o.soft else <char*> NULL
+    slab.at[2] = weight
     while first < last:
-        count = min(GROUPS * L, last - first)
+        count = min(most, last - first)
+        if not turned:
+            count = min(count, t.outer[t.nouter - 1] - first % t.outer[t.nouter - 1])
         slab.width = (count + L - 1) // L * L
-        slab.stride[0] = slab.width // L * 64
-        to_columns(<acc[storage]*> logits, slab.width, <const storage*> (t.arg[0].data + first * step), step, t.n, count)
+        slab.stride[0] = slab.width * sizeof(acc[storage])
+        take_slab(t, 0, <acc[storage]*> logits, slab.width, first, count, turned, _)
         if o.soft:
-            to_columns(<acc[storage]*> targets, slab.width, <const storage*> (t.arg[1].data + first * target_step), target_step, t.n, count)
+            take_slab(t, 1, <acc[storage]*> targets, slab.width, first, count, turned, _)
         if storage is double:
-            finish_turned(t, &slab, exponentials, first, count, <double*> NULL, False)
+            finish_columns(t, &slab, exponentials, first, count, <double*> NULL, False)
         else:
-            finish_turned(t, &slab, exponentials, first, count, <float*> NULL, sizeof(storage) == 2)
+            finish_columns(t, &slab, exponentials, first, count, <float*> NULL, sizeof(storage) == 2)
         if o.gradient >= 0:
-            step = t.arg[o.gradient].outer[0] if t.nouter else 0
-            from_columns(<storage*> (t.arg[o.gradient].data + first * step), step, <const acc[storage]*> exponentials, slab.width, t.n, count)
-            step = t.arg[0].outer[0] if t.nouter else 0
+            y = <storage*> row_start(t, gradient, first)
+            if turned:
+                from_columns(y, row_step(t, o.gradient), <const acc[storage]*> exponentials, slab.width, t.n, count)
+            else:
+                put_columns(y, stride_of(t, gradient), <const acc[storage]*> exponentials, slab.width, t.n, count)
         first += count
+    free(memory)
+    return True
 
 # The states of a slab's columns, whose exponentials are kept, and their sums beside their maxima.
 cdef void fold_to_masses(const Slab* slab, char* kept, State[Doubles[copied]]* s, Mass[Doubles[copied]]* mass, copied* _) noexcept nogil:
@@ -197,88 +233,101 @@ cdef void fold_to_masses(const Slab* slab, char* kept, State[Doubles[copied]]* s
     masses_of_columns(slab, 1, s, mass, _)
 
 # The losses of a slab's columns; what is kept becomes their gradients.
-cdef void finish_turned(const Task* t, const Slab* slab, char* kept, Py_ssize_t first, Py_ssize_t count, accumulator* _, bint halves) noexcept nogil:
+cdef void finish_columns(const Task* t, const Slab* slab, char* kept, Py_ssize_t first, Py_ssize_t count, accumulator* _, bint halves) noexcept nogil:
     cdef State[Doubles[accumulator]] s[GROUPS]
     cdef Mass[Doubles[accumulator]] mass[GROUPS]
     cdef Sum[Doubles[accumulator]] dot[GROUPS]
     cdef Sum[Doubles[accumulator]] shares[GROUPS]
     cdef Doubles[accumulator] log[GROUPS]
     cdef Turned[accumulator] turned
-    cdef char room[TURNED * 8]
     cdef accumulator* weight = NULL
     cdef const accumulator* x = <const accumulator*> slab.at[0]
     cdef const accumulator* target = <const accumulator*> slab.at[1]
     cdef accumulator* e = <accumulator*> kept
     cdef const Loss* o = t.loss
-    cdef Py_ssize_t L = lanes(_), n = slab.n, width = slab.width, g, i, j, label
+    cdef bint spread = target != NULL or o.spread != 0
+    cdef Py_ssize_t L = lanes(_), n = slab.n, width = slab.width, g, i, j, label = 0
+    cdef long long* labels = turned.label
+    cdef char* value = row_start(t, &t.arg[o.value], first) if o.value >= 0 else NULL
+    cdef Exact* total = &o.totals[softcore_thread()] if o.sums else NULL
     cdef LossRow r
-    cdef Row row
     if halves:
         fold_to_masses(slab, kept, <State[Doubles[widened]]*> s, <Mass[Doubles[widened]]*> mass, <widened*> NULL)
     else:
         fold_to_masses(slab, kept, s, mass, _)
     if o.weight >= 0:
-        enter(t, first, &row)
-        weight = <accumulator*> room
-        gather_tile(t, &t.arg[o.weight], row.at[o.weight], 0, n, weight)
+        weight = <accumulator*> slab.at[2]
+        gather_tile(t, &t.arg[o.weight], row_start(t, &t.arg[o.weight], first), 0, n, weight)
+    if target == NULL:
+        gather(labels, row_start(t, &t.arg[1], first), row_step(t, 1), count, t.arg[1].code)
+    if o.dloss >= 0:
+        gather(turned.c, row_start(t, &t.arg[o.dloss], first), row_step(t, o.dloss), count, t.arg[o.dloss].code)
     for g in range(width // L):
         log[g] = logs_of_masses(_, &mass[g])
-        if target != NULL or o.spread != 0:
+        if spread:
             weigh_columns(x + g * L, target + g * L if target != NULL else <const accumulator*> NULL, <const accumulator*> weight, width, n, o, &dot[g], &shares[g])
     r.dot.high = r.dot.low = 0
-    label = 0
-    for i in range(count):
-        enter(t, first + i, &row)
-        if is_ignored(t, &row):
-            put_loss(t, &row, 0)
+    for i in range(width):  # the lanes of no row hold the exponentials of zeros, and are written nowhere
+        turned.c[i] = o.factor * turned.c[i] if o.dloss >= 0 else o.factor
+        label = labels[i] if target == NULL else 0
+        if i >= count or (target == NULL and label == o.ignored):
+            labels[i] = -1
+            turned.x[i] = turned.weight[i] = turned.c[i] = turned.loss[i] = 0
             r.amount = r.c = 0
             r.taken = 0
             r.s.m = 0
             r.s.l.high = 1
             r.s.l.low = 0
+            set_turned(&turned, i, &r, o)
+        elif not spread:
+            turned.x[i] = as_number(x[label * width + i])
+            turned.weight[i] = o.keep * (as_number(weight[label]) if weight != NULL else 1)
         else:
             g = i // L
             j = i % L
             r.s.m = number_at(_, &s[g].m, j)
             r.s.l.high = number_at(_, &s[g].l.high, j)
             r.s.l.low = number_at(_, &s[g].l.low, j)
-            if target != NULL or o.spread != 0:
-                r.dot.high = number_at(_, &dot[g].high, j)
-                r.dot.low = number_at(_, &dot[g].low, j)
-                r.mass.high = number_at(_, &shares[g].high, j)
-                r.mass.low = number_at(_, &shares[g].low, j)
-            if target == NULL:
-                label = label_of(t, &row)
-            settle_loss(t, &row, &r, number_at(_, &log[g], j), as_number(x[label * width + i]), as_number(weight[label]) if weight != NULL else 1, _)
-        if o.gradient >= 0:
+            r.dot.high = number_at(_, &dot[g].high, j)
+            r.dot.low = number_at(_, &dot[g].low, j)
+            r.mass.high = number_at(_, &shares[g].high, j)
+            r.mass.low = number_at(_, &shares[g].low, j)
+            turned.loss[i] = settle_loss(o, n, &r, number_at(_, &log[g], j), as_number(x[label * width + i]), as_number(weight[label]) if weight != NULL else 1, turned.c[i])
             set_turned(&turned, i, &r, o)
+    if not spread:
+        for g in range(width // L):
+            settle_labels(&turned, g * L, &s[g], &log[g], o)
+    for i in range(count):
+        if target == NULL and labels[i] < 0:
+            turned.loss[i] = 0
+        if value != NULL:
+            put_number(value + i * row_step(t, o.value), t.arg[o.value].code, turned.loss[i])
+        elif total != NULL:
+            add_to(total, turned.loss[i])
     if o.gradient < 0:
         return
-    # The lanes of no row hold the exponentials of zeros, and are written nowhere.
     share_columns(e, width, n, &turned)
     if target == NULL:
         for i in range(count):
-            enter(t, first + i, &row)
-            if not is_ignored(t, &row):
-                label = label_of(t, &row)
+            label = labels[i]
+            if label >= 0:
                 turned.own[i] = <accumulator> (<double> e[label * width + i] - (turned.taken[i] + <double> turned.spread[i] * (as_number(weight[label]) if weight != NULL and o.spread != 0 else 1)))
-    if target != NULL or o.spread != 0:
+    if spread:
         less_columns(e, target, <const accumulator*> weight, width, n, &turned)
-    for i in range(count):
-        enter(t, first + i, &row)
-        if is_ignored(t, &row):
+    if target == NULL:
+        for i in range(count):
+            if labels[i] >= 0:
+                e[labels[i] * width + i] = turned.own[i]
+                continue
             for j in range(n):
                 e[j * width + i] = 0
-        elif target == NULL:
-            e[label_of(t, &row) * width + i] = turned.own[i]
 
 # Rows of up to a frame, in blocks: see framed_rows.
 cdef bint loss_rows(const Task* t, Py_ssize_t first, Py_ssize_t last, storage* _) noexcept nogil:
     cdef int after = TO_GRADIENT if t.loss.gradient >= 0 else TO_LOGSUMEXP
-    if not is_turned(t):
-        return framed_rows(t, first, last, after, _) if t.n <= frame_size(_) else walk_rows(t, first, last, after, _)
-    turned_rows(t, first, last, _)
-    return True
+    if is_turned(t) or is_across(t, _):
+        return columns_of_loss(t, first, last, _)
+    return framed_rows(t, first, last, after, _) if t.n <= frame_size(_) else walk_rows(t, first, last, after, _)
 
 cdef void finish_losses(const Task* t, Block[storage]* block, const Mass[Doubles[storage]]* mass, storage* _) noexcept nogil:
     cdef Doubles[storage] log = logs_of_masses(_, mass)
@@ -371,8 +420,8 @@ cdef void loss_kernels(const Task* t, int op, Kernel* k, storage* _) noexcept no
         k.finish = <Finish> loss_finish[storage]
         k.map = <Map> loss_map[storage]
         k.reduces = t.loss.gradient < 0
-        if t.n > 1 and t.arg[0].direct and (k.reduces or t.arg[t.loss.gradient].direct) and (is_turned(t) or (
-                not t.loss.soft and t.loss.spread == 0)):
+        if t.n > 1 and (is_turned(t) or is_across(t, _) or (
+                t.arg[0].direct and (k.reduces or t.arg[t.loss.gradient].direct) and not t.loss.soft and t.loss.spread == 0)):
             k.rows = <Rows> loss_rows[storage]
             k.longest = most_kept(_)
     elif not t.loss.sums:

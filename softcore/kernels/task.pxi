@@ -66,14 +66,14 @@ cdef inline void enter(const Task* t, Py_ssize_t r, Row* row) noexcept nogil:
 
 # Row r, after row r - 1.
 cdef inline void enter_next(const Task* t, Py_ssize_t r, Row* row) noexcept nogil:
-    cdef int i
-    if t.nouter != 1:
+    cdef int i, d = t.nouter - 1
+    if d < 0 or (d > 0 and r % t.outer[d] == 0):
         enter(t, r, row)
         return
     for i in range(t.nargs):
-        row.at[i] += t.arg[i].outer[0]
+        row.at[i] += t.arg[i].outer[d]
     if t.masked:
-        row.mask += t.mask.outer[0]
+        row.mask += t.mask.outer[d]
 
 # Where element j of a row lies, and how many follow at the last dimension's stride.
 cdef inline Py_ssize_t offset_of(const Task* t, const Operand* a, Py_ssize_t j, Py_ssize_t* run) noexcept nogil:
