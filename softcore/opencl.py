@@ -275,7 +275,8 @@ _FILES = {
     "pool": ("max_pool", "max_pool_backward", "max_unpool", "avg_pool", "avg_pool_backward", "softmax_pool", "softmax_pool_backward"),
     "attention": ("attend", "query_gradients", "key_gradients", "bias_gradients", "sink_gradients", "merge_parts"),
 }
-_IN_COLUMNS = {*_FILES["softmax"], "sum", "dot"} - {"logsumexp_backward"}  # that can take rows side by side
+_WITH_PLACES = {"argmax", "max_with_argmax", "hardmax", "max_backward"}  # which are counted in integers as wide as elements
+_IN_COLUMNS = {*_FILES["softmax"], "max", *_WITH_PLACES, "sum", "dot"}  # that can take rows side by side
 _IN_PARTS = {"softmax", "softmax_backward", "log_softmax", "log_softmax_backward", "logsumexp", "max", "argmax", "max_with_argmax"}
 _BEHIND = {"losses": ("softmax",)}  # files that others are compiled behind
 _FILE_OF = {op: file for file, ops in _FILES.items() for op in ops}
@@ -591,6 +592,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     side_by_side = bool(outer) and outer[-1] >= tile.vec and len(length) == 1 and all(s[len(outer) - 1] == 1 for _, s in whole)
     in_parts = n > planner.PART and op in _IN_PARTS and not _has_optional(op, inputs)
     columns = strided and side_by_side and facts.cpu and op in _IN_COLUMNS and not _has_optional(op, inputs) and not in_parts
+    columns = columns and (op not in _WITH_PLACES or n <= np.iinfo(f"i{accumulator.itemsize}").max)
     if elementwise:
         units = rows * -(-n // planner.CHUNK)
     elif in_parts:

@@ -371,6 +371,18 @@ FUNCTION V pieces(const __global ACC *p, long count, ACC fill) {
 #define AT(t, i, j) (j)
 #define LANE_AT(t, i, j, k) ((j) + (k))
 #endif
+// What input i has for a row, or for each.
+#ifdef COLUMNS
+#define DEFINE_OF_ROW(i, T)                                                                                            \
+    FUNCTION R of_row##i(const Task *t, const __global T *p, long n) {                                                 \
+        R r = CONSTANT(0);                                                                                             \
+        for (int e = 0; e < t->width; e++) ((ACC *)&r)[e] = value##i(p + e * t->arg[i].stride[t->nouter - 1]);         \
+        return r;                                                                                                      \
+    }
+#else
+#define DEFINE_OF_ROW(i, T)                                                                                            \
+    FUNCTION R of_row##i(const Task *t, const __global T *p, long n) { return n ? value##i(p) : 0; }
+#endif
 #define DEFINE_INPUT(i, T, READ)                                                                                       \
     FUNCTION V take##i(const Task *t, const __global T *row, long j, long n, ACC fill) {                                 \
         if (WHOLE(n, j) && PASTE(BY_VECTOR_, READ)) return PASTE(VECTOR_, READ)(row + AT(t, i, j));                    \
@@ -380,7 +392,8 @@ FUNCTION V pieces(const __global ACC *p, long count, ACC fill) {
             if (k < COUNT_IN_ROW(n, j)) ((ACC *)&v)[k] = PASTE(SCALAR_, READ)(row + LANE_AT(t, i, j, k));              \
         return v;                                                                                                      \
     }                                                                                                                  \
-    FUNCTION ACC value##i(const __global T *p) { return PASTE(SCALAR_, READ)(p); }
+    FUNCTION ACC value##i(const __global T *p) { return PASTE(SCALAR_, READ)(p); }                                      \
+    DEFINE_OF_ROW(i, T)
 // The same of output k, which is operand i.
 #define DEFINE_OUTPUT(k, T, WRITE)                                                                                     \
     FUNCTION void put##k(const Task *t, __global T *row, long j, long n, V v) {                                          \

@@ -76,15 +76,35 @@ FUNCTION bool any_lane(I hits) {
     HALVES(HALVE_ANY)
     return v1 != 0;
 }
+#define HALVE_FIRST(w, h) const Bits##h v##h = min(((const Bits##h *)&v##w)[0], ((const Bits##h *)&v##w)[1]);
+#define HALVE_LAST(w, h) const Bits##h v##h = max(((const Bits##h *)&v##w)[0], ((const Bits##h *)&v##w)[1]);
+FUNCTION I numbered(void) {
+    I lanes;
+    LANES(k, VEC) ((SIGNED *)&lanes)[k] = k;
+    return lanes;
+}
+FUNCTION int first_lane(I hits) {
+    const I V_LANES = hits ? numbered() : (I)(VEC);
+    HALVES(HALVE_FIRST)
+    return v1;
+}
+FUNCTION int last_lane(I hits) {
+    const I V_LANES = hits ? numbered() : (I)(-1);
+    HALVES(HALVE_LAST)
+    return v1;
+}
 // The index of the first maximum that this work-item met, or of the last; NONE if it met none. Of NaNs it is always the first.
 #define NONE LONG_MAX
 FUNCTION void find_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n, ACC m, bool last, long *found) {
     I hits[4];
     FOUR(k) hits[k] = HITS(j + k * STEP);
     if (!any_lane((hits[0] | hits[1]) | (hits[2] | hits[3]))) return;
-    for (int k = 0; k < 4; k++)
-        for (int lane = 0; lane < VEC; lane++)
-            if (((SIGNED *)&hits[k])[lane] && (last || *found == NONE)) *found = j + k * STEP + lane;
+    for (int i = 0; i < 4; i++) {
+        const int k = last ? 3 - i : i;
+        if (!any_lane(hits[k])) continue;
+        *found = j + k * STEP + (last ? last_lane(hits[k]) : first_lane(hits[k]));
+        return;
+    }
 }
 // Places of the last are compared as negative numbers, so that the smaller one always wins.
 #define FIND_IN_ROW(index, last)                                                                                       \
@@ -99,13 +119,79 @@ FUNCTION void find_tile(const Task *t, Pointer x MASK_PARAMETER, long j, long n,
     OVER_GROUP(places, index, min(places[other], places[own]))                                                         \
     index = index < 0 ? -index : index;
 
+// ---------------------------------------------------------------- rows side by side
+
+#ifdef COLUMNS
+
+// Of each row, in its lane: the largest element so far, and its place, -1 if there is none. A place is counted in integers as wide as
+// elements.
+#define X_OF(w) (x + at[I_X] + (w) * VEC)
+#define BEATS(v, m, last) (((last) ? (v) >= (m) : (v) > (m)) | (((v) != (v)) & ((m) == (m))))
+#define SOON_ROWS 4  // rows of memory ahead: no processor sees them coming
+#define OVER_SLAB(call)                                                                                                \
+    for (long j = 0; j < n; j++)                                                                                       \
+        for (int w = 0; w < count; w++) {                                                                              \
+            SOON(X_OF(w) + AT(t, I_X, j + SOON_ROWS));                                                                 \
+            call;                                                                                                      \
+        }
+#define FILL(vectors, value)                                                                                           \
+    for (int i = 0; i < SLAB; i++) vectors[i] = value;
+#define MAXIMA_OF_SLAB(m)                                                                                              \
+    V m[SLAB];                                                                                                         \
+    FILL(m, CONSTANT(LEAST))                                                                                           \
+    OVER_SLAB(meet(t, X_OF(w) MASK_VECTOR(w), j, n, m + w))
+#define PLACES_OF_SLAB(m, place, last)                                                                                 \
+    V m[SLAB];                                                                                                         \
+    I place[SLAB];                                                                                                     \
+    FILL(m, CONSTANT(LEAST))                                                                                           \
+    FILL(place, (I)(-1))                                                                                               \
+    OVER_SLAB(meet_at(t, X_OF(w) MASK_VECTOR(w), j, n, last, m + w, place + w))
+FUNCTION void meet(const Task *t, Pointer x MASK_PARAMETER, long j, long n, V *m) {
+    const V v = X(j);
+    *m = LARGER(v, *m);
+}
+FUNCTION I part_of_column(const Task *t MASK_PARAMETER, long j, long n) {
+#ifdef MASKED
+    return mask_of(t, mask, j, n);
+#else
+    return (I)(-1);
+#endif
+}
+FUNCTION void meet_at(const Task *t, Pointer x MASK_PARAMETER, long j, long n, bool last, V *m, I *place) {
+    const V v = X(j);
+    const I better = (BEATS(v, *m, last) | (*place < (I)(0))) & part_of_column(t MASK_ARGUMENT, j, n);
+    *m = better ? v : *m;
+    *place = better ? (I)((SIGNED)j) : *place;
+}
+// Which elements of rows are the largest of theirs.
+FUNCTION I alike_in_columns(const Task *t, Pointer x MASK_PARAMETER, long j, long n, V m) {
+    const V v = X(j);
+    return ((v == m) | ((v != v) & (m != m))) & part_of_column(t MASK_ARGUMENT, j, n);
+}
+FUNCTION void put_places(const Task *t, __global long *index, int operand, I place) {
+    for (int e = 0; e < t->width; e++) index[e * t->arg[operand].stride[t->nouter - 1]] = max(0L, (long)((SIGNED *)&place)[e]);
+}
+// From the rows of a vector to those of the next.
+#define NEXT_ROWS for (int i = 0; i < ARGS; i++) at[i] += VEC * t->arg[i].stride[t->nouter - 1];
+
+#endif
+
 // ---------------------------------------------------------------- max, argmax
 
 #ifdef OP_max
 
 KERNEL(max)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER STATES_PARAMETER) {
-    const Task *t = &task;
+    Task *t = &task;
     SCRATCH(ACC, highs)
+#ifdef COLUMNS
+    FOR_SLABS {
+        MAXIMA_OF_SLAB(m)
+        for (int w = 0; w < count; w++) {
+            SET(0, y + at[1], m[w])
+            NEXT_ROWS
+        }
+    }
+#else
     FOR_ROWS {
 #ifdef LEAVE_MAXIMUM
         LEAVE_MAXIMUM
@@ -114,15 +200,25 @@ KERNEL(max)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER ST
         if (LANE == 0 && n) set0(y + at[1], m);
 #endif
     }
+#endif
 }
 
 #endif
 #ifdef OP_argmax
 
 KERNEL(argmax)(Task task, const __global IN0 *x, __global OUT0 *index MASK_PARAMETER STATES_PARAMETER) {
-    const Task *t = &task;
+    Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(long, places)
+#ifdef COLUMNS
+    FOR_SLABS {
+        PLACES_OF_SLAB(m, place, OPTION)
+        for (int w = 0; w < count; w++) {
+            put_places(t, index + at[1], 1, place[w]);
+            NEXT_ROWS
+        }
+    }
+#else
     FOR_ROWS {
 #ifdef LEAVE_MAXIMUM
         LEAVE_MAXIMUM
@@ -132,15 +228,26 @@ KERNEL(argmax)(Task task, const __global IN0 *x, __global OUT0 *index MASK_PARAM
         if (LANE == 0 && n) index[at[1]] = i;
 #endif
     }
+#endif
 }
 
 #endif
 #ifdef OP_max_with_argmax
 
 KERNEL(max_with_argmax)(Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index MASK_PARAMETER STATES_PARAMETER) {
-    const Task *t = &task;
+    Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(long, places)
+#ifdef COLUMNS
+    FOR_SLABS {
+        PLACES_OF_SLAB(m, place, OPTION)
+        for (int w = 0; w < count; w++) {
+            SET(0, y + at[1], m[w])
+            put_places(t, index + at[2], 2, place[w]);
+            NEXT_ROWS
+        }
+    }
+#else
     FOR_ROWS {
 #ifdef LEAVE_MAXIMUM
         LEAVE_MAXIMUM
@@ -153,31 +260,36 @@ KERNEL(max_with_argmax)(Task task, const __global IN0 *x, __global OUT0 *y, __gl
         }
 #endif
     }
+#endif
 }
 
 #endif
 
 // ---------------------------------------------------------------- hardmax, max_backward
 
-// A vector of a row of zeros, but for one element.
-FUNCTION V one_at(long j, long index, ACC value) {
-    V v = CONSTANT(0);
-    for (int k = 0; k < VEC; k++)
-        if (j + k == index) ((ACC *)&v)[k] = value;
-    return v;
-}
+// A row of zeros, but for one element, if there is one: from the work-item that puts zeros around it.
+#define PUT_ONE(row, index, value)                                                                                     \
+    for (long j = LANE * VEC; j < n; j += STEP) bring0(t, row, j, n, CONSTANT(0));                                     \
+    if ((index) < n && (index) / VEC % WG == LANE) set0((row) + AT(t, INPUTS, index), value);
 
 #ifdef OP_hardmax
 
 KERNEL(hardmax)(Task task, const __global IN0 *x, __global OUT0 *y) {
-    const Task *t = &task;
+    Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(long, places)
+#ifdef COLUMNS
+    FOR_SLABS {
+        PLACES_OF_SLAB(m, place, false)
+        OVER_SLAB(put0(t, y + at[1] + w * VEC, j, n, place[w] == (I)((SIGNED)j) ? CONSTANT(1) : CONSTANT(0)))
+    }
+#else
     FOR_ROWS {
         MAX_OF_ROW(m)
         FIND_IN_ROW(i, 0)
-        for (long j = LANE * VEC; j < n; j += STEP) bring0(t, y + at[1], j, n, one_at(j, i, 1));
+        PUT_ONE(y + at[1], i, 1)
     }
+#endif
 }
 
 #endif
@@ -216,26 +328,44 @@ KERNEL(max_backward)(Task task, const __global IN0 *dy, const __global IN1 *x,
                            const __global IN2 *index,
 #endif
                            __global OUT0 *dx MASK_PARAMETER) {
-    const Task *t = &task;
+    Task *t = &task;
     SCRATCH(ACC, highs)
     SCRATCH(long, places)
+#ifdef COLUMNS
+    FOR_SLABS {
+        PLACES_OF_SLAB(m, place, OPTION == LAST)
+        V g[SLAB];
+        for (int w = 0; w < count; w++) g[w] = of_row0(t, dy + at[0] + w * VEC * t->arg[0].stride[t->nouter - 1], n);
+#if OPTION == FIRST || OPTION == LAST
+        OVER_SLAB(put0(t, dx + at[2] + w * VEC, j, n, place[w] == (I)((SIGNED)j) ? g[w] : CONSTANT(0)))
+#else
+#if OPTION == SPLIT
+        I alike[SLAB];
+        FILL(alike, (I)(0))
+        OVER_SLAB(alike[w] = alike[w] - alike_in_columns(t, X_OF(w) MASK_VECTOR(w), j, n, m[w]))
+        for (int w = 0; w < count; w++)
+            for (int e = 0; e < t->width; e++) ((ACC *)&g[w])[e] /= (ACC)((SIGNED *)&alike[w])[e];
+#endif
+        OVER_SLAB({
+            const I is_largest = alike_in_columns(t, X_OF(w) MASK_VECTOR(w), j, n, m[w]);
+            put0(t, dx + at[2] + w * VEC, j, n, is_largest ? g[w] : CONSTANT(0));
+        })
+#endif
+    }
+#else
     FOR_ROWS {
-        ACC g = n ? value0(dy + at[0]) : 0;
+        ACC g = of_row0(t, dy + at[0], n);
 #ifdef INDEXED
         const long i = n ? (long)index[at[2]] : 0;
-        for (long j = LANE * VEC; j < n; j += STEP) {
-            const V v = one_at(j, i, g);
 #ifdef MASKED
-            bring0(t, dx + at[3], j, n, mask_of(t, mask + at[MASK], j, n) ? v : CONSTANT(0));
-#else
-            bring0(t, dx + at[3], j, n, v);
+        if (n && !mask[at[MASK] + place(t, MASK, i)]) g = 0;
 #endif
-        }
+        PUT_ONE(dx + at[3], i, g)
 #else
         MAX_OF_ROW(m)
 #if OPTION == FIRST || OPTION == LAST
         FIND_IN_ROW(i, OPTION == LAST)
-        for (long j = LANE * VEC; j < n; j += STEP) bring0(t, dx + at[2], j, n, one_at(j, i, g));
+        PUT_ONE(dx + at[2], i, g)
 #else
 #if OPTION == SPLIT
         I counts = (I)(0);
@@ -249,6 +379,7 @@ KERNEL(max_backward)(Task task, const __global IN0 *dy, const __global IN1 *x,
 #endif
 #endif
     }
+#endif
 }
 
 #endif

@@ -73,17 +73,36 @@ FUNCTION Place first_of(Place a, Place b) {
     if (a.index == LONG_MAX) return b;
     return b.index != LONG_MAX && precedes(b, a) ? b : a;
 }
-// The largest elements of a row in descending order and where they are: each time the first of those that follow the one before.
+// Which of VEC elements come after `before` in that order.
+FUNCTION I comes_after(Place before, V v, I index) {
+    const I later = index > (I)((SIGNED)before.index);
+    if (before.value != before.value) return (v == v) | later;
+    return (v < CONSTANT(before.value)) | ((v == CONSTANT(before.value)) & later);
+}
+// The largest elements of a row in descending order and where they are: each time the first of those that follow the one before. Lanes
+// keep the first that they meet, and places in integers as wide as elements.
 KERNEL(largest)(Task task, const __global IN0 *x, __global OUT0 *y, __global OUT1 *index) {
     const Task *t = &task;
     SCRATCH(Place, places)
+    I lanes;
+    LANES(k, VEC) ((SIGNED *)&lanes)[k] = k;
     FOR_ROWS {
         Place before = {0, -1};
         for (int c = 0; c < t->option; c++) {
+            V top = ZERO;
+            I at_top = (I)(-1);
+            for (long j = LANE * VEC; j < n; j += STEP) {
+                const V v = take0(t, x + at[0], j, n, 0);
+                const I here = lanes + (I)((SIGNED)j);
+                const I better = (at_top < (I)(0)) | (v > top) | ((v != v) & (top == top));
+                const I wins = better & (here < (I)((SIGNED)n)) & (c ? comes_after(before, v, here) : (I)(-1));
+                top = wins ? v : top;
+                at_top = wins ? here : at_top;
+            }
             Place best = {0, LONG_MAX};
-            for (long j = LANE; j < n; j += WG) {
-                const Place p = {value0(x + at[0] + AT(t, 0, j)), j};
-                if ((c == 0 || precedes(before, p)) && (best.index == LONG_MAX || precedes(p, best))) best = p;
+            for (int k = 0; k < VEC; k++) {
+                const Place p = {((ACC *)&top)[k], ((SIGNED *)&at_top)[k]};
+                if (p.index >= 0) best = first_of(best, p);
             }
             OVER_GROUP(places, best, first_of(places[own], places[other]))
             if (LANE == 0 && n) {

@@ -901,11 +901,10 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, const __global IN1 *b, __glo
 #define B_PARAMETER
 #define B_ROW
 #endif
-FUNCTION void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __global OUT0 *dx MASK_PARAMETER, long j, long n, ACC dy,
-                          ACC y) {
+FUNCTION void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __global OUT0 *dx MASK_PARAMETER, long j, long n, R dy, R y) {
     FOUR(k) {
-        V low, z = two_sum(take1(t, x, j + k * STEP, n, 0), CONSTANT(-y), &low);
-        V v = CONSTANT(dy) * (y == -INFINITY ? CONSTANT(0) : exp_of(z, low));
+        V low, z = two_sum(take1(t, x, j + k * STEP, n, 0), SPLAT(-y), &low);
+        V v = SPLAT(dy) * (SPLAT(y) == CONSTANT(-INFINITY) ? CONSTANT(0) : exp_of(z, low));
 #ifdef WEIGHTED
         const V weight = take3(t, b, j + k * STEP, n, 0);
         v = weight == CONSTANT(0) ? weight : weight * v;
@@ -918,7 +917,7 @@ KERNEL(logsumexp_backward)(Task task, const __global IN0 *dy, const __global IN1
                                  __global OUT0 *dx MASK_PARAMETER) {
     const Task *t = &task;
     FOR_ROWS {
-        const ACC g = n ? value0(dy + at[0]) : 0, lse = n ? value2(y + at[2]) : 0;
+        const R g = of_row0(t, dy + at[0], n), lse = of_row2(t, y + at[2], n);
         OVER_TILES(lse_dx_tile(t, x + at[1] B_ROW, dx + at[INPUTS] MASK_ROW, j, end, g, lse))
     }
 }
