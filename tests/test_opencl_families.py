@@ -341,6 +341,12 @@ WINDOWS = [
     ((2, 11), 3, {"ceil_mode": True}),
     ((2, 5, 6, 4), (2, 3), {"layout": "channels_last", "padding": ((0, 1), (1, 0))}),
     ((2, 3, 4, 5, 6), (2, 2, 3), {"stride": (1, 2, 2)}),
+    # More windows side by side than vectors take at once: an odd row in pairs, elements three apart, columns, channels, and batches.
+    ((1, 3, 5, 87), (3, 3), {"stride": 2, "padding": 1, "ceil_mode": True}),
+    ((2, 131), 4, {"stride": 3, "padding": ((5, 2),), "dilation": 2}),
+    ((2, 90, 5), (2, 2), {"stride": 1, "padding": ((1, 1), (0, 1))}),
+    ((2, 3, 4, 3, 37), (2, 2, 2), {"layout": "channels_last", "padding": 1}),
+    ((37, 2, 3, 3, 2), (2, 1, 2), {"stride": 1}),
 ]
 
 
