@@ -501,6 +501,9 @@ def pool(op, storage, inputs, outputs, axes, padding, dry=False):
         storage = np.dtype(np.float64 if double or storage.itemsize == 8 else np.float32)
     elif len(outputs) == 2 and storage.itemsize < 4 and storage.kind in "biu":
         storage = np.dtype(np.int32)  # as wide as the places
+    elif op == "max_unpool" and storage.itemsize == 2:
+        storage = np.dtype(np.uint16)  # bits are put as they are
+        options = {"IN0": "ushort", "READ0": "same", "OUT0": "ushort", "WRITE0": "same"}
     if op == "softmax_pool_backward":
         # What all elements of a window ask for, in the order of the memory of x.
         dy, x = inputs
@@ -529,7 +532,7 @@ def _run_windows(op, storage, inputs, outputs, axes, padding, options):
         shape[2:] = 1, 1, 1
         joined = [_joined([(n, [step]) for n, step in zip(a.shape[2:], s[2:])])[1] for a, s in zip(operands, strides)]
         if all(len(steps) <= 1 for steps in joined):
-            options["JOINED"] = 1
+            options["JOINED"] = 1 if all(steps in ([], [[1]]) for steps in joined) else 2
             strides = [[*s[:4], *steps[0]] if steps else s for s, steps in zip(strides, joined)]
     elif facts.cpu:
         side, along, beside = _beside(op, outputs[0].shape, strides, axes, len(inputs), tile.vec)

@@ -310,11 +310,11 @@ KERNEL(max_pool)(const Pool pool, const __global IN0 *x, __global OUT0 *y INDEX_
 #endif
 #if defined(OP_max_pool_backward) || defined(OP_max_unpool)
 
-// Where element k of a plane lies. JOINED says that the three axes of every operand are one, of equal steps.
+// Where element k of a plane lies. JOINED says that the three axes of every operand are one, of equal steps; 1 that those are 1.
 #ifdef JOINED
 #define SIZES(p) 0
 #define COUNTS(p) 0
-#define within_plane(a, sizes, k) ((k) * (a)->stride[4])
+#define within_plane(a, sizes, k) (JOINED == 1 ? (k) : (k) * (a)->stride[4])
 #else
 #define SIZES(p) (long3)((p)->axis[0].size, (p)->axis[1].size, (p)->axis[2].size)
 #define COUNTS(p) (long3)((p)->axis[0].count, (p)->axis[1].count, (p)->axis[2].count)
