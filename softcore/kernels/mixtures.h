@@ -533,6 +533,17 @@ template <class A> double dot_few(const A *a, const A *b, ptrdiff_t n) {
 template <class A> void gradient_few(A *g, const A *w, const A *dw, double total, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i++) g[i] = (A)((double)w[i] * ((double)dw[i] - total));
 }
+// The same of rows side by side, dw in g.
+template <class A> void gradient_of_chosen(A *g, const A *w, ptrdiff_t width, ptrdiff_t k) {
+    typedef Doubles<A> D;
+    for (ptrdiff_t c = 0; c < width; c += lanes<A>()) {
+        const auto share = [=](ptrdiff_t i) TERM { return doubles<A>(load<A>(w + i * width + c)); };
+        const auto slope = [=](ptrdiff_t i) TERM { return doubles<A>(load<A>(g + i * width + c)); };
+        D sum = constant<D>(0);
+        for (ptrdiff_t i = 0; i < k; i++) sum = sum + share(i) * slope(i);
+        for (ptrdiff_t i = 0; i < k; i++) store<A>(g + i * width + c, lanes_of<A>(share(i) * (slope(i) - sum)));
+    }
+}
 
 }  // namespace
 }  // namespace softcore

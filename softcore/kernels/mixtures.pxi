@@ -576,21 +576,75 @@ cdef int run_choice(const Task* t, const Kernel* softmax, Py_ssize_t k, int thre
             raise MemoryError()
     return 0
 
+# The gradients of row r, elements j to end: g where they were chosen.
+cdef inline void put_chosen(const Task* t, Py_ssize_t r, Py_ssize_t j, Py_ssize_t end, const wide* g, const long long* index, Py_ssize_t k, const wide* y, double total) noexcept nogil:
+    cdef char tile[FRAME_SCRATCH]
+    cdef Py_ssize_t step = t.arg[4].length[0]
+    cdef char* to = row_start(t, &t.arg[4], r) + j * step
+    cdef bint there = step == sizeof(wide) and t.arg[4].code == code_of_storage(g) and <size_t> to % sizeof(wide) == 0
+    cdef wide* dr = <wide*> (to if there else tile)
+    scatter_chosen(dr, j, end - j, g, index, k, y, total)
+    if not there:
+        put_results(to, step, <const wide*> dr, end - j, t.arg[4].code)
+
+# Of rows whose softmax is over the few that they chose: some rows side by side, as columns. False where there is no memory for it.
+cdef bint unchoose_few(const Task* t, Py_ssize_t k, Py_ssize_t first, Py_ssize_t last, wide* _) noexcept nogil:
+    cdef Py_ssize_t most = GROUPS * lanes(_), bytes = most * k * sizeof(wide), stride = stride_of(t, &t.arg[0]), width, count, i, j, end
+    cdef char* memory = <char*> malloc(2 * bytes + (most + 1) * k * sizeof(double) + 64)
+    cdef wide* w = <wide*> ((<size_t> memory + 63) // 64 * 64)
+    cdef wide* g = w + most * k
+    cdef long long* index = <long long*> (g + most * k)
+    cdef wide* own = <wide*> (index + most * k)  # of one row
+    cdef Task few
+    cdef Slab slab
+    cdef Row row
+    if memory == NULL:
+        return False
+    begin_task(&few)
+    slab.n = k
+    slab.at[0] = slab.at[1] = <char*> w
+    while first < last:
+        count = min(most, last - first)
+        slab.width = width = (count + lanes(_) - 1) // lanes(_) * lanes(_)
+        slab.stride[0] = slab.stride[1] = width * sizeof(wide)
+        memset(w, 0, 2 * bytes)
+        enter(t, first, &row)
+        for i in range(count):
+            if i:
+                enter_next(t, first + i, &row)
+            gather(index + i * k, row.at[3], t.arg[3].length[0], k, t.arg[3].code)
+            gather(own, row.at[2], t.arg[2].length[0], k, t.arg[2].code)
+            for j in range(k):
+                g[j * width + i] = own[j]
+                gather(w + j * width + i, row.at[0] + index[i * k + j] * stride, 0, 1, t.arg[0].code)
+        softmax_columns(&few, &slab, _)
+        gradient_of_chosen(g, <const wide*> w, width, k)
+        for i in range(count):
+            for j in range(k):
+                own[j] = g[j * width + i]
+            j = 0
+            while j < t.n:
+                end = min(t.n, j + frame_size(_))
+                put_chosen(t, first + i, j, end, <const wide*> own, index + i * k, k, <const wide*> NULL, 0)
+                j = end
+        first += count
+    free(memory)
+    return True
+
 cdef void unchoose_rows(const Task* t, const Kernel* softmax, bint all, Py_ssize_t k, Py_ssize_t first, Py_ssize_t last, char* scratch, wide* _) noexcept nogil:
     # arg: r, dr, dw, indices.
-    cdef char tile[2][FRAME_SCRATCH]
+    cdef char tile[FRAME_SCRATCH]
     cdef Task few = t[0]
     cdef Row row, chosen
     cdef Room room
     cdef wide* w = <wide*> scratch
     cdef wide* dw = w + k
     cdef long long* index = <long long*> (scratch + 2 * k * sizeof(double))
-    cdef wide* y = <wide*> tile[0]
-    cdef wide* dr
-    cdef char* to
-    cdef Py_ssize_t r, i, j, end, stride = stride_of(t, &t.arg[0]), frame = frame_size(_), step = t.arg[4].length[0]
-    cdef bint straight = step == sizeof(wide) and t.arg[4].code == code_of_storage(_), there
+    cdef wide* y = <wide*> tile
+    cdef Py_ssize_t r, i, j, end, stride = stride_of(t, &t.arg[0])
     cdef double total
+    if not all and 1 < k <= SHORT and unchoose_few(t, k, first, last, _):
+        return
     few.nargs = 2
     few.n = t.n if all else k
     few.nlength = 1
@@ -617,16 +671,11 @@ cdef void unchoose_rows(const Task* t, const Kernel* softmax, bint all, Py_ssize
             gradient_few(dw, <const wide*> w, <const wide*> dw, total, k)
         j = 0
         while j < t.n:
-            end = min(t.n, j + frame)
+            end = min(t.n, j + frame_size(_))
             if all:
                 row.at[1] = <char*> y - j * <Py_ssize_t> sizeof(wide)
                 softmax.map(t, &row, j, end, &room, NULL)
-            to = row_start(t, &t.arg[4], r) + j * step
-            there = straight and <size_t> to % sizeof(wide) == 0
-            dr = <wide*> (to if there else tile[1])
-            scatter_chosen(dr, j, end - j, <const wide*> dw, index, k, <const wide*> (y if all else NULL), total)
-            if not there:
-                put_results(to, step, <const wide*> dr, end - j, t.arg[4].code)
+            put_chosen(t, r, j, end, <const wide*> dw, index, k, <const wide*> (y if all else NULL), total)
             j = end
 
 cdef int run_unchoice(const Task* t, const Kernel* softmax, bint all, Py_ssize_t k, int threads, wide* _) except -1 nogil:

@@ -516,6 +516,7 @@ cdef extern from "mixtures.h" namespace "softcore" nogil:
     void scatter_chosen[A](A* dr, Py_ssize_t start, Py_ssize_t n, const A* g, const long long* index, Py_ssize_t k, const A* y, double total)
     double dot_few[A](const A*, const A*, Py_ssize_t n)
     void gradient_few[A](A* g, const A* w, const A* dw, double total, Py_ssize_t n)
+    void gradient_of_chosen[A](A* g, const A* w, Py_ssize_t width, Py_ssize_t k)
 
 cdef extern from "attention.h" namespace "softcore" nogil:
     cdef enum:
