@@ -231,8 +231,20 @@ FUNCTION long place(const Task *t, int i, long j) {
 #define VLOAD(T, p) (*(const __global LOOSE_V(T) *)(p))
 #define VSTORE(T, v, p) (*(__global LOOSE_V(T) *)(p) = (v))
 DEFINE_LOOSE(ACC)
-// PoCL takes the pointers of vload_half and vstore_half for aligned ones, which those of variables are.
+// PoCL takes the pointers of vload_half and vstore_half for aligned ones, which those of variables are; and it calls a function for each,
+// around which every register is saved, where the compiler has an instruction.
 typedef PASTE(ushort, VEC) __attribute__((aligned(2))) LooseHalves;
+#if defined(__F16C__) && VEC == 8 && !defined(DOUBLE) && defined(__OPTIMIZE__)
+typedef short HalfBits __attribute__((vector_size(16)));
+FUNCTION float8 load_halves(const __global half *p) {
+    float8 v = __builtin_astype(__builtin_ia32_vcvtph2ps256(__builtin_astype(*(const __global LooseHalves *)p, HalfBits)), float8);
+    __asm__("" : "+x"(v));  // or else halves are compared, for which there is no instruction
+    return v;
+}
+FUNCTION void store_halves(float8 v, __global half *p) {
+    *(__global LooseHalves *)p = __builtin_astype(__builtin_ia32_vcvtps2ph256(v, 0), ushort8);
+}
+#else
 FUNCTION PASTE(float, VEC) load_halves(const __global half *p) {
     const PASTE(ushort, VEC) bits = *(const __global LooseHalves *)p;
     return PASTE(vload_half, VEC)(0, (const half *)&bits);
@@ -247,6 +259,7 @@ FUNCTION void store_halves(HALVES_OF v, __global half *p) {
     PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, (half *)&bits);
     *(__global LooseHalves *)p = bits;
 }
+#endif
 #else
 #define load_halves(p) PASTE(vload_half, VEC)(0, p)
 #define store_halves(v, p) PASTE(PASTE(vstore_half, VEC), _rte)(v, 0, p)
