@@ -623,7 +623,8 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     outer, length, strides = _collapsed(op, shape, nouter, operands, along)
     rows, n = prod(outer), prod(length)
     facts = _facts(device)
-    whole = [(a, s) for a, s in zip(operands, strides) if a.ndim == ndim and a is not mask]
+    apart = (mask, outputs[0] if "SUMS=1" in names else None)  # sums have no place among the elements
+    whole = [(a, s) for a, s in zip(operands, strides) if a.ndim == ndim and a not in apart]
     tile = planner.choose_opencl(n, accumulator.itemsize, facts, any(_way(a.dtype, accumulator) != "same" for a, _ in whole))
     strided = any(s[len(outer) :] != [1] for _, s in whole)
     side_by_side = bool(outer) and outer[-1] >= tile.vec and len(length) == 1 and all(s[len(outer) - 1] == 1 for _, s in whole)
