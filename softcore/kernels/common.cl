@@ -164,22 +164,25 @@ FUNCTION long place(const Task *t, int i, long j) {
 #define BEGIN 0
 #define STATES_PARAMETER
 #endif
-// For element-wise functions: a work-group takes CHUNK elements of a row at a time. `j` is where a vector starts, `n` where the chunk or
-// the row ends; for a whole vector so large that every test for the end goes away.
+// For element-wise functions: a work-group takes CHUNK elements of a row at a time, from `begin` to `last`.
+#define FOR_CHUNKS                                                                                                     \
+    const long chunks = (t->n + CHUNK - 1) / CHUNK, units = t->rows * chunks, groups = get_num_groups(1);              \
+    long at[ARGS], begin, last;                                                                                        \
+    for (long unit = units * get_group_id(1) / groups; unit < units * (get_group_id(1) + 1) / groups; unit++)          \
+        if (begin = unit % chunks * CHUNK, last = min(t->n, begin + CHUNK), enter(t, unit / chunks, at))
+// `j` is where a vector starts, `n` where the chunk ends; for a whole vector so large that every test for the end goes away.
+#define OVER_CHUNK(...)                                                                                                \
+    {                                                                                                                  \
+        long j = begin + LANE * VEC;                                                                                   \
+        _Pragma("unroll 2") for (; WHOLE(last, j); j += STEP) {                                                        \
+            const long n = LONG_MAX;                                                                                   \
+            __VA_ARGS__                                                                                                \
+        }                                                                                                              \
+        for (const long n = last; j < n; j += STEP) { __VA_ARGS__ }                                                    \
+    }
 #define OVER_UNITS(...)                                                                                                \
     const Task *t = &task;                                                                                             \
-    const long chunks = (t->n + CHUNK - 1) / CHUNK, units = t->rows * chunks, groups = get_num_groups(1);              \
-    long at[ARGS];                                                                                                     \
-    for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
-        if (enter(t, u / chunks, at)) {                                                                                \
-            const long last = min(t->n, (u % chunks + 1) * CHUNK);                                                     \
-            long j = u % chunks * CHUNK + LANE * VEC;                                                                  \
-            _Pragma("unroll 2") for (; WHOLE(last, j); j += STEP) {                                                    \
-                const long n = LONG_MAX;                                                                               \
-                __VA_ARGS__                                                                                            \
-            }                                                                                                          \
-            for (const long n = last; j < n; j += STEP) { __VA_ARGS__ }                                                \
-        }
+    FOR_CHUNKS OVER_CHUNK(__VA_ARGS__)
 
 #define LANE ((long)get_local_id(0))
 // Over the vectors of a tile, which are to stay in registers.

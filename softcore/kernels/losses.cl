@@ -221,15 +221,9 @@ KERNEL(binary_cross_entropy)(Task task, const __global IN0 *x,
                              VALUE_PARAMETER GRADIENT_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
-    const long chunks = (t->n + CHUNK - 1) / CHUNK, units = t->rows * chunks, groups = get_num_groups(1);
-    long at[ARGS];
-    for (long unit = units * get_group_id(1) / groups; unit < units * (get_group_id(1) + 1) / groups; unit++) {
-        enter(t, unit / chunks, at);
-        const int chain = 0;
-        ACCUMULATORS(high, low)
-        V e[4] = {ZERO, ZERO, ZERO, ZERO};
-        const long n = min(t->n, (unit % chunks + 1) * CHUNK);
-        for (long j = unit % chunks * CHUNK + LANE * VEC; j < n; j += STEP) {
+    FOR_CHUNKS {
+        V high = ZERO, low = ZERO, error;
+        OVER_CHUNK({
             const V v = take0(t, x + at[0], j, n, 0), y = take1(t, target + at[1], j, n, 0);
             const V up = WEIGHT(POS_WEIGHT(y)), down = WEIGHT((ONE - y)), z = decay_of(v);
 #ifdef VALUE
@@ -237,12 +231,13 @@ KERNEL(binary_cross_entropy)(Task task, const __global IN0 *x,
             V value = annihilating(up, (v < ZERO ? -v : ZERO) + both) + annihilating(down, (v > ZERO ? v : ZERO) + both);
             value = v != v ? v : value;
 #ifdef SUMS
-            for (int k = 0; k < VEC; k++)
-                if (j + k >= n) ((ACC *)&value)[k] = 0;
-            e[0] = value;
-            add_tile(high + chain, low + chain, e);
+            if (!WHOLE(n, j))
+                for (int k = 0; k < VEC; k++)
+                    if (j + k >= n) ((ACC *)&value)[k] = 0;
+            high = two_sum(high, value, &error);
+            low = low + error;
 #else
-            put0(t, loss + at[INPUTS], j, n, value);
+            bring0(t, loss + at[INPUTS], j, n, value);
 #endif
 #endif
 #ifdef GRADIENT
@@ -250,9 +245,9 @@ KERNEL(binary_cross_entropy)(Task task, const __global IN0 *x,
             const V d = down * (v < ZERO ? small : large) - up * (v < ZERO ? large : small);
             bring_gradient(t, dx + at[GRADIENT_AT], j, n, DLOSS(CONSTANT(FACTOR)) * d);
 #endif
-        }
+        })
 #ifdef SUMS
-        Sum s = sum_lanes(high, low);
+        Sum s = sum_lanes(&high, &low);
         OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
         if (LANE == 0) loss[unit] = total(s);
 #endif
