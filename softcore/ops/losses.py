@@ -218,8 +218,6 @@ def _cross_entropy(op, dloss, logits, target, axis, weight, ignore_index, label_
     if not value:
         (dloss,) = check.arrays(op, dloss=dloss)
     logits, weight = check.arrays(op, logits=logits, weight=weight, optional=("weight",))
-    if not value:
-        dloss = check.same_kind(op, "dloss", dloss, logits)
     axes = check.axes(op, axis, logits.ndim)
     target = check.target(op, target, logits.shape, axes, logits)
     classes = prod([logits.shape[i] for i in axes])
@@ -234,7 +232,7 @@ def _cross_entropy(op, dloss, logits, target, axis, weight, ignore_index, label_
         raise ValueError(f"{op}: ignore_index is {ignore_index}, it must be negative where target holds probabilities")
     dtype = check.computing(logits, weight, target if soft else None)
     loss, dlogits = _places(op, logits, batch if reduction == "none" else (), dtype, value, gradient, out)
-    dloss = None if value else check.broadcast(op, "dloss", dloss, batch if reduction == "none" else ())
+    dloss = None if value else _slope_in(op, dloss, logits, batch, reduction)
     total = prod(batch)
     if not soft:
         labels = check.on_host(target)
@@ -252,6 +250,14 @@ def _cross_entropy(op, dloss, logits, target, axis, weight, ignore_index, label_
     inputs = (logits, target, weight, None)
     _run(op, dtype, inputs, dloss, loss, dlogits, axes, batch, reduction, total, numbers, ignore_index, nothing)
     return _results(loss, dlogits, out)
+
+
+def _slope_in(op, dloss, logits, shape, reduction):
+    """What comes in: for each element of a shape, or one number for all, which is wanted on the host."""
+    none = reduction == "none"
+    if none or dloss.ndim or not isinstance(dloss, np.ndarray):
+        dloss = check.same_kind(op, "dloss", dloss, logits)
+    return check.broadcast(op, "dloss", dloss, shape if none else ())
 
 
 def _places(op, logits, shape, dtype, value, gradient, out):
@@ -476,8 +482,6 @@ def _binary(op, dloss, logits, target, weight, pos_weight, reduction, value, gra
     beside = {"logits": logits, "weight": weight, "pos_weight": pos_weight} | ({} if labels else {"target": target})
     checked = {"target": target} | dict(zip(beside, check.arrays(op, **beside, optional=("weight", "pos_weight"))))
     logits = checked["logits"]
-    if not value:
-        dloss = check.same_kind(op, "dloss", dloss, logits)
     checked["target"] = check.same_kind(op, "target", checked["target"], logits)
     reduction = _REDUCTIONS[check.choice(op, "reduction", reduction, _REDUCTIONS)]
     shape = logits.shape
@@ -487,7 +491,7 @@ def _binary(op, dloss, logits, target, weight, pos_weight, reduction, value, gra
     dtype = check.computing(logits, weight, pos_weight, None if labels else target)
     none = reduction == "none"
     loss, dlogits = _places(op, logits, shape if none else (), dtype, value, gradient, out)
-    dloss = None if value else check.broadcast(op, "dloss", dloss, shape if none else ())
+    dloss = None if value else _slope_in(op, dloss, logits, shape, reduction)
     # Summed, all elements are one row.
     axes = tuple(range(logits.ndim)) if value and not none else ()
     _run(op, dtype, (logits, target, weight, pos_weight), dloss, loss, dlogits, axes, shape, reduction, logits.size, (1.0, 0.0, 0.0, 0.0))
