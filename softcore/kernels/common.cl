@@ -812,6 +812,12 @@ FUNCTION V decay(V t, V low) {
     const I far = t < CONSTANT(LOWEST);
     return exp_offset_low(far ? CONSTANT(LOWEST) : t, far ? CONSTANT(0) : low, CONSTANT(MAGIC + BIAS + HEADROOM));
 }
+FUNCTION V magnitude(V a) {
+    const I all_but_sign = ~PASTE(as_, PASTE(SIGNED, VEC))(CONSTANT(-0.0));
+    return PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(a) & all_but_sign);
+}
+// exp(-|x|) 2^HEADROOM. Only the last product is rounded where sigmoid is subnormal.
+FUNCTION V decay_of(V x) { return decay(-magnitude(x), ZERO); }
 
 // ---------------------------------------------------------------- log
 

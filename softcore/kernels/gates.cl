@@ -4,10 +4,6 @@
 
 // What decays with exp(-u) is kept 2^HEADROOM larger where it is far out, so that it has all its bits until the last
 // multiplication, by `tail`: 2^-HEADROOM there and 1 elsewhere.
-FUNCTION V magnitude(V a) {
-    const I all_but_sign = ~PASTE(as_, PASTE(SIGNED, VEC))(CONSTANT(-0.0));
-    return PASTE(as_, V_NAME)(PASTE(as_, PASTE(SIGNED, VEC))(a) & all_but_sign);
-}
 FUNCTION V times_tail(V a, V b, V tail) { return magnitude(a) > ONE ? (a * tail) * b : (a * b) * tail; }
 // 2 a b c * tail, for c of at most 1: the larger of a and b meets c, which cannot overflow; if that vanishes, so does the rest.
 FUNCTION V twice_product(V a, V b, V c, V tail) {

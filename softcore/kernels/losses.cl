@@ -195,7 +195,6 @@ KERNEL(cross_entropy)(Task task, const __global IN0 *x,
 
 #ifdef OP_binary_cross_entropy
 
-FUNCTION V decay_of(V x) { return decay(x < ZERO ? x : -x, ZERO); }
 // factor x, and 0 where the factor is 0 and x infinite.
 FUNCTION V annihilating(V factor, V x) { return ((factor == ZERO) & (x == CONSTANT(INFINITY))) ? ZERO : factor * x; }
 
@@ -241,7 +240,7 @@ KERNEL(binary_cross_entropy)(Task task, const __global IN0 *x,
 #endif
 #endif
 #ifdef GRADIENT
-            const V small = z / (ONE + z * CONSTANT(1 / UNIT)) * CONSTANT(1 / UNIT), large = ONE / (ONE + z * CONSTANT(1 / UNIT));
+            const V sum = MAD(z, CONSTANT(1 / UNIT), ONE), small = z / sum * CONSTANT(1 / UNIT), large = ONE / sum;
             const V d = down * (v < ZERO ? small : large) - up * (v < ZERO ? large : small);
             bring_gradient(t, dx + at[GRADIENT_AT], j, n, DLOSS(CONSTANT(FACTOR)) * d);
 #endif

@@ -42,11 +42,9 @@ DEFINE_UNARY(step, x > ZERO ? ONE : (x <= ZERO ? ZERO : x))
 
 // ---------------------------------------------------------------- sigmoid, log_sigmoid, softplus
 
-// exp(-|x|) 2^HEADROOM. Only the last product is rounded where sigmoid is subnormal.
-FUNCTION V decay_of(V x) { return decay(x < ZERO ? x : -x, ZERO); }
 FUNCTION V sigmoid_of(V x) {
     const V z = decay_of(x), top = x < ZERO ? z : CONSTANT(UNIT);
-    return top / (ONE + z * CONSTANT(1 / UNIT)) * CONSTANT(1 / UNIT);
+    return top / MAD(z, CONSTANT(1 / UNIT), ONE) * CONSTANT(1 / UNIT);
 }
 FUNCTION V log1p_decay(V x) { return log1p_unit(decay_of(x) * CONSTANT(1 / UNIT)); }
 
