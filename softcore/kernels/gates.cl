@@ -66,8 +66,19 @@ FUNCTION I is_settled(V r) { return (r >= CONSTANT(ROUNDS_TO_1)) | (r <= CONSTAN
 #define PLAIN_LEAST 0x1p-97f
 #endif
 #define PLAIN_MOST (LARGEST / 8)
+FUNCTION V plain_decay(V r) { return exp_offset(-magnitude(r), CONSTANT(MAGIC + BIAS)); }
+FUNCTION I is_far(V r) { return magnitude(r) >= CONSTANT(ROUNDS_TO_1); }
+FUNCTION I is_small(V a) { return magnitude(a) < CONSTANT(PLAIN_LEAST); }
+FUNCTION I is_large(V a) { return magnitude(a) >= CONSTANT(PLAIN_MOST); }
 // Whether some lane is true. OpenCL's `any` is a function that PoCL 3.0 calls, and every register with a constant is saved around it.
+#if defined(__AVX__) && VEC == 8 && defined(FLOAT) && defined(__OPTIMIZE__)
+FUNCTION bool some(I is) {
+    typedef float Signs __attribute__((vector_size(32)));
+    return __builtin_ia32_movmskps256(__builtin_astype(is, Signs)) != 0;
+}
+#else
 FUNCTION bool some(I is) { return largest_lane(is ? ONE : ZERO) > 0; }
+#endif
 
 #ifdef OP_gate
 
@@ -81,8 +92,8 @@ RARE V careful_gate(V x, V y, V r) {
 }
 FUNCTION V gate_of(V x, V y, V r) {
     const I low = r < ZERO;
-    const V u = magnitude(r), z = exp_offset(-u, CONSTANT(MAGIC + BIAS)), sum = MAD(low ? x : y, z, low ? y : x), f = sum / (z + ONE);
-    const I odd = (u >= CONSTANT(ROUNDS_TO_1)) | (magnitude(sum) >= CONSTANT(PLAIN_MOST));
+    const V z = plain_decay(r), sum = MAD(low ? x : y, z, low ? y : x), f = sum / (z + ONE);
+    const I odd = is_far(r) | is_large(sum);
     if (!some(odd)) return f;
     return odd ? careful_gate(x, y, r) : f;
 }
@@ -107,14 +118,14 @@ RARE void careful_gradients(V df, V x, V y, V r, V *d) {
 }
 FUNCTION void gate_gradients(V df, V x, V y, V r, V *d) {
     const I low = r < ZERO;
-    const V u = magnitude(r), z = exp_offset(-u, CONSTANT(MAGIC + BIAS)), sum = z + ONE, w = ONE / sum;
+    const V z = plain_decay(r), sum = z + ONE, w = ONE / sum;
     const V major = MAD(w, MAD((sum - ONE) - z, w, near_cancel(-sum, w, ONE)), w), minor = z * major;
     const V chosen = df * major, other = df * minor, across = x - y;
     d[0] = low ? other : chosen;
     d[1] = low ? chosen : other;
     d[2] = (chosen * minor) * across;
-    const I lost = (magnitude(df) < CONSTANT(PLAIN_LEAST)) & (df != ZERO);
-    const I odd = (u >= CONSTANT(ROUNDS_TO_1)) | lost | ~(magnitude(df * across) < CONSTANT(PLAIN_MOST));  // NaN of 0 times infinity too
+    const I large = ~(magnitude(df * across) < CONSTANT(PLAIN_MOST));  // or NaN, of 0 times infinity
+    const I odd = is_far(r) | (is_small(df) & (df != ZERO)) | large;
     if (!some(odd)) return;
     V careful[3];
     careful_gradients(df, x, y, r, careful);
@@ -290,7 +301,7 @@ FUNCTION Tailed activation_of(V b) {
 #endif
     return a;
 }
-FUNCTION V glu_of(V a, V b) {
+FUNCTION V careful_product(V a, V b) {
     const Tailed f = activation_of(b);
 #if OPTION == BY_RELU || OPTION == BY_NOTHING
     return a * f.value;
@@ -300,10 +311,30 @@ FUNCTION V glu_of(V a, V b) {
     return times_tail(a, f.value, f.tail);
 #endif
 }
+#if OPTION == BY_SIGMOID || OPTION == BY_SILU
+// They take the plain way of a gate too.
+FUNCTION V times_plain_share(V product, V b, V z) { return product * (b < ZERO ? z : ONE) / (ONE + z); }
+#if OPTION == BY_SILU
+#define SHARED(a, b) ((a) * (b))  // what the share multiplies
+#else
+#define SHARED(a, b) (a)
+#endif
+#endif
 
 #endif
 #ifdef OP_glu
 
+#if OPTION == BY_SIGMOID || OPTION == BY_SILU
+RARE V odd_glu(V a, V b) { return careful_product(a, b); }
+FUNCTION V glu_of(V a, V b) {
+    const V product = SHARED(a, b), y = times_plain_share(product, b, plain_decay(b));
+    const I odd = is_far(b) | (is_small(product) & (a != ZERO) & (b != ZERO)) | is_large(product);
+    if (!some(odd)) return y;
+    return odd ? odd_glu(a, b) : y;
+}
+#else
+#define glu_of careful_product
+#endif
 KERNEL(glu)(Task task, const __global IN0 *a, const __global IN1 *b, __global OUT0 *y) {
     OVER_UNITS(bring0(t, y + at[2], j, n, glu_of(take0(t, a + at[0], j, n, 0), take1(t, b + at[1], j, n, 0)));)
 }
@@ -337,13 +368,40 @@ FUNCTION Tailed half_slope_of(V b) {
 #endif
     return a;
 }
+FUNCTION void careful_products(V dy, V a, V b, V *d) {
+    const Tailed f = half_slope_of(b);
+    d[0] = careful_product(dy, b);
+    d[1] = twice_product(dy, a, f.value, f.tail);
+}
+#if defined(FLOAT) && (OPTION == BY_SIGMOID || OPTION == BY_SILU)  // of doubles the plain slope would be off by 4.6 units
+RARE void odd_products(V dy, V a, V b, V *d) { careful_products(dy, a, b, d); }
+FUNCTION void glu_gradients(V dy, V a, V b, V *d) {
+    const V z = plain_decay(b), sum = ONE + z, share = b < ZERO ? z : ONE, other = b < ZERO ? ONE : z;
+#if OPTION == BY_SILU  // of b s: s + b s (1 - s)
+    const V slope = share * MAD(b, other, sum) / (sum * sum);
+#else
+    const V slope = share * other / (sum * sum);
+#endif
+    const V to_a = SHARED(dy, b), to_b = dy * a;
+    d[0] = times_plain_share(to_a, b, z);
+    d[1] = to_b * slope;
+    const I lost = (is_small(to_a) & (b != ZERO)) | (is_small(to_b) & (a != ZERO));
+    const I odd = is_far(b) | (lost & (dy != ZERO)) | is_large(to_a) | is_large(to_b);
+    if (!some(odd)) return;
+    V careful[2];
+    odd_products(dy, a, b, careful);
+    for (int i = 0; i < 2; i++) d[i] = odd ? careful[i] : d[i];
+}
+#else
+#define glu_gradients careful_products
+#endif
 KERNEL(glu_backward)(Task task, const __global IN0 *dy, const __global IN1 *a, const __global IN2 *b, __global OUT0 *da,
        __global OUT1 *db) {
     OVER_UNITS({
-        const V g = take0(t, dy + at[0], j, n, 0), u = take1(t, a + at[1], j, n, 0), v = take2(t, b + at[2], j, n, 0);
-        const Tailed f = half_slope_of(v);
-        put0(t, da + at[3], j, n, glu_of(g, v));
-        put1(t, db + at[4], j, n, twice_product(g, u, f.value, f.tail));
+        V d[2];
+        glu_gradients(take0(t, dy + at[0], j, n, 0), take1(t, a + at[1], j, n, 0), take2(t, b + at[2], j, n, 0), d);
+        put0(t, da + at[3], j, n, d[0]);
+        put1(t, db + at[4], j, n, d[1]);
     })
 }
 
