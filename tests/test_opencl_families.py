@@ -135,6 +135,21 @@ def test_activations(activation, dtype, rng):
         np.testing.assert_array_equal(actual, e)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activation", ["sigmoid", "silu"])
+def test_glu_at_the_edges(activation, dtype):
+    # What goes the plain way and what the careful one, side by side in the vectors.
+    info, end = np.finfo(dtype), ENDS[np.dtype(dtype).itemsize][0]
+    magnitudes = [0, info.tiny, info.tiny * 2**26, 0.5, np.nextafter(end, 0), end, 20 * end, info.max / 8, info.max, np.inf]
+    b = np.array([*magnitudes, *np.negative(magnitudes), np.nan], dtype)
+    edges = np.append(b, info.smallest_subnormal)
+    dy, a, b = (np.ascontiguousarray(v).reshape(-1) for v in np.meshgrid(edges, edges, b))
+    x, tiny = np.concatenate([a, b]), 2 * float(info.smallest_subnormal)
+    for name, arguments in (("glu", (x,)), ("glu_backward", (dy, x))):
+        actual, expected = on_device(name, *arguments, activation=activation), getattr(sc, name)(*arguments, activation=activation)
+        np.testing.assert_allclose(actual, expected, rtol=6 * float(info.eps), atol=tiny)
+
+
 # ------------------------------------------------------------------------------------------------------ logsumexp of weights
 
 
@@ -324,12 +339,24 @@ def test_binary_cross_entropy(rng):
                     on_device("binary_cross_entropy_backward", dloss, a, t, **options),
                     sc.binary_cross_entropy_backward(dloss, a, t, **options),
                 )
+    there = to_device(x), to_device(target)  # beside a number
+    alike(get(sc.binary_cross_entropy_backward(0.7, *there)), sc.binary_cross_entropy_backward(0.7, x, target))
     x, target = np.float32([np.inf, -np.inf, np.inf, np.nan]), np.float32([1, 0, 0.5, 1])
     alike(
         on_device("binary_cross_entropy_with_grad", x, target, reduction="none"),
         sc.binary_cross_entropy_with_grad(x, target, reduction="none"),
     )
     alike(on_device("binary_cross_entropy", x[1:3], 1.0), np.float32(np.inf))
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, *OTHERS], ids=str)
+def test_sums_of_binary_cross_entropy_at_the_ends_of_vectors_and_chunks(dtype, rng):
+    for n in (1, 3, 4, 7, 8, 9, 16, 31, 4095, 4096, 4097, 4104, 8200):
+        x, target = (3 * rng.standard_normal(n)).astype(dtype), rng.random(n).astype(dtype)
+        loss, gradient = on_device("binary_cross_entropy_with_grad", x, target, reduction="sum")
+        each, _ = expected = sc.binary_cross_entropy_with_grad(x, target, reduction="sum")
+        np.testing.assert_allclose(float(loss), float(each), rtol=1e-6)
+        alike(gradient, expected[1], rtol=1e-2 if dtype.itemsize == 2 else 2e-6)
 
 
 # ----------------------------------------------------------------------------------------------------------------- pooling

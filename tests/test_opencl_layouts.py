@@ -202,6 +202,21 @@ def test_pooling_from_anywhere_in_a_buffer(window, dtype, rng):
         assert same_bits(sc.max_pool(to_device(x)[first:], window).get(), sc.max_pool(x[first:], window))
 
 
+@pytest.mark.parametrize("name", ["relu", "maximum", "step", "sigmoid"])
+def test_every_half_from_anywhere_in_a_buffer(name):
+    x = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    for first, last in ((0, 1 << 16), (1, 1 << 16), (5, 12), (5, 13), (0x7BF9, 0x7C0A)):
+        given = [x[first:last], x[::-1][first:last]][: 1 + (name == "maximum")]
+        there = [to_device(x)[first:last], to_device(x[::-1].copy())[first:last]][: len(given)]
+        with np.errstate(all="ignore"):
+            actual, expected = getattr(sc, name)(*there).get(), getattr(sc, name)(*given)
+        if name == "sigmoid":
+            np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=1e-7)
+        else:
+            np.testing.assert_array_equal(actual, expected)
+            assert (np.signbit(actual) == np.signbit(expected))[actual == actual].all()
+
+
 @pytest.mark.parametrize("shift", [1, -1, 7])
 def test_partial_overlap(shift, rng):
     memory = rng.standard_normal(6 * 5 + 7).astype(np.float32)
