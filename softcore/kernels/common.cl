@@ -11,6 +11,8 @@
 //                     bfloat16
 //   OUT0, WRITE0, ... the same of each output
 //   STRIDED           rows are not all contiguous: elements are gathered one by one, into the same vectors
+//   FOLLOWING         where an op is element-wise, bits of the operands whose elements follow each other nevertheless, and SPREAD_OUT of
+//                     those that have one for all
 //   COLUMNS           rows lie side by side, and a work-item takes VEC of them: element j of each in one vector
 //   MASKED            some elements take no part
 //   PART, STAGE       rows are so long that work-groups share one, PART elements each: in stage 1 each leaves a state, or a sum, of its
@@ -174,7 +176,7 @@ FUNCTION long place(const Task *t, int i, long j) {
 #define OVER_CHUNK(...)                                                                                                \
     {                                                                                                                  \
         long j = begin + LANE * VEC;                                                                                   \
-        _Pragma("unroll 2") for (; WHOLE(last, j); j += STEP) {                                                        \
+        _Pragma("unroll 2") for (; j + VEC <= last; j += STEP) {                                                       \
             const long n = LONG_MAX;                                                                                   \
             __VA_ARGS__                                                                                                \
         }                                                                                                              \
@@ -378,9 +380,13 @@ FUNCTION V pieces(const __global ACC *p, long count, ACC fill) {
 #define LANE_AT(t, i, j, k) (AT(t, i, j) + (k))
 #elif defined(STRIDED)
 #define WHOLE(n, j) 0
-#define COUNT_IN_ROW(n, j) ((n) - (j))
+#define COUNT_IN_ROW(n, j) ((j) + VEC <= (n) ? VEC : (n) - (j))  // known where `n` is that of whole vectors
+#ifdef FOLLOWING
+#define AT(t, i, j) ((j) * t->arg[i].stride[t->nouter])
+#else
 #define AT(t, i, j) place(t, i, j)
-#define LANE_AT(t, i, j, k) place(t, i, (j) + (k))
+#endif
+#define LANE_AT(t, i, j, k) AT(t, i, (j) + (k))
 #else
 #define WHOLE(n, j) ((j) + VEC <= (n))
 #define COUNT_IN_ROW(n, j) ((n) - (j))
@@ -399,9 +405,17 @@ FUNCTION V pieces(const __global ACC *p, long count, ACC fill) {
 #define DEFINE_OF_ROW(i, T)                                                                                            \
     FUNCTION R of_row##i(const Task *t, const __global T *p, long n) { return n ? value##i(p) : 0; }
 #endif
+#ifdef FOLLOWING
+#define FOLLOWS(i, n, j) (FOLLOWING >> (i)&1 && (j) + VEC <= (n))
+#define IS_SPREAD(i, n, j) (SPREAD_OUT >> (i)&1 && (j) + VEC <= (n))
+#else
+#define FOLLOWS(i, n, j) WHOLE(n, j)
+#define IS_SPREAD(i, n, j) 0
+#endif
 #define DEFINE_INPUT(i, T, READ)                                                                                       \
     FUNCTION V take##i(const Task *t, const __global T *row, long j, long n, ACC fill) {                                 \
-        if (WHOLE(n, j) && PASTE(BY_VECTOR_, READ)) return PASTE(VECTOR_, READ)(row + AT(t, i, j));                    \
+        if (FOLLOWS(i, n, j) && PASTE(BY_VECTOR_, READ)) return PASTE(VECTOR_, READ)(row + AT(t, i, j));               \
+        if (IS_SPREAD(i, n, j)) return CONSTANT(PASTE(SCALAR_, READ)(row));                                            \
         if (PASTE(BY_PIECES_, READ)) return pieces((const __global ACC *)(row + AT(t, i, j)), COUNT_IN_ROW(n, j), fill); \
         V v = CONSTANT(fill);                                                                                          \
         for (int k = 0; k < VEC; k++)                                                                                  \
@@ -413,7 +427,7 @@ FUNCTION V pieces(const __global ACC *p, long count, ACC fill) {
 // The same of output k, which is operand i.
 #define DEFINE_OUTPUT(k, T, WRITE)                                                                                     \
     FUNCTION void put##k(const Task *t, __global T *row, long j, long n, V v) {                                          \
-        if (WHOLE(n, j)) {                                                                                             \
+        if (FOLLOWS(INPUTS + k, n, j)) {                                                                               \
             PASTE(PUT_VECTOR_, WRITE)(T, v, row + AT(t, INPUTS + k, j));                                               \
             return;                                                                                                    \
         }                                                                                                              \

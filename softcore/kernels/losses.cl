@@ -230,7 +230,7 @@ KERNEL(binary_cross_entropy)(Task task, const __global IN0 *x,
             V value = annihilating(up, (v < ZERO ? -v : ZERO) + both) + annihilating(down, (v > ZERO ? v : ZERO) + both);
             value = v != v ? v : value;
 #ifdef SUMS
-            if (!WHOLE(n, j))
+            if (j + VEC > n)
                 for (int k = 0; k < VEC; k++)
                     if (j + k >= n) ((ACC *)&value)[k] = 0;
             high = two_sum(high, value, &error);
