@@ -311,6 +311,8 @@ template <> INLINE Pack<double, 2> to_double(Pack<float, 1> a) {
     return {{(vec<double>)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)a.v))}, {(vec<double>)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)a.v, 1))}};
 #elif SOFTCORE_VECTOR == 32
     return {{(vec<double>)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)a.v))}, {(vec<double>)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)a.v, 1))}};
+#elif defined(X86)  // by an instruction: from elements on their way there and back gcc 12 takes the rounding
+    return {{(vec<double>)_mm_cvtps_pd((__m128)a.v)}, {(vec<double>)_mm_cvtps_pd(_mm_movehl_ps((__m128)a.v, (__m128)a.v))}};
 #else
     return {{vec<double>{(double)a.v[0], (double)a.v[1]}}, {vec<double>{(double)a.v[2], (double)a.v[3]}}};
 #endif
@@ -321,6 +323,8 @@ template <> INLINE Pack<float, 1> to_float<1>(Pack<double, 2> a) {
     return {(vec<float>)_mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps((__m512d)a.lo.v)), _mm512_cvtpd_ps((__m512d)a.hi.v), 1)};
 #elif SOFTCORE_VECTOR == 32
     return {(vec<float>)_mm256_set_m128(_mm256_cvtpd_ps((__m256d)a.hi.v), _mm256_cvtpd_ps((__m256d)a.lo.v))};
+#elif defined(X86)
+    return {(vec<float>)_mm_movelh_ps(_mm_cvtpd_ps((__m128d)a.lo.v), _mm_cvtpd_ps((__m128d)a.hi.v))};
 #else
     return {vec<float>{(float)a.lo.v[0], (float)a.lo.v[1], (float)a.hi.v[0], (float)a.hi.v[1]}};
 #endif
