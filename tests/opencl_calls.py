@@ -11,6 +11,7 @@ import numpy as np
 
 import softcore as sc
 from softcore import opencl, planner
+from softcore.opencl import launches, programs, runtime
 from softcore.reference import OPS
 
 PART = 128  # what a work-group takes of a long row, so that these rows are long
@@ -20,11 +21,11 @@ CPU = planner.Device(cpu=True, units=4, largest=64)
 
 def use_tiles_of(monkeypatch_or_none, device):
     """Have the planner choose for another kind of device than there is."""
-    opencl._launches.clear()
+    launches.cache.clear()
     if monkeypatch_or_none is None:
-        opencl._facts = lambda _: device
+        runtime.facts = lambda _: device
     else:
-        monkeypatch_or_none.setattr(opencl, "_facts", lambda _: device)
+        monkeypatch_or_none.setattr(runtime, "facts", lambda _: device)
 
 
 def calls():
@@ -63,7 +64,7 @@ def calls():
         if op.name in ("softmax", "log_softmax", "logsumexp"):  # more rows than a work-group takes at once, and again
             yield op.name, op.inputs((3 * rng.standard_normal((1100, 17))).astype(np.float32), rng), {}
             yield op.name, (np.ascontiguousarray(x.T)[:, :5].repeat(4, axis=1),), {"axis": 0}  # a tile of a vector of rows, and its rest
-        if op.name in opencl._IN_PARTS:
+        if op.name in programs.IN_PARTS:
             yield op.name, op.inputs((100 * rng.standard_normal((2, 2 * PART + 33))).astype(np.float32), rng), {}
 
 
@@ -121,6 +122,6 @@ def every_result(calls=calls, opencl=True):
 if __name__ == "__main__":
     # Oclgrind 21.10 takes a buffer for what it knew of a freed one that had its number, so nothing is freed here.
     kept = []
-    opencl._keep = lambda event, arrays: kept.append((event, arrays))
+    launches._keep = lambda event, arrays: kept.append((event, arrays))
     use_tiles_of(None, planner.Device(*json.loads(sys.argv[2])))
     np.savez(sys.argv[1], **every_result(attention_calls if sys.argv[3:] else calls))

@@ -341,7 +341,7 @@ def test_the_gradients_of_opencl_digits(device, rng):
 def test_opencl_digits_without_a_device(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOFTCORE_OPENCL", "no such device")
-    monkeypatch.setattr(sc.opencl, "_queue", None)
+    monkeypatch.setattr(sc.opencl.runtime, "_queue", None)
     assert load(*OPENCL).main([]) is None
     printed = capsys.readouterr().out
     assert printed.startswith("not run, for want of a device: softcore.opencl found no OpenCL device named 'no such device'") and printed.count("\n") == 1

@@ -227,7 +227,7 @@ def test_a_device_without_float64(rng, monkeypatch):
         with pytest.raises(TypeError, match="softmax: the device '.*' has no float64, in which this call computes"):
             on_device("softmax", a)
     np.testing.assert_array_equal(on_device("max", np.arange(6)), 5)
-    sc.opencl._launches.clear()
+    sc.opencl.launches.cache.clear()
 
 
 def test_a_result_is_on_its_operands_queue(rng):
@@ -320,7 +320,7 @@ def test_threads(rng):
 
 def test_a_new_size_builds_nothing(rng, monkeypatch):
     on_device("softmax", np.zeros((3, 40), np.float32))
-    monkeypatch.setattr(sc.opencl, "_program", None)
+    monkeypatch.setattr(sc.opencl.programs, "_program", None)
     for shape in ((3, 41), (70, 8), (1, 1000), (2, 3, 4)):
         on_device("softmax", np.zeros(shape, np.float32))
 
@@ -363,11 +363,11 @@ def test_tiles_of_a_gpu(rng, monkeypatch):
     assert planner.choose_opencl(1025, 4, GPU).wg == 64 and planner.choose_opencl(20, 4, GPU).rows == 32
     for name in ("softmax", "log_softmax", "softmax_backward", "logsumexp", "max_with_argmax", "max_backward", "sigmoid"):
         compare(OPS[name], batch(FLOAT32, 1025), {}, rng, axes=(-1,))
-    sc.opencl._launches.clear()
+    sc.opencl.launches.cache.clear()
 
 
 def test_examples_in_docstrings():
-    tested = doctest.testmod(sc.opencl)
+    tested = doctest.testmod(sc.opencl.runtime)
     assert tested.attempted and not tested.failed
 
 
@@ -509,7 +509,7 @@ def simulated(tmp_path, *arguments):
 @pytest.mark.parametrize("tiles", ["cpu", "gpu"])
 def test_oclgrind_finds_nothing(tiles, tmp_path):
     faulthandler.cancel_dump_traceback_later()  # a thousand times slower than a device; the process has a time limit of its own
-    facts = GPU if tiles == "gpu" else sc.opencl._facts(DEVICE) if DEVICE else CPU
+    facts = GPU if tiles == "gpu" else sc.opencl.runtime.facts(DEVICE) if DEVICE else CPU
     script = os.path.join(os.path.dirname(__file__), "opencl_calls.py")
     assert simulated(tmp_path, script, str(tmp_path / "results.npz"), json.dumps(facts)) == ""
     with np.load(tmp_path / "results.npz") as results:

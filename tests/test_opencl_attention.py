@@ -19,7 +19,7 @@ from test_opencl import DEVICE, device, get, limited, on_device, simulated, to_d
 
 import softcore as sc
 from softcore import planner
-from softcore.views import View
+from softcore.opencl.views import View
 
 ref = sc.reference
 FLOATING = [np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64)]
@@ -363,14 +363,14 @@ def test_heads_too_large_for_the_device(rng, monkeypatch):
         on_device("attention", q, k, v)
     with pytest.raises(TypeError, match="attend: the device '.*' has no float64, in which this call computes"):
         on_device("attention", *(a[..., :8].astype(float) for a in (q, k, v)))
-    sc.opencl._launches.clear()
+    sc.opencl.launches.cache.clear()
 
 
 def test_a_new_size_builds_nothing(rng, monkeypatch):
     for lengths in ((100, 100), (70, 33)):
         arrays = operands(rng, (1,), (2, 1), lengths, (16, 16))
         all_results(*map(to_device, (*arrays, arrays[0])), causal=True)
-        monkeypatch.setattr(sc.opencl, "_program", None)
+        monkeypatch.setattr(sc.opencl.programs, "_program", None)
 
 
 # --------------------------------------------------------------------------------------------------------- merge and caches
@@ -465,23 +465,23 @@ def test_tiles_of_a_gpu(gpu, rng, monkeypatch):
     compare(*operands(rng, lengths=(40, 70)), rng, bias=rng.standard_normal((40, 1)).astype(np.float32))
     compare(*operands(rng, lengths=(33, 3), sizes=(4, 1)), rng, causal=True)  # fewer vectors than work-items
     compare(*operands(rng, lengths=(20, 20), sizes=(4, 4)), rng, q_lengths=[0, 20])
-    sc.opencl._launches.clear()
+    sc.opencl.launches.cache.clear()
 
 
 @pytest.mark.parametrize("cpu", [True, False])
 def test_kernels_take_the_local_memory_that_was_planned(cpu, rng, monkeypatch):
     given = planner.Device(cpu=cpu, units=2, largest=256)
     use_tiles_of(monkeypatch, given)
-    monkeypatch.setattr(sc.opencl._thread, "kernels", {}, raising=False)
+    monkeypatch.setattr(sc.opencl.programs._thread, "kernels", {}, raising=False)
     compare(*operands(rng, (), (1, 1), (5, 9), (256, 256)), rng, bias=rng.standard_normal((5, 9)).astype(np.float32))
     compare(*operands(rng, (), (1, 1), (5, 9), (252, 252), np.float64), rng)
     taken = [
         kernel.get_work_group_info(cl.kernel_work_group_info.LOCAL_MEM_SIZE, sc.opencl.queue().device)
-        for (_, op, _), kernel in sc.opencl._thread.kernels.items()
+        for (_, op, _), kernel in sc.opencl.programs._thread.kernels.items()
         if op in ("attend", "query_gradients", "key_gradients", "bias_gradients")
     ]
     assert len(taken) == 7 and given.local // 2 < max(taken) <= given.local
-    sc.opencl._launches.clear()
+    sc.opencl.launches.cache.clear()
 
 
 @pytest.mark.parametrize("cpu", [True, False])
@@ -505,7 +505,7 @@ def test_tiles_fit_and_follow_from_sizes(cpu):
 @pytest.mark.parametrize("tiles", ["cpu", "gpu"])
 def test_oclgrind_finds_nothing_in_attention(tiles, tmp_path):
     faulthandler.cancel_dump_traceback_later()  # a thousand times slower than a device; the process has a time limit of its own
-    facts = GPU if tiles == "gpu" else sc.opencl._facts(DEVICE)._replace(local=1 << 15) if DEVICE else CPU
+    facts = GPU if tiles == "gpu" else sc.opencl.runtime.facts(DEVICE)._replace(local=1 << 15) if DEVICE else CPU
     script = os.path.join(os.path.dirname(__file__), "opencl_calls.py")
     assert simulated(tmp_path, script, str(tmp_path / "results.npz"), json.dumps(facts), "attention") == ""
     with np.load(tmp_path / "results.npz") as results:

@@ -88,7 +88,7 @@ def test_results_past_the_cache(name, shape, rng, monkeypatch):
     axes = [-1, 0]
     expected = [on_device(name, x, axis=axis) for axis in axes]
     monkeypatch.setattr(planner, "LAST_LEVEL", 0)
-    monkeypatch.setattr(sc.opencl, "_launches", {})
+    monkeypatch.setattr(sc.opencl.launches, "cache", {})
     for axis, e in zip(axes, expected):
         assert same_bits(on_device(name, x, axis=axis), e)
         buffer = to_device(np.zeros(x.size + 1, np.float32))  # whose results begin elsewhere in a line
@@ -105,7 +105,7 @@ def test_a_row_is_the_same_in_any_batch(rng):
             assert same_bits(on_device(name, x[rows]), y[rows])
 
 
-LONG = [op for op in HERE if op.name in sc.opencl._IN_PARTS]
+LONG = [op for op in HERE if op.name in sc.opencl.programs.IN_PARTS]
 
 
 def long_rows(rng):
@@ -146,11 +146,11 @@ def test_what_is_left_beside_a_spike_in_a_long_row(top):
 def test_one_long_row_is_shared_and_the_same_as_in_a_batch(op, rng):
     arguments = op.inputs(long_rows(rng), rng)
     whole = get(getattr(sc, op.name)(*map(to_device, arguments)))
-    sc.opencl._launches.clear()
+    sc.opencl.launches.cache.clear()
     row = get(getattr(sc, op.name)(*(to_device(a[1:2]) for a in arguments)))
     for a, b in zip(*[r if isinstance(r, tuple) else (r,) for r in (row, whole)]):
         assert same_bits(a, b[1:2])
-    (((launches, _), _),) = sc.opencl._launches.values()
+    (((launches, _), _),) = sc.opencl.launches.cache.values()
     assert all(launch[3][1] >= 4 for launch in launches)  # work-groups: the row has so many parts
 
 

@@ -30,7 +30,7 @@ def long_way(monkeypatch):
     begun = sc.opencl.begun
     monkeypatch.setattr(sc.opencl, "begun", lambda op, operands: (ops.append(op), begun(op, operands)))
     sc.softmax(to_device(np.zeros(3)))  # with the first call comes what knows the short way
-    sc.opencl._launches.clear()
+    sc.opencl.launches.cache.clear()
     ops.clear()
     return ops
 
@@ -61,7 +61,7 @@ def test_the_third_call_is_not_checked_and_the_same(name, long_way):
     assert getattr(sc, name)(*map(to_device, arrays), out=out) is out
     assert long_way == [name] * 2
     assert same_all(get(out), short)
-    sc.opencl._launches.clear()
+    sc.opencl.launches.cache.clear()
     assert same_all(on_device(name, *arrays), short)
 
 
@@ -200,7 +200,7 @@ def test_what_is_learned_keeps_no_memory(long_way):
         sc.max(x, 7)
     del x
     gc.collect()
-    for event, _ in list(sc.opencl._pending):
+    for event, _ in list(sc.opencl.launches._pending):
         event.wait()
     assert gone() is None
 

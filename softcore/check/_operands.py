@@ -86,12 +86,12 @@ def _beside(op, name, number, dtype):
 
 def _is_opencl(a):
     # By name, since importing pyopencl to find out would make it a dependency. A view was checked before.
-    return type(a).__module__.partition(".")[0] == "pyopencl" or type(a).__module__ == "softcore.views"
+    return type(a).__module__.partition(".")[0] == "pyopencl" or type(a).__module__ == "softcore.opencl.views"
 
 
 def _view(op, name, a):
     from softcore.opencl import OPS
-    from softcore.views import View  # where there is such an array, there is pyopencl
+    from softcore.opencl.views import View  # where there is such an array, there is pyopencl
 
     if isinstance(a, View):
         return a

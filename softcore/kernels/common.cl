@@ -1,6 +1,6 @@
 // common.cl: what every .cl file is compiled behind: vectors, operands and the walk over them, exact sums, exp and log.
 //
-// One source serves CPUs and GPUs. softcore/planner.py chooses, and softcore/opencl.py defines:
+// One source serves CPUs and GPUs. softcore/planner.py chooses, and softcore/opencl/ defines:
 //
 //   OP_name           the kernel that is wanted: each is compiled alone, for the dtypes and the layout of a call
 //   INPUTS, OUTPUTS   how many operands it has, then the mask

@@ -11,7 +11,7 @@ import pyopencl as cl
 import pyopencl.array
 
 from softcore import opencl
-from softcore.replay import memory_of  # and with it what launches calls again
+from softcore.opencl.replay import memory_of  # and with it what launches calls again
 
 
 class _Flags(NamedTuple):

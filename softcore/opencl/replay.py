@@ -3,8 +3,8 @@
 A call is *like* another if the op, its options and the queue are the same, and its arrays are of the same dtypes and lie the same way in
 buffers of the same sizes; where results are given, in buffers of the same flags too, which are shared where those were. Nothing else
 decides what a call does. It is learned from a call that takes the long way, step by step: `again` does not know the call and has it
-watched, ``opencl.begun`` sees its operands checked, what it launches is seen there too, and ``opencl.ended`` that it returns. Only what runs
-one kernel, on what it was given and what it returns, is kept, in ``opencl._launches``.
+watched, ``launches.begun`` sees its operands checked, ``launches.enqueue`` what it launches, and ``launches.ended`` that it returns. Only
+what runs one kernel, on what it was given and what it returns, is kept, in ``launches.cache``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import NamedTuple
 from pyopencl import mem_info
 from pyopencl.array import Array
 
-from softcore import kernels, opencl
+from softcore import kernels
+from softcore.opencl import launches
 
 
 class Replay(NamedTuple):
@@ -78,7 +79,7 @@ def again(op, inputs, axis, scale, out, option):
 
     The arguments are those of ``kernels.core.plain``.
     """
-    opencl.watch(None)
+    launches.watch(None)
     given = inputs if out is None else (*inputs, *out) if type(out) is tuple else (*inputs, out)
     queue = getattr(given[0], "queue", None)
     key, places = [queue, op, axis, scale, option, type(out), len(inputs)], []
@@ -94,9 +95,9 @@ def again(op, inputs, axis, scale, out, option):
     if queue is None:
         return None
     key = tuple(key)
-    known = opencl._launches.get(key)
+    known = launches.cache.get(key)
     if known is None:
-        opencl.watch(Call(key, op, given, len(inputs), sys._getframe(1)))
+        launches.watch(Call(key, op, given, len(inputs), sys._getframe(1)))
         return None
     results = []
     for shape, dtype, size, strides, owner in known.made:
@@ -104,7 +105,7 @@ def again(op, inputs, axis, scale, out, option):
         place = {"_fast": True, "_size": size, "_context": given[0].context, "_queue": queue}
         results.append(Array(None, shape, dtype, allocator=given[owner].allocator, strides=strides, **place))
     arrays = (*given, *results)
-    opencl._launch(queue, op, known.launch, [arrays[i] for i in known.places])
+    launches.enqueue(queue, op, known.launch, [arrays[i] for i in known.places])
     return out if out is not None else results[0] if len(results) == 1 else tuple(results)
 
 
