@@ -105,6 +105,7 @@ def use(device: pyopencl.Device | str) -> pyopencl.Device:
             raise ValueError(f"opencl.use: no device is named {device!r}; there are {', '.join(repr(d.name) for d in every)}")
         device = found[0]
     global _queue, _context
+    touch()
     cl = _pyopencl()
     _context = cl.Context([device])
     _queue = cl.CommandQueue(_context, device)
