@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from calls import FOLDS, MAPS, ONE_RESULT, ROWS, same_bits, sample
+from ml_dtypes import bfloat16
 from numpy.exceptions import AxisError
 
 import softcore as sc
@@ -42,6 +43,36 @@ def test_no_axes_make_each_element_its_own_row():
     assert same_bits(sc.argmax(x, ()), np.zeros((2, 3), np.intp))
     assert same_bits(sc.softmax(x, ()), np.ones_like(x))
     assert same_bits(sc.max_backward(x, x, ()), x)
+
+
+@pytest.mark.parametrize("n", [2, 5, 70, 20_001])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, bfloat16, np.int16, bool])
+def test_many_rows_of_one_element(dtype, n):
+    special = [0.0, -0.0, 3.0, -7.0, np.inf, -np.inf, np.nan, 1e-40, 6e4, -3e38]
+    with np.errstate(all="ignore"):
+        x = np.resize(np.nan_to_num(special) if np.dtype(dtype).kind in "bi" else special, n).astype(dtype)
+    y = x.astype(sc.softmax(x[:1]).dtype)
+    finite = np.isfinite(y.astype(np.float64))
+    ones, zeros = np.where(finite, 1, np.nan).astype(y.dtype), np.where(finite, 0, np.nan).astype(y.dtype)
+    twice = np.repeat(x, 2)[::2]
+    for rows, axis in [(x[:, None], 1), (x[None], 0), (x[None, :, None], (0, 2)), (x, ()), (twice, ()), (x[::-1, None][::-1], -1)]:
+        assert_equal(sc.softmax(rows, axis), ones.reshape(rows.shape))
+        for scale in (2.5, 1e30, -1, 0):
+            assert_equal(sc.softmax(rows, axis, scale=scale), ones.reshape(rows.shape))
+        assert_equal(sc.log_softmax(rows, axis), zeros.reshape(rows.shape))
+        assert_equal(sc.logsumexp(rows, axis).reshape(-1), y)
+        out = np.empty(rows.shape[::-1], y.dtype).T
+        assert sc.softmax(rows, axis, out=out) is out
+        assert_equal(out, ones.reshape(rows.shape))
+    if y.dtype == x.dtype:
+        sc.softmax(x[:, None], out=x[:, None])
+        assert_equal(x, ones)
+
+
+def assert_equal(y, expected):
+    assert y.dtype == expected.dtype
+    assert y.shape == expected.shape
+    np.testing.assert_array_equal(y.astype(np.float64), expected.astype(np.float64))
 
 
 @pytest.mark.parametrize("axis", [-1, 0, None, ()])

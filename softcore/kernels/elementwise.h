@@ -248,7 +248,8 @@ template <class S> INLINE Lanes<S> maximum_gradient(Lanes<S> dy, Lanes<S> a, Lan
     return select(one, dy, select(tie, dy * constant<P>(0.5), constant<P>(0)));
 }
 
-enum Elementwise { RELU, STEP, SIGMOID, LOG_SIGMOID, SOFTPLUS, RELU_BACKWARD, SIGMOID_BACKWARD, LOG_SIGMOID_BACKWARD, SOFTPLUS_BACKWARD, MAXIMUM };
+enum Elementwise { RELU, STEP, SIGMOID, LOG_SIGMOID, SOFTPLUS, RELU_BACKWARD, SIGMOID_BACKWARD, LOG_SIGMOID_BACKWARD, SOFTPLUS_BACKWARD, MAXIMUM,
+                   SOFTMAX_OF_ONE, LOG_SOFTMAX_OF_ONE, LOGSUMEXP_OF_ONE };
 
 // One tile of an element-wise op.  Integers have only the choices.
 template <class S> void choose_tile(int op, S *y, const S *a, const S *b, ptrdiff_t n, bool streaming) {
@@ -277,6 +278,12 @@ template <class S> void map_tile(int op, S *y, const S *a, const S *b, ptrdiff_t
         P s = LOAD(b); return LOAD(a) * (s * (one - s)); });
     case LOG_SIGMOID_BACKWARD: OVER((LOAD(a) * sigmoid_of<S>(zero - LOAD(b))));
     case SOFTPLUS_BACKWARD: OVER((LOAD(a) * sigmoid_of<S>(LOAD(b))));
+    // Of rows of one element: NaN where there is no softmax.
+    case SOFTMAX_OF_ONE: return over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {
+        P x = LOAD(a); return (x - x) + one; });
+    case LOG_SOFTMAX_OF_ONE: return over_tile<S>(y, n, streaming, [=](ptrdiff_t j, ptrdiff_t m) TERM {
+        P x = LOAD(a); return x - x; });
+    case LOGSUMEXP_OF_ONE: OVER((LOAD(a)));
     }
 }
 template <class S> void logsumexp_backward_tile(S *y, const S *dy, const S *x, const S *lse, const S *b, ptrdiff_t n, bool streaming) {
@@ -315,6 +322,42 @@ INLINE void put_index(char *p, long long i) { std::memcpy(p, &i, sizeof i); }
 INLINE long long index_at(const char *p, int code) { long long i; gather<long long>(&i, p, 0, 1, code); return i; }
 template <class S> INLINE double as_number(S s) { return (double)widen<S>(s); }
 INLINE void add_exact(Sum<double> *s, double x) { add<double>(s, x); }
+
+// logsumexp with weights: the largest element that has one. Returns whether an element with a weight, or a weight, is not finite, but for -inf.
+template <class S> bool top_of_weighted(const S *x, const S *b, ptrdiff_t n, double *top) {
+    typedef Lanes<S> P;
+    const P zero = constant<P>(0), least = constant<P>(-INFINITY), most = constant<P>(INFINITY);
+    P m = least;
+    Mask<S> odd = whole<S>(0);
+    for (ptrdiff_t j = 0; j < n; j += lanes<S>()) {
+        const P v = load_some<S>(x + j, n - j, -INFINITY), w = load_some<S>(b + j, n - j, 0);
+        const Mask<S> none = w == zero, counts = (most > v) & ((w - w) == zero);
+        m = greater(select(none | (counts == whole<S>(0)), least, v), m);
+        odd = odd | ((none | counts) == whole<S>(0));
+    }
+    *top = (double)largest<S>(m);
+    return any(odd);
+}
+// The sum of the weights of elements equal to the maximum, and of w exp(x - m) over the others, in lanes of doubles with what each addition
+// lost.
+template <class S> void add_weighted(const S *x, const S *b, ptrdiff_t n, double m, Sum<double> *at_top, Sum<double> *below) {
+    typedef Doubles<S> D;
+    const D zero = constant<D>(0), top = constant<D>(m), bottom = constant<D>(-2000);
+    Sum<D> c = {zero, zero}, l = {zero, zero};
+    for (ptrdiff_t j = 0; j < n; j += lanes<S>()) {
+        const D v = doubles<S>(load_some<S>(x + j, n - j, -INFINITY)), w = doubles<S>(load_some<S>(b + j, n - j, 0));
+        const auto counts = w != zero, equal = v == top;
+        const D t = greater(bottom, select(counts, v, top) - top);  // and with it -inf - m
+        const D e = select(t > bottom, exp_double(t, zero), zero);
+        add<double>(&c, select(counts & equal, w, zero));
+        add<double>(&l, select(equal, zero, w * e));
+    }
+    for (ptrdiff_t i = 0; i < lanes<S>(); i++) {
+        add<double>(at_top, number_at<S>(nullptr, &c.high, i) + number_at<S>(nullptr, &c.low, i));
+        add<double>(below, number_at<S>(nullptr, &l.high, i));
+        below->low += number_at<S>(nullptr, &l.low, i);
+    }
+}
 // How many elements lie before the first Lanes that are aligned, at least one.
 template <class S> INLINE ptrdiff_t to_line(const S *x) { return lanes<S>() - (ptrdiff_t)((uintptr_t)x / sizeof(S) % lanes<S>()); }
 // The first Lanes; of fewer elements with the first of them in what is left, as it is: a double would round large integers.

@@ -293,6 +293,17 @@ cdef void settle(Task* t, bint elementwise, int code) noexcept nogil:
     for i in range(t.nargs):
         t.arg[i].direct = t.arg[i].code == code and (t.nlength == 0 or (t.nlength == 1 and t.arg[i].length[0] == t.arg[i].itemsize))
 
+# Of rows of one element: the last of the outer dimensions becomes the row.
+cdef void take_rows_as_elements(Task* t, int code) noexcept nogil:
+    cdef int i
+    t.nouter -= 1
+    t.nlength = 1
+    t.n = t.length[0] = t.outer[t.nouter]
+    t.rows //= t.n
+    for i in range(t.nargs):
+        t.arg[i].length[0] = t.arg[i].outer[t.nouter]
+        t.arg[i].direct = t.arg[i].code == code and t.arg[i].length[0] == t.arg[i].itemsize
+
 cdef void append_length(Py_ssize_t* outer, const Py_ssize_t* length, int nouter, int nlength) noexcept nogil:
     cdef int i
     for i in range(nlength):
@@ -393,6 +404,10 @@ cdef object execute(Task* t, int op, int code, str name, bint dry):
     cdef int threads = 1, executor
     cdef bint rows, columns, short, small = t.rows * t.n <= small_work
     t.log = op == LOG_SOFTMAX_BACKWARD
+    if t.n == 1 and t.rows > 1 and t.factor == 1 and not t.masked and (op == SOFTMAX or op == LOG_SOFTMAX or (op == LOGSUMEXP and t.nargs == 2)):
+        t.option = SOFTMAX_OF_ONE if op == SOFTMAX else LOG_SOFTMAX_OF_ONE if op == LOG_SOFTMAX else LOGSUMEXP_OF_ONE
+        op = ELEMENTWISE
+        take_rows_as_elements(t, code)
     kernel_of(t, op, code, &k)
     if not k.known:
         raise TypeError(f"no kernel of {name} for this storage")

@@ -161,6 +161,7 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     void exp_tile[S](S* y, const S* x, Py_ssize_t n)
     cdef enum Elementwise:
         RELU, STEP, SIGMOID, LOG_SIGMOID, SOFTPLUS, RELU_BACKWARD, SIGMOID_BACKWARD, LOG_SIGMOID_BACKWARD, SOFTPLUS_BACKWARD, MAXIMUM
+        SOFTMAX_OF_ONE, LOG_SOFTMAX_OF_ONE, LOGSUMEXP_OF_ONE
 
     # rows of up to a frame, in blocks
     cdef enum After:
@@ -195,6 +196,8 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     long long index_at(const char*, int code)
     double as_number[S](S)
     void add_exact(Sum[double]*, double)
+    bint top_of_weighted[S](const S* x, const S* b, Py_ssize_t n, double* top)
+    void add_weighted[S](const S* x, const S* b, Py_ssize_t n, double m, Sum[double]* at_top, Sum[double]* below)
     int code_of_storage[S](const S*)
     cdef enum Code:
         HALF, BFLOAT16, FLOAT, DOUBLE, BOOL, INT8, UINT8, INT16, UINT16, INT32, UINT32, INT64, UINT64, SWAPPED

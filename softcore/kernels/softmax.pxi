@@ -667,26 +667,25 @@ cdef void weighted_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t 
     cdef unsigned char masks[SCRATCH]
     cdef unsigned char* mask
     cdef Weighted* s = <Weighted*> room
+    cdef Sum[double] c
     cdef storage* x
     cdef storage* b
-    cdef double v, w
+    cdef double top, v, w
     cdef Py_ssize_t n, i, start = j
     s.m = -INFINITY
-    s.infinite = s.c = s.l.high = s.l.low = 0
+    s.infinite = s.c = s.l.high = s.l.low = c.high = c.low = 0
     while j < end:  # the maximum first: over what has a weight
         n = min(end - j, tile_size(_))
         mask = take_mask(t, row, j, n, masks)
         x = take(t, row, 0, j, n, <storage*> scratch[0], mask, -INFINITY)
         b = take(t, row, 1, j, n, <storage*> scratch[1], mask, 0)
-        for i in range(n):
-            w = as_number(b[i])
-            v = as_number(x[i])
-            if w == 0:
-                continue
-            if v < INFINITY and isfinite(w):
-                s.m = max(s.m, v)
-            else:
-                s.infinite += infinite_term(v, w)
+        if top_of_weighted(x, b, n, &top):
+            for i in range(n):
+                w = as_number(b[i])
+                v = as_number(x[i])
+                if w != 0 and not (v < INFINITY and isfinite(w)):
+                    s.infinite += infinite_term(v, w)
+        s.m = max(s.m, top)
         j += n
     if s.infinite != 0 or s.m == -INFINITY:
         return
@@ -696,16 +695,9 @@ cdef void weighted_fold(const Task* t, const Row* row, Py_ssize_t j, Py_ssize_t 
         mask = take_mask(t, row, j, n, masks)
         x = take(t, row, 0, j, n, <storage*> scratch[0], mask, -INFINITY)
         b = take(t, row, 1, j, n, <storage*> scratch[1], mask, 0)
-        for i in range(n):
-            w = as_number(b[i])
-            v = as_number(x[i])
-            if w == 0:
-                continue
-            if v == s.m:
-                s.c += w
-            else:
-                add_exact(&s.l, w * exp(v - s.m))
+        add_weighted(x, b, n, s.m, &c, &s.l)
         j += n
+    s.c = c.high + c.low
 
 cdef void weighted_merge(const Task* t, Room* a, const Room* b, storage* _) noexcept nogil:
     cdef Weighted* s = <Weighted*> a
