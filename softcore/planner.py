@@ -15,6 +15,8 @@ SMALL = 1 << 13
 GRAIN = 1 << 15
 #: Rows longer than this are split over threads when there are too few rows to go round.
 LONG = 1 << 16
+#: Ops that do so little with an element that bytes say how much work there is: as many as sixteen bytes count as an element.
+CHEAP = frozenset(["max", "argmax", "max_with_argmax", "hardmax", "relu", "relu_backward", "maximum", "step"])
 
 #: In the order the kernels number them.
 EXECUTORS = ("rows", "split", "map", "columns", "short", "plain", "windows", "channels", "strips", "chunks")
@@ -71,8 +73,10 @@ def choose(op, rows, length, inner, itemsize, operands, contiguous, columns, sho
     the op allow, ``writes`` that the result has the input's size, ``whole`` that a row cannot be cut.
     """
     work = rows * length
-    limit = threads_allowed(work) if limit is None else limit
     moved = work * itemsize * operands
+    if op in CHEAP:
+        work = work * itemsize // 16
+    limit = threads_allowed(work) if limit is None else limit
     streaming = writes and moved >= LAST_LEVEL
     ahead = moved > L2
     if elementwise:

@@ -51,6 +51,9 @@ BRANCHES = {
     "strips, threaded": ("attention", (4, 300, 64), None, THREADS, "strips", THREADS),
     "chunks: gradients": ("attention_backward", (3, 40, 16), None, 1, "chunks", 1),
     "chunks: gradients, threaded": ("attention_backward", (2, 300, 64), None, THREADS, "chunks", THREADS),
+    "map: rows of one element": ("log_softmax", (20_000, 1), -1, THREADS, "map", 1),
+    "map: columns of one element": ("softmax", (1, 20_000), 0, THREADS, "map", 1),
+    "map: little to do with each element": ("relu", (400, 400), -1, THREADS, "map", 1),
     "map: a gradient by row": ("logsumexp_backward", (30, 4000), -1, THREADS, "map", THREADS),
 }
 
