@@ -165,6 +165,7 @@ def test_several_results_take_a_tuple():
         (lambda y: y.astype(complex), TypeError, "out has dtype complex128, it must be "),
         (lambda y: y.astype(y.dtype.newbyteorder()), TypeError, "out has dtype >"),
         (read_only, ValueError, "out is read-only, it must be writeable"),
+        (lambda y: np.lib.stride_tricks.as_strided(y, y.shape, (0,) * y.ndim), ValueError, "out has several elements in one place"),
         (lambda y: y.tolist(), TypeError, "out is a list, it must be a numpy.ndarray"),
         (lambda y: (y,), TypeError, "out is a tuple, it must be a numpy.ndarray"),
         (lambda y: {}, TypeError, "out is a dict"),

@@ -20,6 +20,8 @@ def out(op: str, array, shape: tuple[int, ...], dtype: np.dtype, like, name: str
         raise ValueError(f"{op}: {name} has shape {array.shape}, it must be {shape}")
     if not array.flags.writeable:
         raise ValueError(f"{op}: {name} is read-only, it must be writeable")
+    if 0 in array.strides and any(n > 1 and not stride for n, stride in zip(array.shape, array.strides)) and 0 not in shape:
+        raise ValueError(f"{op}: {name} has several elements in one place (its strides are {array.strides}), each must have its own")
     # A subclass may have its own notion of shapes, as np.matrix has.
     return array.view(np.ndarray) if isinstance(array, np.ndarray) and type(array) is not np.ndarray else array
 
