@@ -10,7 +10,8 @@ import softcore as sc
 def info() -> None:
     """Print what this copy of softcore is and runs on."""
     for name, value in sc.info().items():
-        print(f"{name.replace('_', ' ') + ':':<15}{', '.join(value) if isinstance(value, (list, tuple)) else value}")
+        text = ", ".join(value) or "none found" if isinstance(value, (list, tuple)) else value
+        print(f"{name.replace('_', ' ') + ':':<15}{text}")
 
 
 def demo(picture: str, table: bool = True) -> None:
