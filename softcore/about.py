@@ -30,5 +30,5 @@ def info() -> dict[str, object]:
         "isa_available": kernels.available(),
         "threads": get_num_threads(),
         "openmp": kernels.core.openmp_runtime(),
-        "opencl": [f"{device.platform.name}: {device.name.strip()}" for device in opencl.devices()],
+        "opencl": [f"{device.platform.name}: {device.name.strip()}" for device in (opencl.devices() if opencl.available() else [])],
     }

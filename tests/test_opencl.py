@@ -30,6 +30,8 @@ from softcore.reference import OPS
 cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed: pip install softcore[opencl]")
 pytest.importorskip("pyopencl.array")
 
+from softcore.opencl import views
+
 FLOAT32 = np.dtype(np.float32)
 OTHERS = [np.dtype(np.float16), BFLOAT16, np.dtype(np.float64)]
 HERE = [op for op in OPS.values() if op.name in sc.opencl.OPS and op.kind not in ("windows", "mixture", "attention")]
@@ -444,11 +446,25 @@ def test_after_fork():
                     call()
                 except RuntimeError as error:
                     print("does not survive os.fork()" in str(error), flush=True)
-            print(sc.softmax(np.zeros(2)), flush=True)
+            print(sc.softmax(np.zeros(2)), sc.opencl.available(), sc.info()["opencl"], flush=True)
             os._exit(0)
         print(os.wait()[1])
     """
-    assert child(code).splitlines() == ["True"] * 3 + ["[0.5 0.5]", "0"]
+    assert child(code).splitlines() == ["True"] * 3 + ["[0.5 0.5] False []", "0"]
+
+
+def test_numbers_are_not_brought_to_the_device_again():
+    x, expected = to_device(np.float32([-1, 2])), [[0.5, 2], [0, 2], [0.5, 2]]
+    y = [sc.maximum(x, number) for number in (0.5, 0.0, 0.5)]
+    assert [a.get().tolist() for a in y] == expected
+    kept = len(views._numbers)
+    assert sc.maximum(sc.maximum(x, 0.5), 0.0).get().tolist() == [0.5, 2]
+    assert len(views._numbers) == kept
+
+
+def test_a_buffer_is_no_array():
+    with pytest.raises(TypeError, match="softmax: x is a pyopencl Buffer, it must be a pyopencl.array.Array"):
+        sc.softmax(to_device(np.zeros(3)).base_data)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

@@ -427,6 +427,27 @@ def test_merge_takes_any_layout_and_dtype(rng):
         sc.merge_attention([parts[0], here[1]])
 
 
+def test_gradients_side_by_side_in_one_array(rng):
+    q, k, v = [rng.standard_normal((2, 3, 40, 16)).astype(np.float32) for _ in range(3)]
+    o, lse = sc.attention(q, k, v, return_lse=True)
+    expected = on_device("attention_backward", o, q, k, v, o, lse)
+    packed = to_device(np.zeros((2, 3, 40, 3, 16), np.float32))
+    given = to_device((o, q, k, v, o, lse))
+    sc.attention_backward(*given, out=tuple(packed[:, :, :, i] for i in range(3)))
+    assert all(map(same_bits, np.moveaxis(packed.get(), 3, 0), expected))
+    with pytest.raises(ValueError, match=r"out\[0\] and out\[1\] share memory"):
+        sc.attention_backward(*given, out=tuple(packed[:, :, :, i] for i in (0, 0, 1)))
+
+
+def test_a_cache_that_is_empty_is_where_the_query_is():
+    cache, q = sc.KVCache(1, 1, 4, 8), np.ones((1, 1, 1, 8), np.float32)
+    assert not cache.attend(to_device(q)).get().any()
+    assert not cache.attend(q).any()
+    cache.attend(to_device(q))
+    cache.append(q, q)
+    assert same_bits(cache.attend(q), q)
+
+
 def test_cache(rng):
     q, k, v = operands(rng, (2,), (4, 2), (60, 60), (32, 32))
     cache = sc.KVCache(2, 2, 60, 32)

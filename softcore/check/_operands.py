@@ -30,20 +30,21 @@ def arrays(op: str, optional: tuple[str, ...] = (), **operands) -> list:
         return list(arrays.values())
     scalars = [name for name in arrays if on_device and isinstance(operands[name], np.generic)]
     if on_device and len(arrays) > len(scalars):
-        raise TypeError(f"{op}: {', '.join(on_device)} is a pyopencl array and {', '.join(arrays)} is not, all must be of one kind")
+        is_one, is_not = ("are pyopencl arrays" if len(on_device) > 1 else "is a pyopencl array"), "are not" if len(arrays) > 1 else "is not"
+        raise TypeError(f"{op}: {', '.join(on_device)} {is_one} and {', '.join(arrays)} {is_not}, all must be of one kind")
     if on_device:
         _begin(op, [a for a in operands.values() if a is not None])
     for name in on_device:
         arrays[name] = _beside_view(op, name, _view(op, name, operands[name]), arrays.get(on_device[0]))
     for name in scalars:
-        arrays[name] = type(arrays[on_device[0]]).of(arrays[name], arrays[on_device[0]])
+        arrays[name] = type(arrays[on_device[0]]).of_number(arrays[name], arrays[on_device[0]])
     if numbers:
         like = next(iter(arrays.values()), None)
         beside = selecting(*arrays.values()) if arrays else None
         for name in numbers:
             a = operands[name]
             a = _array(op, name, a) if beside is None else _beside(op, name, a, beside)
-            arrays[name] = type(like).of(a, like) if on_device else a
+            arrays[name] = type(like).of_number(a, like) if on_device else a
     return [arrays.get(name) for name in operands]
 
 
@@ -95,6 +96,8 @@ def _view(op, name, a):
 
     if isinstance(a, View):
         return a
+    if not hasattr(a, "base_data"):
+        raise TypeError(f"{op}: {name} is a pyopencl {type(a).__name__}, it must be a pyopencl.array.Array")
     if op not in OPS:
         raise TypeError(f"{op}: {name} is a pyopencl array, it must be a NumPy array: the OpenCL core has no {op} yet")
     if a.queue is None:
@@ -128,7 +131,7 @@ def same_kind(op: str, name: str, a, like):
     if isinstance(a, np.ndarray) == isinstance(like, np.ndarray):
         return a if isinstance(a, np.ndarray) else _beside_view(op, name, a, like)
     if isinstance(a, np.ndarray) and a.ndim == 0:
-        return type(like).of(a, like)
+        return type(like).of_number(a, like)
     is_one, are = ("is not a pyopencl array", "are") if isinstance(a, np.ndarray) else ("is a pyopencl array", "are not")
     raise TypeError(f"{op}: {name} {is_one} and the other arrays {are}; all must be of one kind")
 

@@ -141,7 +141,7 @@ def _program(context, file, options):
         with runtime.lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", cl.CompilerWarning)
             try:
-                program = cl.Program(context, source).build([*options, *_rounding(context.devices[0]), *_contraction(context.devices[0])])
+                program = cl.Program(context, source).build([*options, "-w", *_rounding(context.devices[0]), *_contraction(context.devices[0])])
             except cl.RuntimeError as error:
                 if "unknown target CPU" not in str(error):
                     raise

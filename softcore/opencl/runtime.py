@@ -57,7 +57,7 @@ def devices() -> list[pyopencl.Device]:
 
 
 def available() -> bool:
-    """Whether there is an OpenCL device to run on.
+    """Whether there is an OpenCL device to run on; False after ``os.fork()`` in a process that had used one.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def available() -> bool:
     >>> sc.opencl.available() == bool(sc.opencl.devices())
     True
     """
-    return bool(devices())
+    return not _lost() and bool(devices())
 
 
 def use(device: pyopencl.Device | str) -> pyopencl.Device:
@@ -233,9 +233,13 @@ def _after_fork():
     forked = _touched
 
 
-def _alive():
+def _lost():
     # Runtimes keep threads and locks that a fork does not take along: PoCL waits for them for ever.
-    if forked or threads.devices_lost:
+    return forked or threads.devices_lost
+
+
+def _alive():
+    if _lost():
         raise RuntimeError("softcore.opencl: OpenCL does not survive os.fork(); start processes by 'spawn', or fork before its first use")
 
 

@@ -60,6 +60,17 @@ class View:
         """Of a copy of an ndarray on the queue of another array."""
         return cls(cl.array.to_device(like.array.queue, np.asarray(a, order="C"), allocator=like.array.allocator))
 
+    @classmethod
+    def of_number(cls, a, like: View) -> View:
+        """Of an ndarray of no axes on the queue of another array, only to be read: those of late are there already."""
+        key = (like.array.queue, a.dtype, a.tobytes())
+        array = _numbers.get(key)
+        if array is None:
+            if len(_numbers) >= 256:
+                _numbers.clear()
+            array = _numbers[key] = cls.of(a, like).array
+        return cls(array)
+
     def get(self) -> np.ndarray:
         """A copy of the elements, once they are there."""
         target = View.empty(self.shape, self.dtype, self)
@@ -96,10 +107,18 @@ class View:
         return buffer, start + self.offset
 
     def overlaps(self, other: View) -> bool:
-        """Whether bytes between the first and the last element of the two may be the same."""
+        """Whether the two may have bytes in common: elements that lie between those of the other are told apart where that is easy."""
         (p, first), (q, start) = self.start, other.start
         (below, above), (under, over) = [_reach(a.shape, a.strides, a.dtype.itemsize) for a in (self, other)]
-        return p == q and first + below < start + over and start + under < first + above
+        near = p == q and first + below < start + over and start + under < first + above
+        return near and np.may_share_memory(self.places(first), other.places(start), max_work=1)
+
+    def places(self, start: int) -> np.ndarray:
+        """An array whose elements lie as those of this one do, from some address on: it must not be read."""
+        lies = _Lies()
+        place = {"data": (_SOMEWHERE + start, True), "shape": self.shape, "strides": self.strides}
+        lies.__array_interface__ = {"version": 3, "typestr": f"|V{self.dtype.itemsize}", **place}
+        return np.asarray(lies)
 
     def inside(self) -> bool:
         """Whether all elements lie in the buffer."""
@@ -153,6 +172,14 @@ class View:
             return _FUNCTIONS[function](*args, **kwargs)
         except KeyError:
             return NotImplemented
+
+
+class _Lies:
+    """What has an array interface."""
+
+
+_SOMEWHERE = 1 << 60  # an address that nothing has
+_numbers: dict[tuple, cl.array.Array] = {}  # (queue, dtype, bytes)
 
 
 @lru_cache(maxsize=256)

@@ -591,11 +591,15 @@ class KVCache:
         end = self._length + k.shape[2]
         if end > capacity:
             raise ValueError(f"{op}: k has {k.shape[2]} positions, it must have no more than {capacity - self._length}, for which there is room")
-        if self._length == 0 and not (isinstance(k, np.ndarray) and isinstance(self._k, np.ndarray)):  # it lies where they do
-            self._k, self._v = (check.new(self._shape, self._dtype, k) for _ in range(2))
+        if self._length == 0:
+            self._lie_where(k)
         copy(self._k[:, :, self._length : end], k)
         copy(self._v[:, :, self._length : end], v)
         self._length = end
+
+    def _lie_where(self, a):
+        if not (isinstance(a, np.ndarray) and isinstance(self._k, np.ndarray)):
+            self._k, self._v = (check.new(self._shape, self._dtype, a) for _ in range(2))
 
     def attend(self, q: ArrayLike, **options) -> Any:
         """`attention` of q, (batch, Hq, n, dim), to all keys so far, its rows being the last n positions; other options are passed on.
@@ -612,6 +616,9 @@ class KVCache:
         >>> cache.attend(np.zeros((1, 1, 1, 2), np.float32), window=(0, 0))
         array([[[[8., 6.]]]], dtype=float32)
         """
+        if self._length == 0:
+            (first,) = check.arrays("attention", q=q)
+            self._lie_where(first)
         return attention(q, self.k, self.v, **{"causal": True, "causal_offset": "end", **options})
 
 
