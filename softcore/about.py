@@ -24,11 +24,15 @@ def info() -> dict[str, object]:
     """
     from softcore import __version__, opencl
 
+    try:
+        devices = opencl.devices()
+    except RuntimeError:  # after a fork
+        devices = []
     return {
         "version": __version__,
         "isa": kernels.core.isa,
         "isa_available": kernels.available(),
         "threads": get_num_threads(),
         "openmp": kernels.core.openmp_runtime(),
-        "opencl": [f"{device.platform.name}: {device.name.strip()}" for device in (opencl.devices() if opencl.available() else [])],
+        "opencl": [f"{device.platform.name}: {device.name.strip()}" for device in devices],
     }
