@@ -321,7 +321,6 @@ INLINE void repeat_elements(char *to, const char *from, ptrdiff_t step, ptrdiff_
 INLINE void put_index(char *p, long long i) { std::memcpy(p, &i, sizeof i); }
 INLINE long long index_at(const char *p, int code) { long long i; gather<long long>(&i, p, 0, 1, code); return i; }
 template <class S> INLINE double as_number(S s) { return (double)widen<S>(s); }
-INLINE void add_exact(Sum<double> *s, double x) { add<double>(s, x); }
 
 // logsumexp with weights: the largest element that has one. Returns whether an element with a weight, or a weight, is not finite, but for -inf.
 template <class S> bool top_of_weighted(const S *x, const S *b, ptrdiff_t n, double *top) {

@@ -195,7 +195,6 @@ cdef extern from "rows.h" namespace "softcore" nogil:
     void put_index(char*, long long)
     long long index_at(const char*, int code)
     double as_number[S](S)
-    void add_exact(Sum[double]*, double)
     bint top_of_weighted[S](const S* x, const S* b, Py_ssize_t n, double* top)
     void add_weighted[S](const S* x, const S* b, Py_ssize_t n, double m, Sum[double]* at_top, Sum[double]* below)
     int code_of_storage[S](const S*)
