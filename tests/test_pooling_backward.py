@@ -270,3 +270,61 @@ def test_bad_indices_leave_out_alone(name, indices, shape, error, text):
     with pytest.raises(error, match=f"^{name}: .*{text}"):
         getattr(sc, name)(y, indices, shape, out=out)
     assert (out == 7).all()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("count", [1, 7, 16, 17, 40])
+def test_each_index_is_looked_at_before_out_is_written(count, threads, monkeypatch):
+    # Whatever holds the indices: one piece of memory, in this order or another, one with gaps or backwards, or another dtype.
+    monkeypatch.setattr(planner, "GRAIN", 1)
+    plane, layouts = 2 * count + 1, (
+        lambda a: a,
+        lambda a: a.swapaxes(0, 1).copy().swapaxes(0, 1),
+        lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+        lambda a: a[..., ::-1].copy()[..., ::-1],
+        lambda a: a.astype(">i8"),
+        lambda a: a.astype(np.int32),
+    )  # fmt: skip
+    indices = np.broadcast_to(np.arange(count), (2, 3, 1, count)).copy()
+    dy, out = np.ones(indices.shape, np.float32), np.full((2, 3, 1, plane), 7, np.float32)
+    with sc.num_threads(threads):
+        for lie in layouts:
+            assert_equal(sc.max_pool_backward(dy, lie(indices), out.shape, out=out.copy())[..., :count], 1)
+            for where, far in itertools.product(range(indices.size), (-1, plane)):
+                bad = indices.copy()
+                bad.flat[where] = far
+                with pytest.raises(IndexError, match=f"indices holds {far}, it must be from 0 to {plane - 1}"):
+                    sc.max_pool_backward(dy, lie(bad), out.shape, out=out)
+        assert (out == 7).all()
+        # What lies between two indices that overlap others is none of them.
+        room = np.array([0, -5, 99, 1])
+        assert_equal(sc.max_pool_backward(np.ones((2, 2)), np.lib.stride_tricks.as_strided(room, (2, 2), (0, 24)), (2, 5), out=np.empty((2, 5))), [[1, 1, 0, 0, 0]] * 2)
+
+
+@pytest.mark.parametrize("name", ["max_pool_backward", "max_unpool"])
+@pytest.mark.parametrize("core", [sc, ref], ids=["softcore", "reference"])
+def test_of_four_and_five_axes_two_are_not_spatial(name, core, rng):
+    # Whatever the indices are, and where every axis keeps its length.
+    run = getattr(core, name)
+    for shape, window in (((2, 3, 4, 6), (3, 3)), ((2, 3, 4, 6, 5), (3, 3, 3))):
+        for layout in ("channels_first", "channels_last"):
+            y, indices = sc.max_pool(rng.permutation(np.arange(np.prod(shape))).reshape(shape) + 1.0, window, stride=1, padding="same", return_indices=True, layout=layout)
+            there = run(y, indices, shape, layout=layout)
+            axes = sc.windows.spatial(len(shape), len(window), layout)
+            flat, places = (np.moveaxis(a, axes, range(-len(axes), 0)).reshape(-1, np.prod([shape[i] for i in axes])) for a in (there, indices))
+            for row, at in zip(flat, places):
+                assert_equal(np.flatnonzero(row), np.unique(at))
+    y, indices = sc.max_pool(np.array([[[[9.0, 8, 7, 6], [1, 2, 3, 4]]]]), (3, 3), stride=1, padding="same", return_indices=True)
+    assert_equal(run(y, indices, (1, 1, 2, 4))[0, 0, 1], 0)  # all maxima lie in the first row
+
+
+@pytest.mark.parametrize("name", ["max_pool_backward", "max_unpool"])
+@pytest.mark.parametrize("core", [sc, ref], ids=["softcore", "reference"])
+@pytest.mark.parametrize("far", [64, 191, 192, -1])
+def test_planes_with_batch_and_channels_are_no_volumes(name, core, far, rng):
+    # An index beyond its plane is an error, also where it would be inside all of the channels.
+    y, indices = sc.max_pool(rng.standard_normal((2, 3, 8, 8)), (2, 2), return_indices=True)
+    indices[-1, -1, -1, -1] = far
+    for shape, given in (((2, 3, 8, 8), indices), ((2, 3, 1, 8, 8), indices[:, :, None])):
+        with pytest.raises(IndexError, match=f"^{name}: indices holds {far}, it must be from 0 to 63, the spatial elements of "):
+            getattr(core, name)(np.ones(given.shape), given, shape)

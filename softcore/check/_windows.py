@@ -89,26 +89,25 @@ def places(op: str, value, like) -> np.ndarray:
 def unpooled(op: str, pooled: tuple[int, ...], shape: tuple[int, ...], layout: str, lowest: int, largest: int) -> tuple[int, ...]:
     """The spatial axes of `shape`, into which `indices` of shape `pooled` point, from `lowest` to `largest`.
 
-    They are those that a batch and a channel axis leave over, or if the shapes differ elsewhere or the indices reach further, those
-    that one other axis leaves over, or all.
+    They are those that a batch and a channel axis leave over, or if the shapes differ elsewhere, those that one other axis leaves over,
+    or all. How far indices reach decides only between a row and the planes, or the plane, that two or three axes may be.
     """
     layout = ("channels_first", "channels_last")[choice(op, "layout", layout, ("channels_first", "channels_last"))]
     if len(pooled) != len(shape):
         raise ValueError(f"{op}: shape is {shape}, it must have the {len(pooled)} dimensions of indices")
-    size = None
-    for others in (2, 1, 0):
-        rank = len(shape) - others
-        if not 1 <= rank <= 3:
-            continue
-        axes = geometry.spatial(len(shape), rank, layout)
-        if any([n != m for i, (n, m) in enumerate(zip(pooled, shape)) if i not in axes]):
-            continue
-        size = prod([shape[i] for i in axes])
-        if 0 in pooled or (lowest >= 0 and largest < size):
-            return axes
-    if size is None:
+    readings = [
+        axes
+        for axes in [geometry.spatial(len(shape), rank, layout) for rank in range(max(1, len(shape) - 2), min(3, len(shape)) + 1)]
+        if all([n == m for i, (n, m) in enumerate(zip(pooled, shape)) if i not in axes])
+    ]
+    if not readings:
         raise ValueError(
             f"{op}: shape is {shape}, it must have the batch and channels of indices, whose shape is {pooled}, and 1 to 3 more axes"
         )
-    wrong = lowest if lowest < 0 else largest
+    if 1 < len(readings[0]) == len(shape) - 2:
+        del readings[1:]
+    for axes in readings:
+        if 0 in pooled or (lowest >= 0 and largest < prod([shape[i] for i in axes])):
+            return axes
+    wrong, size = lowest if lowest < 0 else largest, prod([shape[i] for i in readings[0]])
     raise IndexError(f"{op}: indices holds {wrong}, {_one_of(size)}, the spatial elements of {shape}")

@@ -40,6 +40,23 @@ INLINE ptrdiff_t first_window(const Windows *w, ptrdiff_t i) {
 }
 INLINE ptrdiff_t end_window(const Windows *w, ptrdiff_t i) { return std::min(w->count, (i + w->before) / w->stride + 1); }
 
+// Whether n places, which follow each other in memory, are those of a plane.
+inline bool places_inside(const char *places, ptrdiff_t n, int64_t plane) {
+    const int64_t *place = (const int64_t *)places;
+    constexpr ptrdiff_t L = lanes<double>();
+    Mask<double> last, wrong[2] = {whole<double>(0), whole<double>(0)};  // negative where one is not
+    spread(plane - 1, &last);
+    ptrdiff_t j = 0;
+    for (; j + 2 * L <= n; j += 2 * L)
+        for (int i = 0; i < 2; i++) {
+            const Mask<double> at = load<int64_t>(place + j + i * L);
+            wrong[i] = wrong[i] | at | (last - at);
+        }
+    bool inside = !any(whole<double>(0) > (wrong[0] | wrong[1]));
+    for (; j < n; j++) inside = inside & (place[j] >= 0) & (place[j] < plane);
+    return inside;
+}
+
 // ---------------------------------------------------------------- packed rows
 
 enum { OUTPUTS = 256, TAPS = 32, APART = 16 };  // outputs of a row, and taps, that are packed at once; how far a slot serves more than one tap

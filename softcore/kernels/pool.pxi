@@ -520,6 +520,26 @@ def configure_windows(planner_choose_windows):
     global choose_windows
     choose_windows = planner_choose_windows
 
+def all_inside(cnp.ndarray indices, Py_ssize_t plane):
+    """Whether all indices, of a dtype and a layout that are quick to look at, are those of a plane. False says nothing."""
+    cdef const char* place = <const char*> cnp.PyArray_DATA(indices)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(indices), reach = 8
+    cdef int outside = 0, threads, i
+    for i in range(cnp.PyArray_NDIM(indices)):
+        if cnp.PyArray_STRIDES(indices)[i] < 0:
+            return False
+        reach += (cnp.PyArray_DIMS(indices)[i] - 1) * cnp.PyArray_STRIDES(indices)[i]
+    if reach != 8 * n or code_of(indices.dtype) != INT64 or <size_t> place % 8:
+        return False
+    threads = choose_windows(n // 4, n, 8, False)[1]  # little is done with each
+    with nogil:
+        if threads == 1:
+            outside = not places_inside(place, n, plane)
+        else:
+            for i in prange(threads, num_threads=threads, schedule="static"):
+                outside += not places_inside(place + n * i // threads * 8, n * (i + 1) // threads - n * i // threads, plane)
+    return not outside
+
 def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding=False, bint dry=False):
     """Run a pooling op over views of five axes: two of planes, and depth, height and width. `axes` says how windows lie along the last
     three, in the order of `softcore.windows.Axis`. Returns whether an index lies outside its plane: then what was written is of no use."""

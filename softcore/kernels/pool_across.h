@@ -20,8 +20,9 @@ template <class S, class F> INLINE void each_side(ptrdiff_t channels, F f) {
 }
 #define EACH(i, n) _Pragma("GCC unroll 4") for (int i = 0; i < n; i++)
 
-// Where the next pixel of a row goes: its channels, of `bytes` bytes.
+// Where the next pixel of a row goes: its channels, of `bytes` bytes. And what goes there.
 INLINE char *stage_pixel(Staged *s, char *to, ptrdiff_t bytes) { return s->past ? stage(s, to, bytes) : to; }
+template <class S> INLINE void put_some(S *to, const Lanes<S> &v, ptrdiff_t n, bool past) { if (past) stream<S>(to, v); else store_some<S>(to, v, n); }
 
 // ---------------------------------------------------------------- how rows are cut, and what is kept of them
 
@@ -205,6 +206,7 @@ struct Pixels {
     char *y;
     ptrdiff_t pixel, y_step, index_step, channels, across;
     bool fresh;  // memory is asked for ahead
+    bool lines;  // pixels are whole lines of memory, which go past the cache as they are
     double *sums;
     ptrdiff_t slots;
 };
@@ -232,9 +234,9 @@ template <class S, int N> INLINE void total_window_by(Doubles<S> *brought, const
     }
     EACH(i, N) brought[i] = total_of<S>(s[i]);
 }
-template <class S, int N> INLINE void put_run(S *dx, ptrdiff_t run, const Sum<Doubles<S>> *s, ptrdiff_t channels, ptrdiff_t n) {
-    for (ptrdiff_t k = 0; k < run; k++, dx += channels)
-        EACH(i, N) store_some<S>(dx + i * lanes<S>(), lanes_of<S>(total_of<S>(s[i])), n - i * lanes<S>());
+template <class S, int N> INLINE void put_run(S *dx, ptrdiff_t run, const Sum<Doubles<S>> *s, const Pixels *p, ptrdiff_t n) {
+    for (ptrdiff_t k = 0; k < run; k++, dx += p->channels)
+        EACH(i, N) put_some<S>(dx + i * lanes<S>(), lanes_of<S>(total_of<S>(s[i])), n - i * lanes<S>(), p->lines);
 }
 // The gradient of means: a row of elements with all their channels.  `full` is what a whole window counts as.
 template <class S> __attribute__((noinline)) void spread_pixels(const S *, const Pixels *p, const Taking *t, const Holders *holders, ptrdiff_t size, const double *counted, double full, Staged *dx) {
@@ -276,110 +278,111 @@ template <class S> __attribute__((noinline)) void spread_pixels(const S *, const
                 else EACH(i, N) load_pack(brought[o - h.first] + c + i * L, &v[i]);
                 EACH(i, N) add<S>(&s[i], v[i]);
             }
-            put_run<S, N>(to + c, run, s, p->channels, n);
+            put_run<S, N>(to + c, run, s, p, n);
         });
     }
 }
 
-// The places of the maxima of windows from_window to end of a row, as integers of the width of the lanes, which are kept. Returns lanes of
-// numbers that are negative where a place is not in its window.
-template <class S> __attribute__((noinline)) Mask<S> narrow_places(const Taking *t, ptrdiff_t j, const Pixels *p, const Windows *w, ptrdiff_t from_window, ptrdiff_t end) {
+template <class A, int N> INLINE Pack<A, N> less_unsigned(Pack<A, N> a, Pack<A, N> b) {
+    typedef typename std::make_unsigned<A>::type U;
+    return each<A>([](vec<A> x, vec<A> y) { return (vec<A>)((vec<U>)x < (vec<U>)y ? (vec<U>)x : (vec<U>)y); }, a, b);
+}
+// The places of the maxima of windows from_window to end of a row, as integers of the width of the lanes, which are kept. Windows have no
+// dilation. Returns whether a place is not in its window.
+template <class S> __attribute__((noinline)) bool narrow_places(const Taking *t, ptrdiff_t j, const Pixels *p, const Windows *w, ptrdiff_t from_window, ptrdiff_t end) {
     typedef bits_t<acc<S>> I;
-    const ptrdiff_t L = lanes<S>(), channels = p->channels, plane = w[1].size * w[2].size;
+    constexpr ptrdiff_t L = lanes<S>();
+    const ptrdiff_t channels = p->channels, plane = w[1].size * w[2].size;
     const ptrdiff_t d = start_of(&w[0], t->depth[j]), h = start_of(&w[1], t->height[j]);
     const ptrdiff_t first_d = std::max<ptrdiff_t>(0, d), planes = std::min(w[0].size, d + w[0].window) - first_d;
     const ptrdiff_t first_h = std::max<ptrdiff_t>(0, h), rows = std::min(w[1].size, h + w[1].window) - first_h;
-    const Mask<S> row = whole<S>((I)w[2].size), next_plane = whole<S>((I)(plane - rows * w[2].size));
-    const Mask<S> none = whole<S>(0);
+    const Mask<S> row = whole<S>((I)w[2].size), next_plane = whole<S>((I)(plane - rows * w[2].size)), none = whole<S>(0);
     Mask<S> outside = none;
+    Mask<double> bits = whole<double>(0);  // of all places
     for (ptrdiff_t o = from_window; o < end; o++) {
-        const ptrdiff_t begin = first_tap(&w[2], o);
-        const Mask<S> from = whole<S>((I)(first_d * plane + first_h * w[2].size + start_of(&w[2], o) + begin)), last = whole<S>((I)(end_tap(&w[2], o) - begin - 1));
+        const ptrdiff_t start = start_of(&w[2], o), begin = std::max<ptrdiff_t>(0, start), columns = std::min(w[2].size, start + w[2].window) - begin;
+        const Mask<S> from = whole<S>((I)(first_d * plane + first_h * w[2].size + begin)), last = whole<S>((I)(columns - 1));
         const int64_t *index = (const int64_t *)(t->index[j] + o * p->index_step);
         I *to = (I *)t->places[j] + o * p->across;
         if (p->fresh) {
             ask_ahead((const char *)index, LATER, p->index_step);
             ask_ahead(t->dy[j] + o * p->pixel, LATER_ACROSS, p->pixel);
         }
-        for (ptrdiff_t c = 0; c < channels; c += L) {
-            const Mask<S> at = places_within(acc<S>(), index + c, 0, channels - c);
-            Mask<S> wrong = whole<S>(-1), column = at - from;
-            for (ptrdiff_t k = 0; k < planes; k++, column = column - next_plane)
-                for (ptrdiff_t i = 0; i < rows; i++, column = column - row) wrong = wrong & (column | (last - column));
-            wrong = wrong | (places_beyond(acc<S>(), index + c, 0, channels - c) != none);
-            if (__builtin_expect(channels - c < L, 0)) wrong = wrong & first<S>(channels - c);
-            outside = outside | wrong;
-            store_pack(to + c, at);
-        }
-    }
-    return outside;
-}
-// A run of elements that one window alone holds, from `place` on.
-template <class S, int N> INLINE void match_alone_by(S *dx, ptrdiff_t run, const S *dy, const bits_t<acc<S>> *places, bits_t<acc<S>> place, ptrdiff_t channels, ptrdiff_t n) {
-    const ptrdiff_t L = lanes<S>();
-    const Lanes<S> zero = constant<Lanes<S>>(0);
-    Lanes<S> x[N];
-    Mask<S> at[N];
-    EACH(i, N) x[i] = load_some<S>(dy + i * L, n - i * L, 0) + zero, at[i] = load<bits_t<acc<S>>>(places + i * L);
-    for (ptrdiff_t k = 0; k < run; k++, dx += channels)
-        EACH(i, N) store_some<S>(dx + i * L, select(at[i] == whole<S>((bits_t<acc<S>>)(place + k)), x[i], zero), n - i * L);
-}
-// Up to two numbers come to the same in the accumulator's precision and, rounded once more, in double.
-template <class S, int N, bool FEW> INLINE void match_across_by(S *dx, const Taking *t, Holders h, const Pixels *p, Mask<S> place, ptrdiff_t c, ptrdiff_t n) {
-    typedef bits_t<acc<S>> I;
-    const ptrdiff_t L = lanes<S>();
-    const Lanes<S> zero = constant<Lanes<S>>(0);
-    Lanes<S> few[N];
-    Sum<Doubles<S>> many[N];
-    EACH(i, N) few[i] = zero, many[i] = no_sum<S>();
-    for (ptrdiff_t j = 0; j < t->rows; j++)
-        for (ptrdiff_t o = h.first; o < h.end; o++) {
-            const S *dy = (const S *)(t->dy[j] + o * p->pixel) + c;
-            const I *at = (const I *)t->places[j] + o * p->across + c;
-            EACH(i, N) {
-                const Lanes<S> x = select(load<I>(at + i * L) == place, load_some<S>(dy + i * L, n - i * L, 0), zero);
-                if (FEW) few[i] = few[i] + x; else add<S>(&many[i], doubles<S>(x));
-            }
-        }
-    EACH(i, N) store_some<S>(dx + c + i * L, FEW ? few[i] : lanes_of<S>(total_of<S>(many[i])), n - i * L);
-}
-// The gradient of maxima: a row of elements, whose first has this place. Returns whether a maximum is not in its window.
-template <class S> __attribute__((noinline)) bool match_pixels(const S *, const Pixels *p, const Taking *t, const Holders *holders, const Windows *w, ptrdiff_t place, Staged *dx) {
-    typedef bits_t<acc<S>> I;
-    const ptrdiff_t size = w[2].size, bytes = p->channels * sizeof(S);
-    const Mask<S> none = whole<S>(0);
-    Mask<S> outside = none;
-    ptrdiff_t known = 0;
-    const auto learn = [&](ptrdiff_t end) {
-        for (ptrdiff_t j = 0; j < t->rows; j++)
-            if (t->unknown[j]) outside = outside | narrow_places<S>(t, j, p, w, known, end);
-        known = end;
-    };
-    for (ptrdiff_t i = 0, run; i < size; i += run) {
-        const Holders h = holders[i];
-        run = held_alike(p, holders, i, size, bytes);
-        if (known < h.end) learn(std::min<ptrdiff_t>(w[2].count, h.end + 7));  // a few at a time
-        S *to = (S *)stage_pixel(dx, p->y + i * p->y_step, run * bytes);
-        const ptrdiff_t windows = t->rows * (h.end - h.first);
-        if (windows == 1) {
-            const S *dy = (const S *)(t->dy[0] + h.first * p->pixel);
-            const I *places = (const I *)t->places[0] + h.first * p->across;
-            each_side<S>(p->channels, [=](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
-                match_alone_by<S, decltype(sides)::value>(to + c, run, dy + c, places + c, (I)(place + i), p->channels, n); });
-            continue;
-        }
-        const bool few = windows <= 2;
-        each_side<S>(p->channels, [=](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
+        each_side<S>(channels, [=, &outside, &bits](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
             constexpr int N = decltype(sides)::value;
-            for (ptrdiff_t k = 0; k < run; k++) {
-                const Mask<S> here = whole<S>((bits_t<acc<S>>)(place + i + k));
-                if (few) match_across_by<S, N, true>(to + k * p->channels, t, h, p, here, c, n);
-                else match_across_by<S, N, false>(to + k * p->channels, t, h, p, here, c, n);
+            // The column, counted from the window's, in the row where it comes to least.
+            Mask<S> at[N], column[N], least[N];
+            EACH(i, N) least[i] = column[i] = (at[i] = places_within(acc<S>(), index + c + i * L, 0, n - i * L)) - from;
+            for (ptrdiff_t k = 0; k < planes; k++) {
+                for (ptrdiff_t m = 0; m < rows; m++) EACH(i, N) least[i] = less_unsigned(least[i], column[i]), column[i] = column[i] - row;
+                EACH(i, N) column[i] = column[i] - next_plane;
+            }
+            EACH(i, N) {
+                const Mask<S> wrong = least[i] | (last - least[i]);
+                outside = outside | (n - i * L < L ? wrong & first<S>(n - i * L) : wrong);
+                for (ptrdiff_t j = i * L; j < i * L + L; j += lanes<double>()) bits = bits | as<int64_t>(load_some<double>((const double *)index + c + j, n - j, 0));
+                store_pack(to + c + i * L, at[i]);
             }
         });
     }
+    return any(none > outside) || (sizeof(I) == 4 && any(shift_right(bits, 32) != whole<double>(0)));
+}
+// An element, whose place this is, takes from these rows and columns of windows, the first of which bring `dy` and have their maxima `at`.
+// ROWS and COLUMNS: how many these are where they are at most two each, and 0 for others. Up to two numbers come to the same in the
+// accumulator's precision and, rounded once more, in double.
+template <class S> struct Near { const S *dy; const bits_t<acc<S>> *at; };
+template <class S, int ROWS, int COLUMNS> INLINE void match_element(S *dx, const Near<S> *near, const Pixels *p, ptrdiff_t rows, ptrdiff_t columns, Mask<S> here) {
+    typedef bits_t<acc<S>> I;
+    constexpr ptrdiff_t L = lanes<S>();
+    constexpr bool FEW = ROWS * COLUMNS == 1 || ROWS * COLUMNS == 2;
+    const ptrdiff_t pixel = p->pixel, across = p->across;
+    const bool lines = p->lines;
+    const Lanes<S> zero = constant<Lanes<S>>(0);
+    each_side<S>(p->channels, [=](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
+        constexpr int N = decltype(sides)::value;
+        Lanes<S> few[N];
+        Sum<Doubles<S>> many[N];
+        EACH(i, N) few[i] = zero, many[i] = no_sum<S>();
+        const auto take = [&](ptrdiff_t j, ptrdiff_t k) TERM {
+            const S *dy = (const S *)((const char *)near[j].dy + k * pixel) + c;
+            const I *at = near[j].at + k * across + c;
+            EACH(i, N) {
+                const Lanes<S> x = select(load<I>(at + i * L) == here, load_some<S>(dy + i * L, n - i * L, 0), zero);
+                if (FEW) few[i] = few[i] + x; else add<S>(&many[i], doubles<S>(x));
+            }
+        };
+        if (COLUMNS) EACH(j, ROWS) EACH(k, COLUMNS) take(j, k);
+        else for (ptrdiff_t j = 0; j < rows; j++) for (ptrdiff_t k = 0; k < columns; k++) take(j, k);
+        EACH(i, N) put_some<S>(dx + c + i * L, FEW ? few[i] : lanes_of<S>(total_of<S>(many[i])), n - i * L, lines);
+    });
+}
+template <class S, int ROWS> __attribute__((noinline)) bool match_row(const Pixels *p, const Taking *t, const Holders *holders, const Windows *w, ptrdiff_t place, Staged *dx) {
+    typedef bits_t<acc<S>> I;
+    const ptrdiff_t size = w[2].size, rows = ROWS ? ROWS : t->rows;
+    bool outside = false;
+    ptrdiff_t known = 0;
+    const auto learn = [&](ptrdiff_t end) {
+        for (ptrdiff_t j = 0; j < rows; j++)
+            if (t->unknown[j]) outside = outside | narrow_places<S>(t, j, p, w, known, end);
+        known = end;
+    };
+    for (ptrdiff_t i = 0; i < size; i++) {
+        const ptrdiff_t first = holders[i].first, end = holders[i].end, columns = end - first;
+        if (known < end) learn(std::min<ptrdiff_t>(w[2].count, end + 7));  // a few at a time
+        S *to = (S *)stage_pixel(dx, p->y + i * p->y_step, p->channels * sizeof(S));
+        Near<S> near[ROWS ? ROWS : ROWS_TAKEN];
+        for (ptrdiff_t j = 0; j < rows; j++) near[j] = {(const S *)(t->dy[j] + first * p->pixel), (const I *)t->places[j] + first * p->across};
+        const Mask<S> here = whole<S>((I)(place + i));
+        if (ROWS && columns == 1) match_element<S, ROWS, 1>(to, near, p, rows, columns, here);
+        else if (ROWS && columns == 2) match_element<S, ROWS, 2>(to, near, p, rows, columns, here);
+        else match_element<S, ROWS, 0>(to, near, p, rows, columns, here);
+    }
     learn(w[2].count);
-    return any(none > outside);
+    return outside;
+}
+// The gradient of maxima: a row of elements, whose first has this place. Returns whether a maximum is not in its window.
+template <class S> bool match_pixels(const S *, const Pixels *p, const Taking *t, const Holders *holders, const Windows *w, ptrdiff_t place, Staged *dx) {
+    return (t->rows == 1 ? match_row<S, 1> : t->rows == 2 ? match_row<S, 2> : match_row<S, 0>)(p, t, holders, w, place, dx);
 }
 #undef EACH
 

@@ -233,7 +233,6 @@ cdef bint take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
     p.fresh = t.streaming
     p.sums = <double*> kept
     p.slots = most_holders(&t.w[2])
-    s.staged.past = t.streaming and p.channels * dx.itemsize <= STAGED // 2
     while unit < last:
         if s.plane != batch:
             batch = s.plane
@@ -241,6 +240,8 @@ cdef bint take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
                 tags[i] = -1
         rows_held(t, &s, dy.data + batch * dy.step[other], index.data + batch * index.step[other])
         p.y = row_of(dx, dx.data + batch * dx.step[other], s.d, s.h)
+        p.lines = t.streaming and (<size_t> p.y | p.y_step | p.channels * dx.itemsize) % 64 == 0
+        s.staged.past = t.streaming and not p.lines and p.channels * dx.itemsize <= STAGED // 2
         if t.op == POOL_MEAN:
             spread_pixels(_, &p, &s.taken, s.holders[2], t.w[2].size, s.counted, full, &s.staged)
         else:

@@ -231,20 +231,19 @@ template <class T> void scatter_last(const T *, Ring *ring, const Scattering *s)
 // Windows go straight to their places there, or to sums beside it. Returns OUTSIDE where a place is outside the plane, and MET where
 // windows met that were to be alone: then nothing is right.
 enum Landed { LANDED, MET, OUTSIDE };
-// f(i, v) for each window, whose place is i. Returns false at one that is outside.
-template <class T, class F> INLINE bool each_place(const Scattering *s, F f) {
+// f(i, v) for each of n windows, whose place is i. Returns false at one that is outside.
+template <class T, class F> INLINE bool each_place(const Scattering *s, const char *place, const char *v, ptrdiff_t n, F f) {
     const size_t channels = s->channels, pixels = s->length / channels;
-    const char *place = s->place, *v = s->v;
     if (channels == 1) {
 #pragma GCC unroll 4
-        for (ptrdiff_t j = 0; j < s->windows; j++) {
+        for (ptrdiff_t j = 0; j < n; j++) {
             const size_t i = place_at(place + j * 8);
             if (i >= pixels) return false;
             f(i, v + j * sizeof(T));
         }
         return true;
     }
-    for (ptrdiff_t j = 0; j < s->windows; j += channels, place += 8 * channels, v += sizeof(T) * channels)
+    for (ptrdiff_t j = 0; j < n; j += channels, place += 8 * channels, v += sizeof(T) * channels)
 #pragma GCC unroll 4
         for (size_t c = 0; c < channels; c++) {
             const size_t i = place_at(place + c * 8);
@@ -257,20 +256,25 @@ template <class T, bool LAST> INLINE Landed land(const Scattering *s) {
     T *const to = (T *)s->to;
     T met = 0;
     std::memset((void *)to, 0, s->length * sizeof(T));
-    const bool inside = each_place<T>(s, [&](size_t i, const char *v) TERM {
-        T bits;
-        std::memcpy(&bits, v, sizeof bits);
-        if constexpr (!LAST) bits = with_positive_zero(bits), met |= to[i];
-        to[i] = bits;
-    });
-    return !inside ? OUTSIDE : met ? MET : LANDED;
+    const ptrdiff_t some = (TOGETHER + s->channels - 1) / s->channels * s->channels;
+    for (ptrdiff_t j = 0; j < s->windows; j += some) {
+        const bool inside = each_place<T>(s, s->place + 8 * j, s->v + sizeof(T) * j, std::min(some, s->windows - j), [&](size_t i, const char *v) TERM {
+            T bits;
+            std::memcpy(&bits, v, sizeof bits);
+            if constexpr (!LAST) bits = with_positive_zero(bits), met |= to[i];
+            to[i] = bits;
+        });
+        if (!inside) return OUTSIDE;
+        if (met) return MET;
+    }
+    return LANDED;
 }
 template <class S> Landed land_alone(const S *, const Scattering *s) { return land<Bits<S>, false>(s); }
 template <class T> Landed land_last(const T *, const Scattering *s) { return land<T, true>(s); }
 template <class S> Landed land_sums(const S *, Ring *ring, const Scattering *s) {
     clean(ring, s->length);
     SumsOf<S> cells(ring);
-    if (!each_place<S>(s, [&](size_t i, const char *v) TERM { cells.take(i, v); })) return OUTSIDE;
+    if (!each_place<S>(s, s->place, s->v, s->windows, [&](size_t i, const char *v) TERM { cells.take(i, v); })) return OUTSIDE;
     cells.put(s->to, sizeof(S), 0, s->length, false);
     return LANDED;
 }

@@ -263,6 +263,7 @@ cdef extern from "pool.h" namespace "softcore" nogil:
         Py_ssize_t dilation
         Py_ssize_t before
         Py_ssize_t after
+    bint places_inside(const char* places, Py_ssize_t n, long long plane)
     Py_ssize_t start_of(const Windows*, Py_ssize_t output)
     Py_ssize_t first_tap(const Windows*, Py_ssize_t output)
     Py_ssize_t end_tap(const Windows*, Py_ssize_t output)
@@ -359,7 +360,7 @@ cdef extern from "pool_across.h" namespace "softcore" nogil:
     cdef struct Pixels:
         char* y
         Py_ssize_t pixel, y_step, index_step, channels, across, slots
-        bint fresh
+        bint fresh, lines
         double* sums
     void spread_pixels[S](const S*, const Pixels*, const Taking*, const Holders*, Py_ssize_t size, const double* counted, double full, Staged*)
     bint match_pixels[S](const S*, const Pixels*, const Taking*, const Holders*, const Windows*, Py_ssize_t place, Staged*)

@@ -12,15 +12,17 @@ four dimensions     (batch, channel, h, w)  (batch, h, w, channel)
 ==================  ======================  ======================
 
 So a batch without channels is ``"channels_first"``. `max_pool_backward` and `max_unpool` have no window: they take the spatial axes to
-be those that a batch and a channel axis leave over. Where the shape before pooling differs from that after it in one of these two, or
-indices reach beyond the spatial axes, they take one other axis to stand beside the spatial ones, and then none.
+be those that a batch and a channel axis leave over. Where the shape before pooling differs from that after it in one of these two, they
+take one other axis to stand beside the spatial ones, and then none.
 """
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
-from softcore import check, windows
+from softcore import check, kernels, windows
 from softcore.ops.run import result, run, run_windows
 
 TYPE_CHECKING = False
@@ -173,9 +175,9 @@ def max_pool_backward(
     Notes
     -----
     There is no window to tell which axes are spatial. They are taken to be all but a batch and a channel axis; where `shape` differs
-    from that of `indices` in one of these, or an index reaches beyond, all but one axis (the channels, with ``"channels_last"``), or
-    all. Where that is wrong, as it may be for an array without batch that was pooled along its last axis alone, insert the axes that
-    are missing.
+    from that of `indices` in one of these, all but one axis (the channels, with ``"channels_last"``), or all. So where windows kept the
+    length of an axis that might be one of these, insert the axes that are missing: of four or five axes two are never spatial. Of two or
+    three axes whose shapes say a row, an index that reaches beyond it says that more are.
 
     Gradients of several windows meet in float64, so that their order does not show.
 
@@ -259,8 +261,12 @@ def _to_indices(op, dtype, values, indices, shape, layout, out):
     indices are looked at before.
     """
     shape = check.whole_shape(op, shape)
-    new = out is None and isinstance(indices, np.ndarray)
-    places = check.unpooled(op, indices.shape, shape, layout, *((0, 0) if new else _range(indices)))
+    inside = False
+    if isinstance(indices, np.ndarray):
+        places = check.unpooled(op, indices.shape, shape, layout, 0, 0)
+        inside = out is None or kernels.core.all_inside(indices, prod([shape[i] for i in places]))
+    if not inside:
+        places = check.unpooled(op, indices.shape, shape, layout, *_range(indices))
     x = check.out(op, out, shape, dtype, values)
     if run_windows(op, dtype, (values, indices), (x,), places):
         places = check.unpooled(op, indices.shape, shape, layout, *_range(indices))
