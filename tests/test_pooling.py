@@ -54,6 +54,7 @@ def test_awkward_inputs(name, dtype, rng):
         ("channels_first", (2, 2), {}),
         ("channels_first", (3, 3), {"stride": 2, "padding": 1}),
         ("channels_last", (3, 2), {"stride": 1, "padding": ((1, 0), (0, 1))}),
+        ("channels_first", (6, 7), {}),
     ]:
         shape = shaped((2, 18, 6, 7), window, layout)
         for kind, x in awkward((int(np.prod(shape)),), dtype, rng).items():
@@ -101,8 +102,8 @@ def test_random_windows(rng):
         tried += 1
         try:
             agree(name, getattr(sc, name)(*given, **taken), given, taken)
-        except IndexError:  # an array without batch and channels, of which less than a row was pooled
-            assert name in ("max_pool_backward", "max_unpool")
+        except IndexError:  # an array without batch or channels, which were taken to be there
+            assert name in ("max_pool_backward", "max_unpool") and x.ndim < rank + 2
 
 
 # --------------------------------------------------------------------------------------------------------------- against PyTorch
@@ -402,3 +403,19 @@ def test_memory(layout):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak - sum(r.nbytes for r in (result if isinstance(result, tuple) else (result,))) < 1 << 20
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_windows_may_be_as_long_as_int32_says(rank):
+    # Nearly all of it padding, over which nothing walks.
+    far = 2**31 - 1
+    x = np.arange(4.0**rank).reshape((4,) * rank)
+    options = {"stride": far, "padding": 2**30}
+    y, indices = sc.max_pool(x, (far,) * rank, return_indices=True, **options)
+    assert y == x.max() and indices == x.size - 1
+    assert sc.avg_pool(x, (far,) * rank, **options) == x.sum() / float(far) ** rank
+    assert sc.avg_pool(x, (far,) * rank, count_include_pad=False, **options) == x.mean()
+    np.testing.assert_allclose(sc.softmax_pool(x, (far,) * rank, **options), (sc.softmax(x, None) * x).sum(), rtol=1e-14)
+    dy = np.ones((1,) * rank)
+    np.testing.assert_allclose(sc.avg_pool_backward(dy, x.shape, (far,) * rank, **options), float(far) ** -rank, rtol=1e-15)
+    assert sc.softmax_pool_backward(dy, x, (far,) * rank, **options).shape == x.shape

@@ -462,6 +462,9 @@ template <class S> INLINE void add_number(double *high, double *low, double v) {
 template <class S> void add_strided(const S *, double *high, double *low, ptrdiff_t step, const double *v, ptrdiff_t n) {
     for (ptrdiff_t j = 0; j < n; j++) add_number<S>(high + j * step, low + j * step, v[j]);
 }
+template <class S> void add_to_each(const S *, double *high, double *low, ptrdiff_t step, double v, ptrdiff_t n) {
+    for (ptrdiff_t j = 0; j < n; j++) add_number<S>(high + j * step, low + j * step, v);
+}
 // Sums as elements of S.
 template <class S> void put_sums(const S *, char *p, ptrdiff_t step, const double *high, const double *low, ptrdiff_t n, bool past) {
     ptrdiff_t j = 0;

@@ -49,6 +49,7 @@ cdef struct Pool:
     bint streaming
     bint across          # channels are neighbours in memory
     bint straight        # windows are read where they lie
+    bint along           # or reduced one after the other
     bint even            # elements of a plane are evenly spaced, in each operand
     bint lands           # and what has an index goes straight to its place
     int channel          # which of the first two axes those are
@@ -95,22 +96,39 @@ cdef void open_bench(Bench* b, char* room) noexcept nogil:
 # The reduction of one row of the input along itself.
 cdef void reduce_row(const Pool* t, Partial[pooled]* r, Packed[pooled]* p, const char* row, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
     cdef const Windows* w = &t.w[2]
-    cdef Py_ssize_t tap = 0
+    cdef Py_ssize_t begin = taps_from(w, first, n), end = taps_to(w, first, n), tap = begin
     cdef pooled* _ = NULL
-    while tap < w.window:
+    while tap < end:
         if w.window > TAPS or p.slots == 0:
             plan_taps(_, p, w, first, n, tap)
         pack_row(_, p, w, row, t.arg[0].step[4], t.arg[0].code, t.op != POOL_MEAN)
         if t.op == POOL_MEAN:
             if pooled is half or pooled is bfloat16 or pooled is float or pooled is double:
-                if tap == 0:
+                if tap == begin:
                     begin_sum(_, r, n)
                 add_sum(_, r, p)
         else:
-            if tap == 0:
+            if tap == begin:
                 begin_max(_, r, w, p, t.index)
             add_max(_, r, w, p, t.index)
         tap += TAPS
+
+# Maxima or sums of the windows of a block of outputs, one window after the other.
+cdef void reduce_along(const Pool* t, Partial[storage]* total, char* plane, Py_ssize_t od, Py_ssize_t oh, Py_ssize_t first, Py_ssize_t n, storage* _) noexcept nogil:
+    cdef Py_ssize_t kd = first_tap(&t.w[0], od), kh = first_tap(&t.w[1], oh)
+    cdef Stack s
+    s.row = row_of(&t.arg[0], plane, start_of(&t.w[0], od) + kd * t.w[0].dilation, start_of(&t.w[1], oh) + kh * t.w[1].dilation)
+    s.deep = end_tap(&t.w[0], od) - kd
+    s.high = end_tap(&t.w[1], oh) - kh
+    s.step[0] = t.w[0].dilation * t.arg[0].step[2]
+    s.step[1] = t.w[1].dilation * t.arg[0].step[3]
+    s.place[0] = t.w[0].dilation * t.w[1].size * t.w[2].size
+    s.place[1] = t.w[1].dilation * t.w[2].size
+    s.first_place = kd * s.place[0] + kh * s.place[1]
+    if t.op == POOL_MEAN:
+        sums_along(_, total, &s, &t.w[2], first, n)
+    else:
+        max_along(_, total, &s, &t.w[2], first, n, t.index)
 
 # Maxima or sums of the windows of a block of outputs.
 cdef Partial[pooled] reduce_windows(const Pool* t, Bench* b, Packed[pooled]* p, char* plane, Py_ssize_t od, Py_ssize_t oh, Py_ssize_t first, Py_ssize_t n, Py_ssize_t kept) noexcept nogil:
@@ -119,6 +137,10 @@ cdef Partial[pooled] reduce_windows(const Pool* t, Bench* b, Packed[pooled]* p, 
     cdef Py_ssize_t kd, kh, d, h, slot, offset
     cdef bint begun = False
     total = partial_at(_, b.total)
+    if t.along:
+        if pooled is half or pooled is bfloat16 or pooled is float or pooled is double:
+            reduce_along(t, &total, plane, od, oh, first, n, _)
+        return total
     for kd in range(first_tap(&t.w[0], od), end_tap(&t.w[0], od)):
         d = start_of(&t.w[0], od) + kd * t.w[0].dilation
         for kh in range(first_tap(&t.w[1], oh), end_tap(&t.w[1], oh)):
@@ -142,6 +164,13 @@ cdef Partial[pooled] reduce_windows(const Pool* t, Bench* b, Packed[pooled]* p, 
             begun = True
     return total
 
+# The taps, in whole packs, that some of windows first to first + n have in the row: of long ones most may lie in padding.
+cdef inline Py_ssize_t taps_from(const Windows* w, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    return first_tap(w, first + n - 1) // TAPS * TAPS if w.window > TAPS else 0
+
+cdef inline Py_ssize_t taps_to(const Windows* w, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    return end_tap(w, first) if w.window > TAPS else w.window
+
 # How many rows of one depth are kept, for windows that overlap from row to row; 0 if none.
 cdef Py_ssize_t kept_rows(const Pool* t) noexcept nogil:
     cdef Py_ssize_t reach = (t.w[1].window - 1) * t.w[1].dilation + 1
@@ -150,7 +179,8 @@ cdef Py_ssize_t kept_rows(const Pool* t) noexcept nogil:
 cdef void pool_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, pooled* _) noexcept nogil:
     cdef const Planes* x = &t.arg[0]
     cdef const Planes* y = &t.arg[1]
-    cdef Py_ssize_t blocks = (t.w[2].count + OUTPUTS - 1) // OUTPUTS, kept = kept_rows(t), before = -1, counted = -1
+    cdef Py_ssize_t blocks = (t.w[2].count + OUTPUTS - 1) // OUTPUTS, kept = 0 if t.along else kept_rows(t), counted = -1
+    cdef bint others = True
     cdef Py_ssize_t plane, block, od, oh, first, n, i, rows
     cdef Packed[pooled] p
     cdef Partial[pooled] r
@@ -159,17 +189,17 @@ cdef void pool_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room,
     cdef char* target
     open_bench(&b, room)
     p.room = <acc[pooled]*> b.packed
+    oh = unit % t.w[1].count
+    od = unit // t.w[1].count % t.w[0].count
+    block = unit // t.w[1].count // t.w[0].count % blocks
+    plane = unit // t.w[1].count // t.w[0].count // blocks
     while unit < last:
-        oh = unit % t.w[1].count
-        od = unit // t.w[1].count % t.w[0].count
-        block = unit // t.w[1].count // t.w[0].count % blocks
-        plane = unit // t.w[1].count // t.w[0].count // blocks
         first = block * OUTPUTS
         n = min(OUTPUTS, t.w[2].count - first)
         source = plane_of(x, plane)
-        if before != unit // t.w[1].count:  # other rows from here on
-            before = unit // t.w[1].count
-            for i in range(KEPT_ROWS):
+        if others:  # rows from here on
+            others = False
+            for i in range(KEPT_ROWS if kept else 0):
                 b.tags[i] = -1
             p.slots = 0
         r = reduce_windows(t, &b, &p, source, od, oh, first, n, kept)
@@ -194,8 +224,19 @@ cdef void pool_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room,
                 put_places(_, row_of(&t.arg[2], plane_of(&t.arg[2], plane), od, oh) + first * t.arg[2].step[4], t.arg[2].step[4], &r, n,
                            (start_of(&t.w[0], od) * t.w[1].size + start_of(&t.w[1], oh)) * t.w[2].size + start_of(&t.w[2], first), t.w[2].stride)
         unit += 1
+        oh += 1
+        if oh == t.w[1].count:
+            others = True
+            oh = 0
+            od += 1
+            if od == t.w[0].count:
+                od = 0
+                block += 1
+                if block == blocks:
+                    block = 0
+                    plane += 1
 
-cdef void fill_counts(const Pool* t, double* count, Py_ssize_t rows, Py_ssize_t first, Py_ssize_t n, bint inverse) noexcept nogil:
+cdef void fill_counts(const Pool* t, double* count, double rows, Py_ssize_t first, Py_ssize_t n, bint inverse) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(n + 15):
         count[j] = 1
@@ -222,7 +263,7 @@ cdef void mean_again(const Pool* t, char* plane, char* y, Py_ssize_t od, Py_ssiz
             for kw in range(first_tap(&t.w[2], ow), end_tap(&t.w[2], ow)):
                 gather(&v, tap_of(t, plane, od, oh, ow, kd, kh, kw), 0, 1, t.arg[0].code)
                 sum += v
-    sum /= counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding) * counted_taps(&t.w[2], ow, t.padding)
+    sum /= <double> counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding) * counted_taps(&t.w[2], ow, t.padding)
     put_double(<double*> NULL, y, <double> sum)
 
 cdef inline char* tap_of(const Pool* t, char* plane, Py_ssize_t od, Py_ssize_t oh, Py_ssize_t ow, Py_ssize_t kd, Py_ssize_t kh, Py_ssize_t kw) noexcept nogil:
@@ -238,8 +279,8 @@ cdef void soft_windows(const Pool* t, Bench* b, Packed[storage]* p, char* plane,
     begin_sum(_, &moment, n)
     for kd in range(first_tap(&t.w[0], od), end_tap(&t.w[0], od)):
         for kh in range(first_tap(&t.w[1], oh), end_tap(&t.w[1], oh)):
-            tap = 0
-            while tap < t.w[2].window:
+            tap = taps_from(&t.w[2], first, n)
+            while tap < taps_to(&t.w[2], first, n):
                 if t.w[2].window > TAPS:
                     plan_taps(_, p, &t.w[2], first, n, tap)
                 pack_row(_, p, &t.w[2], row_of(&t.arg[0], plane, start_of(&t.w[0], od) + kd * t.w[0].dilation, start_of(&t.w[1], oh) + kh * t.w[1].dilation), t.arg[0].step[4], t.arg[0].code, True)
@@ -560,6 +601,7 @@ def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding
             t.arg[i].code = {1: UINT8, 2: UINT16, 4: UINT32, 8: UINT64}[t.arg[i].itemsize] | (t.arg[i].code & SWAPPED)
     t.channel = 0 if channels_last(&t, 0, nargs) else 1
     t.across = channels_last(&t, t.channel, nargs)
+    t.along = False
     t.straight = code <= DOUBLE and t.op != POOL_SOFT and which != MAX_UNPOOL
     for i in range(nargs):
         t.straight = t.straight and lies_straight(&t.arg[i], INT64 if (t.index and i == 2) or (which == MAX_POOL_BACKWARD and i == 1) else code,
@@ -569,7 +611,8 @@ def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding
     elif which == AVG_POOL_BACKWARD:
         t.straight = t.straight and takes_rows(&t)
     else:
-        t.straight = t.straight and (reads_across(&t) if t.across else reads_rows(&t))
+        t.along = t.straight and not t.across and goes_along(t.w)
+        t.straight = t.straight and not t.along and (reads_across(&t) if t.across else reads_rows(&t))
     t.across = t.across and (t.straight or which == MAX_POOL_BACKWARD or which == MAX_UNPOOL)
     t.even = (which == MAX_POOL_BACKWARD or which == MAX_UNPOOL) and scatters_evenly(&t)
     t.lands = False

@@ -168,14 +168,13 @@ template <class S, int N> INLINE void keep_sums(char *slot, ptrdiff_t half, ptrd
 template <class S> __attribute__((noinline)) bool mean_pass(const S *, const Pass *s, const Windows *w, ptrdiff_t counted, bool padding, Staged *y) {
     const ptrdiff_t L = lanes<S>(), half = s->outputs * s->across;
     bool wrong = false;
-    ptrdiff_t taps = 0;
-    double count = 1;
+    double taps = 0, count = 1;
     for (ptrdiff_t o = 0; o < s->outputs; o++) {
         const Run r = run_of(s, w, s->first + o);
         S *to = s->y ? (S *)stage_pixel(y, s->y + o * s->y_step, s->channels * sizeof(S)) : nullptr;
         if (s->ahead) ask_ahead(r.p, LATER, s->ahead);
-        const ptrdiff_t of_window = counted * counted_taps(w, s->first + o, padding);
-        if (taps != of_window) taps = of_window, count = sizeof(acc<S>) == 4 ? 1.0 / (double)taps : (double)taps;
+        const double of_window = (double)counted * (double)counted_taps(w, s->first + o, padding);
+        if (taps != of_window) taps = of_window, count = sizeof(acc<S>) == 4 ? 1 / taps : taps;
         each_side<S>(s->channels, [&](ptrdiff_t c, ptrdiff_t n, auto sides) TERM {
             constexpr int N = decltype(sides)::value;
             const ptrdiff_t j = o * s->across + c;

@@ -12,7 +12,9 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
     cdef Py_ssize_t near_d = ((t.w[0].window - 1) * t.w[0].dilation) // t.w[0].stride + 1, near_h = ((t.w[1].window - 1) * t.w[1].dilation) // t.w[1].stride + 1
     cdef Py_ssize_t near_w = min(outs, (COLUMNS + (w.window - 1) * w.dilation) // w.stride // OUTPUTS + 2)
     cdef bint keeps = t.op == POOL_SOFT and near_d * near_h * near_w <= KEPT_STATS
+    cdef bint repeats = t.op == POOL_MEAN and t.w[0].dilation == 1 and t.w[1].dilation == 1
     cdef Py_ssize_t plane, d, h, od, oh, ob, from_, to, first, n, i, slot, before = -1, counted = -1
+    cdef Holders deep, tall, last_deep, last_tall
     cdef Pool forward
     cdef Bench b
     cdef Packed[storage] p
@@ -40,41 +42,48 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
         to = min(from_ + COLUMNS, w.size)
         if before != unit // t.w[1].size // t.w[0].size:
             before = unit // t.w[1].size // t.w[0].size
-            for i in range(KEPT_STATS):
+            last_deep.first = -1
+            for i in range(KEPT_STATS if keeps else 1):
                 tags[i] = -1
-        for i in range(to - from_):
-            high[i] = low[i] = 0
-        ob = first_window(w, from_) // OUTPUTS
-        while ob * OUTPUTS < end_window(w, to - 1):
-            first = ob * OUTPUTS
-            n = min(OUTPUTS, w.count - first)
-            p.slots = 0
-            if t.op == POOL_MEAN:
-                begin_numbers(sums, n)
-            for od in range(first_window(&t.w[0], d), end_window(&t.w[0], d)):
-                if (d - start_of(&t.w[0], od)) % t.w[0].dilation:
-                    continue
-                for oh in range(first_window(&t.w[1], h), end_window(&t.w[1], h)):
-                    if (h - start_of(&t.w[1], oh)) % t.w[1].dilation:
+        # Without dilation rows that the same windows hold take the same of means.
+        deep = Holders(first_window(&t.w[0], d), end_window(&t.w[0], d))
+        tall = Holders(first_window(&t.w[1], h), end_window(&t.w[1], h))
+        if not (repeats and is_same(deep, last_deep) and is_same(tall, last_tall)):
+            last_deep = deep
+            last_tall = tall
+            for i in range(to - from_):
+                high[i] = low[i] = 0
+            ob = first_window(w, from_) // OUTPUTS
+            while ob * OUTPUTS < end_window(w, to - 1):
+                first = ob * OUTPUTS
+                n = min(OUTPUTS, w.count - first)
+                p.slots = 0
+                if t.op == POOL_MEAN:
+                    begin_numbers(sums, n)
+                for od in range(first_window(&t.w[0], d), end_window(&t.w[0], d)):
+                    if (d - start_of(&t.w[0], od)) % t.w[0].dilation:
                         continue
-                    source = row_of(dy, plane_of(dy, plane), od, oh) + first * dy.step[4]
-                    if t.op == POOL_MEAN:
-                        i = counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding)
-                        if counted != i * outs + ob:
-                            counted = i * outs + ob
-                            fill_counts(t, b.count, i, first, n, storage is not double)
-                        add_slopes(_, sums, sums + OUTPUTS + 16, source, dy.step[4], dy.code, b.count, n)
-                        continue
-                    slot = (od % near_d * near_h + oh % near_h) * near_w + ob % near_w if keeps else 0
-                    i = ((od * t.w[1].count) + oh) * outs + ob
-                    if tags[slot] != i:
-                        soft_stats(&forward, &b, &p, plane_of(x, plane), od, oh, first, n, stats + slot * 3 * (OUTPUTS + 16), source, dy.step[4], dy.code, _)
-                        tags[slot] = i
-                    spread_soft(t, &b, &p, row_of(x, plane_of(x, plane), d, h), first, n, stats + slot * 3 * (OUTPUTS + 16), high, low, from_, to, _)
-            if t.op == POOL_MEAN:
-                fold_numbers(sums, n, _)
-                spread_numbers(w, sums, first, n, high, low, from_, to, _)
-            ob += 1
+                    for oh in range(first_window(&t.w[1], h), end_window(&t.w[1], h)):
+                        if (h - start_of(&t.w[1], oh)) % t.w[1].dilation:
+                            continue
+                        source = row_of(dy, plane_of(dy, plane), od, oh) + first * dy.step[4]
+                        if t.op == POOL_MEAN:
+                            i = counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding)
+                            if counted != i * outs + ob:
+                                counted = i * outs + ob
+                                fill_counts(t, b.count, i, first, n, storage is not double)
+                            add_slopes(_, sums, sums + OUTPUTS + 16, source, dy.step[4], dy.code, b.count, n)
+                            continue
+                        slot = (od % near_d * near_h + oh % near_h) * near_w + ob % near_w if keeps else 0
+                        i = ((od * t.w[1].count) + oh) * outs + ob
+                        if tags[slot] != i:
+                            soft_stats(&forward, &b, &p, plane_of(x, plane), od, oh, first, n, stats + slot * 3 * (OUTPUTS + 16), source, dy.step[4], dy.code, _)
+                            tags[slot] = i
+                        spread_soft(t, &b, &p, row_of(x, plane_of(x, plane), d, h), first, n, stats + slot * 3 * (OUTPUTS + 16), high, low, from_, to, _)
+                if t.op == POOL_MEAN:
+                    fold_numbers(sums, n, _)
+                    spread_numbers(w, sums, first, n, high, low, from_, to, _)
+                ob += 1
         target = row_of(dx, plane_of(dx, plane), d, h) + from_ * dx.step[4]
         put_sums(_, target, dx.step[4], high, low, to - from_, t.streaming)
         unit += 1
@@ -221,7 +230,7 @@ cdef bint take_across(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
     cdef int other = 1 - t.channel
     cdef Py_ssize_t batch = -1, many = most_holders(&t.w[1]), od, oh, slot, i
     cdef Py_ssize_t tags[ROWS_MATCHED]
-    cdef double full = t.w[0].window * t.w[1].window * t.w[2].window
+    cdef double full = <double> t.w[0].window * t.w[1].window * t.w[2].window
     cdef Course s
     cdef Pixels p
     cdef char* kept = open_course(t, &s, unit, 1, room)
@@ -318,9 +327,18 @@ cdef inline void fold_numbers(double* sums, Py_ssize_t n, storage* _) noexcept n
         for j in range(n):
             sums[j] += second[j] if second[j] == second[j] else 0
 
-# From windows to columns; windows come in order for each column, since the last tap is the first window's.
+# From windows to columns; windows come in order for each column, by taps since the last tap is the first window's.
 cdef void spread_numbers(const Windows* w, double* sums, Py_ssize_t first, Py_ssize_t n, double* high, double* low, Py_ssize_t from_, Py_ssize_t to, storage* _) noexcept nogil:
     cdef Py_ssize_t tap = w.window - 1, j, end, at
+    if n < w.window:
+        for j in range(n):
+            at = start_of(w, first + j)
+            tap = (from_ - at + w.dilation - 1) // w.dilation if at < from_ else 0
+            end = min(w.window, (to - at + w.dilation - 1) // w.dilation) if at < to else 0
+            at += tap * w.dilation - from_
+            if tap < end:
+                add_to_each(_, high + at, low + at, w.dilation, sums[j], end - tap)
+        return
     while tap >= 0:
         j = output_at(w, tap, from_, first, n)
         end = output_at(w, tap, to, first, n)
@@ -345,8 +363,8 @@ cdef void soft_stats(const Pool* t, Bench* b, Packed[storage]* p, char* plane, P
 cdef void spread_soft(const Pool* t, Bench* b, Packed[storage]* p, const char* row, Py_ssize_t first, Py_ssize_t n, double* stats, double* high, double* low, Py_ssize_t from_, Py_ssize_t to, storage* _) noexcept nogil:
     cdef const Windows* w = &t.w[2]
     cdef double terms[OUTPUTS + 16]
-    cdef Py_ssize_t tap = (w.window - 1) // TAPS * TAPS, i, j, end, at
-    while tap >= 0:
+    cdef Py_ssize_t begin = taps_from(w, first, n), tap = (taps_to(w, first, n) - 1) // TAPS * TAPS, i, j, end, at
+    while tap >= begin:
         plan_taps(_, p, w, first, n, tap)
         pack_row(_, p, w, row, t.arg[1].step[4], t.arg[1].code, True)
         i = p.taps - 1

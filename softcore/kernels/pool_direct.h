@@ -313,7 +313,7 @@ INLINE void begin_span(Slopes *s, const Windows *w, ptrdiff_t first, ptrdiff_t n
 template <class S> void count_span(const S *, Slopes *s, const Windows *w, ptrdiff_t rows, bool padding) {
     for (ptrdiff_t j = 0; j < SUMMED; j++) {
         const ptrdiff_t o = s->first + j;
-        const double count = o < 0 || o >= w->count ? 1 : (double)(rows * counted_taps(w, o, padding));
+        const double count = o < 0 || o >= w->count ? 1 : (double)rows * (double)counted_taps(w, o, padding);
         s->by[j] = sizeof(acc<S>) == 4 ? 1 / count : count;
     }
 }

@@ -294,6 +294,7 @@ cdef extern from "pool.h" namespace "softcore" nogil:
     void put_doubles[S](const S*, char*, Py_ssize_t step, const double*, Py_ssize_t n)
     void soft_gradient[S](const S*, double*, const Packed[S]*, Py_ssize_t tap, const acc[S]* m, const double* mean, const double* slope)
     void add_strided[S](const S*, double* high, double* low, Py_ssize_t step, const double*, Py_ssize_t n)
+    void add_to_each[S](const S*, double* high, double* low, Py_ssize_t step, double, Py_ssize_t n)
     void put_sums[S](const S*, char*, Py_ssize_t step, const double* high, const double* low, Py_ssize_t n, bint past)
     void add_slopes[S](const S*, double* high, double* low, const char* dy, Py_ssize_t step, int code, const double* count, Py_ssize_t n)
     void add_to_places[S](const S*, double* high, double* low, const long long* place, const double*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
@@ -333,6 +334,16 @@ cdef extern from "pool_direct.h" namespace "softcore" nogil:
     void begin_sums[S](const S*, Slopes*)
     void add_to_span[S](const S*, Slopes*, const char* dy, const Windows*, bint begins)
     void spread_row[S](const S*, char* dx, const Slopes*, const Windows*, Py_ssize_t first, Py_ssize_t n)
+
+cdef extern from "pool_along.h" namespace "softcore" nogil:
+    bint goes_along(const Windows*)
+    cdef struct Stack:
+        const char* row
+        Py_ssize_t deep, high, first_place
+        Py_ssize_t step[2]
+        Py_ssize_t place[2]
+    void sums_along[S](const S*, Partial[S]*, const Stack*, const Windows*, Py_ssize_t first, Py_ssize_t n)
+    void max_along[S](const S*, Partial[S]*, const Stack*, const Windows*, Py_ssize_t first, Py_ssize_t n, bint index)
 
 cdef extern from "pool_across.h" namespace "softcore" nogil:
     cdef enum:
