@@ -297,21 +297,38 @@ template <class A> struct Turned {
     double taken[MOST];  // and what it has less than its share, beyond the spread
     double loss[MOST];
     long long label[MOST];                     // -1 where a row does not count
-    double x[MOST], weight[MOST], c[MOST];     // of settle_labels: the logit, keep times the class weight, and c of LossRow
+    double x[MOST], weight[MOST], c[MOST];     // of settle_labels: the logit; keep times the class weight and c of LossRow, where rows differ in them
 };
 template <class A> INLINE void set_turned(Turned<A> *t, ptrdiff_t i, const LossRow *r, const Loss *o) {
     const RowShare<A> share = share_of<A>(nullptr, r);
     t->high[i] = share.inverse.high, t->low[i] = share.inverse.low, t->unit[i] = share.unit;
     t->keep[i] = (A)(o->keep * r->c), t->spread[i] = (A)(o->spread * r->c), t->taken[i] = r->taken;
 }
+// What settle_labels needs of the labels of `count` rows.  What comes of an ignored row, and of the lanes of no row, is of no use.
+template <class A> __attribute__((noinline)) void take_labels(Turned<A> *t, const A *x, const A *weight, ptrdiff_t width, ptrdiff_t count, const Loss *o) {
+    const long long ignored = o->ignored;
+    const double keep = o->keep, factor = o->factor;
+    for (ptrdiff_t i = count; i < width; i++) t->label[i] = ignored, t->c[i] = 0;
+    for (ptrdiff_t i = 0; i < width; i++) {
+        const long long label = t->label[i];
+        const bool kept = label != ignored;
+        t->label[i] = kept ? label : -1;
+        t->x[i] = x[(kept ? label : 0) * width + i];
+    }
+    if (weight) for (ptrdiff_t i = 0; i < width; i++) t->weight[i] = keep * weight[t->label[i] < 0 ? 0 : t->label[i]];
+    if (o->dloss >= 0) for (ptrdiff_t i = 0; i < width; i++) t->c[i] = factor * t->c[i];
+}
 // Labels without smoothing: the loss of each row of a Lanes of them, and what makes its gradient; loss_of and share_of for many.
 template <class A> __attribute__((noinline)) void settle_labels(Turned<A> *t, ptrdiff_t g, const State<Doubles<A>> *s, const Doubles<A> *log, const Loss *o) {
     typedef Doubles<A> D;
     const D zero = constant<D>(0), m = s->m, lse = m + *log;
-    D weight, x, c;
-    load_pack(t->weight + g, &weight), load_pack(t->x + g, &x), load_pack(t->c + g, &c);
+    D x, weight = constant<D>(o->keep), c = constant<D>(o->factor);
+    load_pack(t->x + g, &x);
+    if (o->weight >= 0) load_pack(t->weight + g, &weight);
     const D own = select(weight == zero, zero, weight * (*log + (m - x)));
     store_pack(t->loss + g, own + (o->z != 0 ? constant<D>(o->z) * lse * lse : zero) + (m - m));
+    if (o->gradient < 0) return;
+    if (o->dloss >= 0) load_pack(t->c + g, &c);
     const D amount = c * (weight + (o->z != 0 ? constant<D>(2 * o->z) * lse : zero)), taken = c * weight;
     store_pack(t->taken + g, taken);
     if (__builtin_expect(any(is_far_from_one(amount)), 0)) {
@@ -319,7 +336,7 @@ template <class A> __attribute__((noinline)) void settle_labels(Turned<A> *t, pt
         for (ptrdiff_t i = 0; i < lanes<A>(); i++) {
             LossRow r;
             r.s.m = number_at(_, &m, i), r.s.l = {number_at(_, &s->l.high, i), number_at(_, &s->l.low, i)};
-            r.amount = number_at(_, &amount, i), r.taken = number_at(_, &taken, i), r.c = t->c[g + i];
+            r.amount = number_at(_, &amount, i), r.taken = number_at(_, &taken, i), r.c = number_at(_, &c, i);
             set_turned(t, g + i, &r, o);
         }
         return;
@@ -329,6 +346,47 @@ template <class A> __attribute__((noinline)) void settle_labels(Turned<A> *t, pt
     store<A>(t->low + g, lanes_of<A>(q.low));
     store<A>(t->unit + g, constant<Lanes<A>>(1));
     store<A>(t->spread + g, constant<Lanes<A>>(0));
+}
+// The losses of a slab to where they are summed.  Each is cut into multiples of 2^-32, 2^-80 and 2^-128, and those of up to 64 losses add
+// without rounding.  Where a loss is too large for it, not finite or has bits below, they are added one by one.
+template <class A> __attribute__((noinline)) void add_losses(const A *, Exact *s, const double *loss, ptrdiff_t width) {
+    typedef Doubles<A> D;
+    static_assert(Turned<A>::MOST <= 64, "the sum of each part must have 53 bits");
+    const double grids[3] = {0x1.8p20, 0x1.8p-28, 0x1.8p-76};
+    const D zero = constant<D>(0), most = constant<D>(0x1p15);
+    D part[3] = {zero, zero, zero};
+    auto fits = zero == zero;
+    for (ptrdiff_t g = 0; g < width; g += lanes<A>()) {
+        D x;
+        load_pack(loss + g, &x);
+        fits = fits & (x >= zero - most) & (most >= x);
+        for (int i = 0; i < 3; i++) {
+            const D grid = constant<D>(grids[i]), whole = (x + grid) - grid;
+            part[i] = part[i] + whole;
+            x = x - whole;
+        }
+        fits = fits & (x == zero);
+    }
+    if (__builtin_expect(!all(fits), 0)) {
+        for (ptrdiff_t i = 0; i < width; i++) add_to(s, loss[i]);
+        return;
+    }
+    for (int i = 0; i < 3; i++) {
+        double sum = 0;
+        for (ptrdiff_t j = 0; j < lanes<A>(); j++) sum += number_at((const A *)nullptr, &part[i], j);
+        if (sum != 0) add_to(s, sum);
+    }
+}
+// The losses of a slab where each has a place of its own.
+INLINE void put_losses(char *p, ptrdiff_t step, int code, const double *loss, ptrdiff_t count) {
+    if (code == FLOAT && step == sizeof(float)) {
+        for (ptrdiff_t i = 0; i < count; i++) {
+            const float f = (float)loss[i];
+            std::memcpy(p + i * sizeof f, &f, sizeof f);
+        }
+        return;
+    }
+    for (ptrdiff_t i = 0; i < count; i++) put_number(p + i * step, code, loss[i]);
 }
 // weigh_row for a Lanes of columns, adding in the same order.
 template <class A> __attribute__((noinline)) void weigh_columns(const A *x, const A *target, const A *weight, ptrdiff_t width, ptrdiff_t n, const Loss *o, Sum<Doubles<A>> *dot, Sum<Doubles<A>> *mass) {
@@ -367,7 +425,18 @@ template <class A> __attribute__((noinline)) void share_columns(A *e, ptrdiff_t 
         for (ptrdiff_t j = 0; j < n; j++) store<A>(e + j * width + g, share(load<A>(e + j * width + g)));
     }
 }
-// less what the targets take of them.
+// less what labels without smoothing take of them.  Ignored rows have none.
+template <class A> __attribute__((noinline)) void less_labels(A *e, ptrdiff_t width, ptrdiff_t n, ptrdiff_t count, const Turned<A> *t) {
+    for (ptrdiff_t i = 0; i < count; i++, e++) {
+        if (t->label[i] >= 0) {
+            A *own = e + t->label[i] * width;
+            *own = less<A>(*own, t->taken[i] + (double)t->spread[i]);  // which is 0, and makes a 0 of -0
+            continue;
+        }
+        for (ptrdiff_t j = 0; j < n; j++) e[j * width] = 0;
+    }
+}
+// less what targets that are spread take of them.
 template <class A> __attribute__((noinline)) void less_columns(A *e, const A *target, const A *weight, ptrdiff_t width, ptrdiff_t n, const Turned<A> *t) {
     for (ptrdiff_t g = 0; g < width; g += lanes<A>()) {
         const Lanes<A> keep = load<A>(t->keep + g), spread = load<A>(t->spread + g);

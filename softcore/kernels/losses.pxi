@@ -221,16 +221,47 @@ cdef bint columns_of_loss(const Task* t, Py_ssize_t first, Py_ssize_t last, stor
     free(memory)
     return True
 
-# The states of a slab's columns, whose exponentials are kept, and their sums beside their maxima.
-cdef void fold_to_masses(const Slab* slab, char* kept, State[Doubles[copied]]* s, Mass[Doubles[copied]]* mass, copied* _) noexcept nogil:
+# The states of a slab's columns, whose exponentials are kept if there is a gradient, and their sums beside their maxima.
+cdef void fold_to_masses(const Slab* slab, char* kept, bint gradient, State[Doubles[copied]]* s, Mass[Doubles[copied]]* mass, copied* _) noexcept nogil:
     cdef Stripe[copied] b
     cdef Py_ssize_t g
+    cdef int after = TO_SOFTMAX if gradient else TO_LOGSUMEXP
     open_stripe(&b, slab, kept)
-    advance_columns(TO_SOFTMAX, &b, <Stripe[copied]*> NULL, <Stripe[copied]*> NULL, slab.n, b.groups, 1, False)
-    advance_columns(TO_SOFTMAX, <Stripe[copied]*> NULL, &b, <Stripe[copied]*> NULL, slab.n, b.groups, 1, False)
+    advance_columns(after, &b, <Stripe[copied]*> NULL, <Stripe[copied]*> NULL, slab.n, b.groups, 1, False)
+    advance_columns(after, <Stripe[copied]*> NULL, &b, <Stripe[copied]*> NULL, slab.n, b.groups, 1, False)
     for g in range(b.groups):
         s[g] = b.s[g]
     masses_of_columns(slab, 1, s, mass, _)
+
+# The loss of each row of a slab whose targets are spread over classes, and what makes its gradient.
+cdef void settle_spread(const Task* t, Turned[accumulator]* turned, const accumulator* x, const accumulator* weight, bint labelled, Py_ssize_t width, Py_ssize_t count, const State[Doubles[accumulator]]* s, const Doubles[accumulator]* log, const Sum[Doubles[accumulator]]* dot, const Sum[Doubles[accumulator]]* shares, accumulator* _) noexcept nogil:
+    cdef const Loss* o = t.loss
+    cdef Py_ssize_t L = lanes(_), g, i, j, label
+    cdef LossRow r
+    for i in range(width):
+        turned.c[i] = o.factor * turned.c[i] if o.dloss >= 0 else o.factor
+        label = turned.label[i] if labelled else 0
+        if i >= count or (labelled and label == o.ignored):
+            turned.label[i] = -1
+            turned.loss[i] = 0
+            r.amount = r.c = 0
+            r.taken = 0
+            r.s.m = 0
+            r.s.l.high = 1
+            r.s.l.low = 0
+        else:
+            g = i // L
+            j = i % L
+            r.s.m = number_at(_, &s[g].m, j)
+            r.s.l.high = number_at(_, &s[g].l.high, j)
+            r.s.l.low = number_at(_, &s[g].l.low, j)
+            r.dot.high = number_at(_, &dot[g].high, j)
+            r.dot.low = number_at(_, &dot[g].low, j)
+            r.mass.high = number_at(_, &shares[g].high, j)
+            r.mass.low = number_at(_, &shares[g].low, j)
+            turned.loss[i] = settle_loss(o, t.n, &r, number_at(_, &log[g], j), as_number(x[label * width + i]), as_number(weight[label]) if weight != NULL else 1, turned.c[i])
+        if o.gradient >= 0:
+            set_turned(turned, i, &r, o)
 
 # The losses of a slab's columns; what is kept becomes their gradients.
 cdef void finish_columns(const Task* t, const Slab* slab, char* kept, Py_ssize_t first, Py_ssize_t count, accumulator* _, bint halves) noexcept nogil:
@@ -246,15 +277,14 @@ cdef void finish_columns(const Task* t, const Slab* slab, char* kept, Py_ssize_t
     cdef accumulator* e = <accumulator*> kept
     cdef const Loss* o = t.loss
     cdef bint spread = target != NULL or o.spread != 0
-    cdef Py_ssize_t L = lanes(_), n = slab.n, width = slab.width, g, i, j, label = 0
+    cdef Py_ssize_t L = lanes(_), n = slab.n, width = slab.width, g, i, j, label
     cdef long long* labels = turned.label
     cdef char* value = row_start(t, &t.arg[o.value], first) if o.value >= 0 else NULL
     cdef Exact* total = &o.totals[softcore_thread()] if o.sums else NULL
-    cdef LossRow r
     if halves:
-        fold_to_masses(slab, kept, <State[Doubles[widened]]*> s, <Mass[Doubles[widened]]*> mass, <widened*> NULL)
+        fold_to_masses(slab, kept, o.gradient >= 0, <State[Doubles[widened]]*> s, <Mass[Doubles[widened]]*> mass, <widened*> NULL)
     else:
-        fold_to_masses(slab, kept, s, mass, _)
+        fold_to_masses(slab, kept, o.gradient >= 0, s, mass, _)
     if o.weight >= 0:
         weight = <accumulator*> slab.at[2]
         gather_tile(t, &t.arg[o.weight], row_start(t, &t.arg[o.weight], first), 0, n, weight)
@@ -266,54 +296,33 @@ cdef void finish_columns(const Task* t, const Slab* slab, char* kept, Py_ssize_t
         log[g] = logs_of_masses(_, &mass[g])
         if spread:
             weigh_columns(x + g * L, target + g * L if target != NULL else <const accumulator*> NULL, <const accumulator*> weight, width, n, o, &dot[g], &shares[g])
-    r.dot.high = r.dot.low = 0
-    for i in range(width):  # the lanes of no row hold the exponentials of zeros, and are written nowhere
-        turned.c[i] = o.factor * turned.c[i] if o.dloss >= 0 else o.factor
-        label = labels[i] if target == NULL else 0
-        if i >= count or (target == NULL and label == o.ignored):
-            labels[i] = -1
-            turned.x[i] = turned.weight[i] = turned.c[i] = turned.loss[i] = 0
-            r.amount = r.c = 0
-            r.taken = 0
-            r.s.m = 0
-            r.s.l.high = 1
-            r.s.l.low = 0
-            set_turned(&turned, i, &r, o)
-        elif not spread:
-            turned.x[i] = as_number(x[label * width + i])
-            turned.weight[i] = o.keep * (as_number(weight[label]) if weight != NULL else 1)
-        else:
-            g = i // L
-            j = i % L
-            r.s.m = number_at(_, &s[g].m, j)
-            r.s.l.high = number_at(_, &s[g].l.high, j)
-            r.s.l.low = number_at(_, &s[g].l.low, j)
-            r.dot.high = number_at(_, &dot[g].high, j)
-            r.dot.low = number_at(_, &dot[g].low, j)
-            r.mass.high = number_at(_, &shares[g].high, j)
-            r.mass.low = number_at(_, &shares[g].low, j)
-            turned.loss[i] = settle_loss(o, n, &r, number_at(_, &log[g], j), as_number(x[label * width + i]), as_number(weight[label]) if weight != NULL else 1, turned.c[i])
-            set_turned(&turned, i, &r, o)
+    # The lanes of no row hold the exponentials of zeros, and are written nowhere.
     if not spread:
+        take_labels(&turned, x, <const accumulator*> weight, width, count, o)
         for g in range(width // L):
             settle_labels(&turned, g * L, &s[g], &log[g], o)
-    for i in range(count):
-        if target == NULL and labels[i] < 0:
-            turned.loss[i] = 0
-        if value != NULL:
-            put_number(value + i * row_step(t, o.value), t.arg[o.value].code, turned.loss[i])
-        elif total != NULL:
-            add_to(total, turned.loss[i])
+    else:
+        settle_spread(t, &turned, x, <const accumulator*> weight, target == NULL, width, count, s, log, dot, shares, _)
+    if target == NULL:
+        for i in range(width):
+            if labels[i] < 0:
+                turned.loss[i] = 0
+    if value != NULL:
+        put_losses(value, row_step(t, o.value), t.arg[o.value].code, turned.loss, count)
+    elif total != NULL:
+        add_losses(_, total, turned.loss, width)
     if o.gradient < 0:
         return
     share_columns(e, width, n, &turned)
+    if not spread:
+        less_labels(e, width, n, count, &turned)
+        return
     if target == NULL:
         for i in range(count):
             label = labels[i]
             if label >= 0:
-                turned.own[i] = <accumulator> (<double> e[label * width + i] - (turned.taken[i] + <double> turned.spread[i] * (as_number(weight[label]) if weight != NULL and o.spread != 0 else 1)))
-    if spread:
-        less_columns(e, target, <const accumulator*> weight, width, n, &turned)
+                turned.own[i] = <accumulator> (<double> e[label * width + i] - (turned.taken[i] + <double> turned.spread[i] * (as_number(weight[label]) if weight != NULL else 1)))
+    less_columns(e, target, <const accumulator*> weight, width, n, &turned)
     if target == NULL:
         for i in range(count):
             if labels[i] >= 0:

@@ -460,10 +460,14 @@ cdef extern from "losses.h" namespace "softcore" nogil:
         double* weight
         double* c
         long long* label
+    void take_labels[A](Turned[A]*, const A* x, const A* weight, Py_ssize_t width, Py_ssize_t count, const Loss*)
     void settle_labels[A](Turned[A]*, Py_ssize_t, const State[Doubles[A]]*, const Doubles[A]* log, const Loss*)
+    void add_losses[A](const A*, Exact*, const double* loss, Py_ssize_t width)
+    void put_losses(char*, Py_ssize_t step, int code, const double* loss, Py_ssize_t count)
     void set_turned[A](Turned[A]*, Py_ssize_t, const LossRow*, const Loss*)
     void weigh_columns[A](const A* x, const A* target, const A* weight, Py_ssize_t width, Py_ssize_t n, const Loss*, Sum[Doubles[A]]* dot, Sum[Doubles[A]]* mass)
     void share_columns[A](A* e, Py_ssize_t width, Py_ssize_t n, const Turned[A]*)
+    void less_labels[A](A* e, Py_ssize_t width, Py_ssize_t n, Py_ssize_t count, const Turned[A]*)
     void less_columns[A](A* e, const A* target, const A* weight, Py_ssize_t width, Py_ssize_t n, const Turned[A]*)
     bint turn_to_gradient[S](Walk[S]*, S* y, const S* x, const LossRow*, const Loss*, Py_ssize_t label)
 cdef extern from "gates.h" namespace "softcore" nogil:
