@@ -20,14 +20,16 @@ def arrays(op: str, optional: tuple[str, ...] = (), **operands) -> list:
     for name, a in operands.items():
         if type(a) is np.ndarray:
             arrays[name] = a if a.dtype.char in _CHARS else _of_numbers(op, name, a)
+        elif a is None and name in optional:
+            continue
         elif type(a) in (bool, int, float):
             numbers.append(name)
         elif _is_opencl(a):
             on_device.append(name)
-        elif a is not None or name not in optional:
+        else:
             arrays[name] = _array(op, name, a)
-    if len(arrays) == len(operands):
-        return list(arrays.values())
+    if not numbers and not on_device:
+        return list(arrays.values()) if len(arrays) == len(operands) else [arrays.get(name) for name in operands]
     scalars = [name for name in arrays if on_device and isinstance(operands[name], np.generic)]
     if on_device and len(arrays) > len(scalars):
         is_one, is_not = ("are pyopencl arrays" if len(on_device) > 1 else "is a pyopencl array"), "are not" if len(arrays) > 1 else "is not"

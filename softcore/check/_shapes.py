@@ -98,6 +98,8 @@ def reduced(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tu
     """The shape of one value per row, a row being the elements along `axes`."""
     if keepdims:
         return tuple([1 if i in axes else n for i, n in enumerate(shape)])
+    if len(axes) == 1:
+        return shape[: axes[0]] + shape[axes[0] + 1 :]
     return tuple([n for i, n in enumerate(shape) if i not in axes])
 
 

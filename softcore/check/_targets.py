@@ -10,11 +10,13 @@ from softcore.check._shapes import reduced, shape
 
 def target(op: str, value, shape: tuple[int, ...], axes: tuple[int, ...], like) -> np.ndarray:
     """Class labels, one per row of logits of `shape`, or a probability for each of them, in an array of the kind that `like` is."""
-    (value,) = arrays(op, target=value)
-    value = same_kind(op, "target", value, like)
-    if value.dtype.kind == "b":
-        raise TypeError(f"{op}: target has dtype bool, it must be an integer dtype (labels) or a floating one (probabilities)")
-    labels = value.dtype.kind in "iu"
+    labels = type(value) is np.ndarray and value.dtype.kind in "iu" and isinstance(like, np.ndarray)
+    if not labels:  # or not yet known to be
+        (value,) = arrays(op, target=value)
+        value = same_kind(op, "target", value, like)
+        if value.dtype.kind == "b":
+            raise TypeError(f"{op}: target has dtype bool, it must be an integer dtype (labels) or a floating one (probabilities)")
+        labels = value.dtype.kind in "iu"
     expected = reduced(shape, axes, False) if labels else shape
     if value.shape != expected:
         kind = "labels" if labels else "probabilities"

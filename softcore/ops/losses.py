@@ -233,8 +233,9 @@ def _cross_entropy(op, dloss, logits, target, axis, weight, ignore_index, label_
     dtype = check.computing(logits, weight, target if soft else None)
     loss, dlogits = _places(op, logits, batch if reduction == "none" else (), dtype, value, gradient, out)
     dloss = None if value else _slope_in(op, dloss, logits, batch, reduction)
-    total = prod(batch)
-    if not soft:
+    if soft:
+        total = prod(batch)
+    else:
         labels = check.on_host(target)
         bad, _, total = kernels.core.scan_targets_of(labels, classes, ignore_index, weight if weight is None else check.on_host(weight))
         if bad >= 0:
@@ -322,7 +323,9 @@ def _fill(loss, number):
 
 
 def _results(loss, dlogits, out):
-    places = out if isinstance(out, tuple) else (out if dlogits is None else None, out)
+    if dlogits is None:
+        return result(loss, out), None
+    places = out if isinstance(out, tuple) else (None, out)
     return tuple([None if y is None else result(y, place) for y, place in zip((loss, dlogits), places)])
 
 
