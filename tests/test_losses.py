@@ -1,6 +1,7 @@
 """Cross-entropy and binary cross-entropy: every option against the definition and PyTorch, the named edges, errors before writes."""
 
 import itertools
+import math
 
 import ml_dtypes
 import numpy as np
@@ -424,9 +425,26 @@ def test_a_sum_depends_on_no_order(rng):
                 for a, b, axis in [(x, t, -1), (x[order], t[order], -1), (np.ascontiguousarray(x.T), t, 0), (x[::-1], t[::-1], -1)]
             }
             assert len(results) == 1
-    import math
-
     assert sc.cross_entropy(x, t, reduction="sum", weight=w) == math.fsum(each)
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 64, 65, 300])
+@pytest.mark.parametrize("size", [1.0, 30.0, 3e4, 7e4, 1e300, 1e-300, "mixed"])
+def test_a_sum_of_losses_of_any_size_is_exact(size, rows, rng):
+    # Down columns the losses of a slab are added in parts, if these hold all of their bits; the sum is one that is rounded once.
+    x = rng.standard_normal((3, 2, rows)) * (10.0 ** rng.integers(-30, 30, (3, 1, rows)) if size == "mixed" else size)
+    t = rng.integers(-1, 2, (3, rows))
+    for isa in ISAS:
+        with kernels.use(isa):
+            each = sc.cross_entropy(x, t, 1, ignore_index=-1, reduction="none")
+            assert sc.cross_entropy(x, t, 1, ignore_index=-1, reduction="sum") == math.fsum(each.flat)
+            for odd in (INF, -INF, NAN):
+                there = x.copy()
+                there[1, 0, rows // 2] = odd
+                each = sc.cross_entropy(there, t, 1, ignore_index=-1, reduction="none")
+                with np.errstate(invalid="ignore"):
+                    expected = math.fsum(each.flat) if np.isfinite(each).all() else each.sum()
+                assert_equal(sc.cross_entropy(there, t, 1, ignore_index=-1, reduction="sum"), expected)
 
 
 @pytest.mark.skipif(kernels.core.openmp_runtime().startswith("none"), reason="a build without OpenMP has one thread")

@@ -282,6 +282,7 @@ template <class S> __attribute__((noinline)) void spread_pixels(const S *, const
     }
 }
 
+// The lesser, as unsigned numbers.
 template <class A, int N> INLINE Pack<A, N> less_unsigned(Pack<A, N> a, Pack<A, N> b) {
     typedef typename std::make_unsigned<A>::type U;
     return each<A>([](vec<A> x, vec<A> y) { return (vec<A>)((vec<U>)x < (vec<U>)y ? (vec<U>)x : (vec<U>)y); }, a, b);

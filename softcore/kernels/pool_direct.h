@@ -92,11 +92,6 @@ INLINE Mask<double> places_within(double, const int64_t *row, ptrdiff_t c, ptrdi
 INLINE Mask<float> places_within(float, const int64_t *row, ptrdiff_t c, ptrdiff_t size) {
     return as<int32_t>(evens(as<float>(eight_places(row, c, size)), as<float>(eight_places(row, c + 8, size))));
 }
-// Lanes that are not 0 where an index is too large for them.
-INLINE Mask<double> places_beyond(double, const int64_t *, ptrdiff_t, ptrdiff_t) { return whole<double>(0); }
-INLINE Mask<float> places_beyond(float, const int64_t *row, ptrdiff_t c, ptrdiff_t size) {
-    return as<int32_t>(odds(as<float>(eight_places(row, c, size)), as<float>(eight_places(row, c + 8, size))));
-}
 // Counted from `start`.
 template <int N> INLINE Pack<int64_t, N> from_start(Pack<int64_t, N> at, int64_t start) {
     Pack<int64_t, N> first;
