@@ -176,8 +176,9 @@ def max_pool_backward(
     -----
     There is no window to tell which axes are spatial. They are taken to be all but a batch and a channel axis; where `shape` differs
     from that of `indices` in one of these, all but one axis (the channels, with ``"channels_last"``), or all. So where windows kept the
-    length of an axis that might be one of these, insert the axes that are missing: of four or five axes two are never spatial. Of two or
-    three axes whose shapes say a row, an index that reaches beyond it says that more are.
+    length of an axis that might be one of these, insert the axes that are missing: four or five axes that may have a batch and channels
+    have them, whatever the indices are. Of two or three axes whose shapes say a row, an index that reaches beyond it says that more are
+    spatial.
 
     Gradients of several windows meet in float64, so that their order does not show.
 
