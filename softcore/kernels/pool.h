@@ -17,6 +17,9 @@ template <class S> INLINE acc<S> least() { return std::numeric_limits<acc<S>>::h
 
 struct Windows { ptrdiff_t size, count, window, stride, dilation, before, after; };
 INLINE ptrdiff_t start_of(const Windows *w, ptrdiff_t o) { return o * w->stride - w->before; }
+// The elements of window o, without dilation, that lie in the input, from the first to one past the last.
+INLINE ptrdiff_t first_within(const Windows *w, ptrdiff_t o) { return std::max<ptrdiff_t>(0, start_of(w, o)); }
+INLINE ptrdiff_t end_within(const Windows *w, ptrdiff_t o) { return std::min(w->size, start_of(w, o) + w->window); }
 // The taps of window o that lie in the input, from the first to one past the last.
 INLINE ptrdiff_t first_tap(const Windows *w, ptrdiff_t o) {
     const ptrdiff_t s = start_of(w, o);

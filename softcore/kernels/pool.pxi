@@ -554,6 +554,22 @@ cdef bint channels_last(const Pool* t, int channel, int nargs) noexcept:
             return False
     return t.arg[0].shape[channel] > 1
 
+# One window that takes all of two axes, neighbours in memory, takes all of one: rows are few then, and long. That changes neither places
+# nor gradients, but how the sums of means are taken.
+cdef void join_whole_axes(Pool* t, Planes* x) noexcept:
+    cdef Windows* w
+    cdef int i
+    for i in range(2):
+        w = &t.w[i]
+        if takes_all(w) and takes_all(w + 1) and x.step[2 + i] == x.shape[3 + i] * x.step[3 + i]:
+            w[1].size *= w.size
+            w[1].window = w[1].stride = w[1].size
+            x.shape[3 + i] = w[1].size
+            x.shape[2 + i] = w.size = w.window = w.stride = 1
+
+cdef inline bint takes_all(const Windows* w) noexcept:
+    return w.count == 1 and w.window == w.size and w.dilation == 1 and w.before == 0
+
 cdef object choose_windows = None  # planner.choose_windows
 
 def configure_windows(planner_choose_windows):
@@ -596,6 +612,8 @@ def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding
     t.planes = t.arg[whole].shape[0] * t.arg[whole].shape[1]
     for i in range(len(axes)):
         t.w[i].size, t.w[i].count, t.w[i].window, t.w[i].stride, t.w[i].dilation, t.w[i].before, t.w[i].after = axes[i]
+    if which == MAX_POOL or which == AVG_POOL_BACKWARD:
+        join_whole_axes(&t, &t.arg[whole])
     if which == MAX_UNPOOL:
         for i in range(0, 3, 2):
             t.arg[i].code = {1: UINT8, 2: UINT16, 4: UINT32, 8: UINT64}[t.arg[i].itemsize] | (t.arg[i].code & SWAPPED)

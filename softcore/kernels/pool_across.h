@@ -293,14 +293,13 @@ template <class S> __attribute__((noinline)) bool narrow_places(const Taking *t,
     typedef bits_t<acc<S>> I;
     constexpr ptrdiff_t L = lanes<S>();
     const ptrdiff_t channels = p->channels, plane = w[1].size * w[2].size;
-    const ptrdiff_t d = start_of(&w[0], t->depth[j]), h = start_of(&w[1], t->height[j]);
-    const ptrdiff_t first_d = std::max<ptrdiff_t>(0, d), planes = std::min(w[0].size, d + w[0].window) - first_d;
-    const ptrdiff_t first_h = std::max<ptrdiff_t>(0, h), rows = std::min(w[1].size, h + w[1].window) - first_h;
+    const ptrdiff_t d = t->depth[j], first_d = first_within(&w[0], d), planes = end_within(&w[0], d) - first_d;
+    const ptrdiff_t h = t->height[j], first_h = first_within(&w[1], h), rows = end_within(&w[1], h) - first_h;
     const Mask<S> row = whole<S>((I)w[2].size), next_plane = whole<S>((I)(plane - rows * w[2].size)), none = whole<S>(0);
     Mask<S> outside = none;
     Mask<double> bits = whole<double>(0);  // of all places
     for (ptrdiff_t o = from_window; o < end; o++) {
-        const ptrdiff_t start = start_of(&w[2], o), begin = std::max<ptrdiff_t>(0, start), columns = std::min(w[2].size, start + w[2].window) - begin;
+        const ptrdiff_t begin = first_within(&w[2], o), columns = end_within(&w[2], o) - begin;
         const Mask<S> from = whole<S>((I)(first_d * plane + first_h * w[2].size + begin)), last = whole<S>((I)(columns - 1));
         const int64_t *index = (const int64_t *)(t->index[j] + o * p->index_step);
         I *to = (I *)t->places[j] + o * p->across;

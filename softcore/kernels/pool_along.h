@@ -17,16 +17,13 @@ inline bool goes_along(const Windows *w) {
 }
 // The rows of a window: the first, `deep` times `high` of them, bytes from one to the next, and what their places differ by.
 struct Stack { const char *row; ptrdiff_t deep, high, step[2], place[2], first_place; };
-// The columns of window o that lie in the row.
-INLINE ptrdiff_t first_column(const Windows *w, ptrdiff_t o) { return std::max<ptrdiff_t>(0, start_of(w, o)); }
-INLINE ptrdiff_t end_column(const Windows *w, ptrdiff_t o) { return std::min(w->size, start_of(w, o) + w->window); }
 template <class S> INLINE const S *row_in(const Stack *s, ptrdiff_t d, ptrdiff_t h) { return (const S *)(s->row + d * s->step[0] + h * s->step[1]); }
 
 // Of windows first to first + n of a row, `w` along it.
 template <class S> __attribute__((noinline)) void sums_along(const S *, Partial<S> *r, const Stack *s, const Windows *w, ptrdiff_t first, ptrdiff_t n) {
     begin_sum((const S *)nullptr, r, n);
     for (ptrdiff_t o = 0; o < n; o++) {
-        const ptrdiff_t begin = first_column(w, first + o), end = end_column(w, first + o);
+        const ptrdiff_t begin = first_within(w, first + o), end = end_within(w, first + o);
         Sum<double> total = {0, 0};
         for (ptrdiff_t d = 0; d < s->deep; d++)
             for (ptrdiff_t h = 0; h < s->high; h += ROWS_ALONG) {
@@ -67,7 +64,7 @@ template <class S, bool INDEX> __attribute__((noinline)) void max_along_by(Parti
     for (ptrdiff_t j = n / L * L; j < round_up<S>(n); j++) r->m[j] = least<S>();
     r->nan = false;
     for (ptrdiff_t o = 0; o < n; o++) {
-        const ptrdiff_t begin = first_column(w, first + o), end = end_column(w, first + o);
+        const ptrdiff_t begin = first_within(w, first + o), end = end_within(w, first + o);
         Lanes<S> m = splat<S>(least<S>());
         Mask<S> at = whole<S>(0), bad = at;
         for (ptrdiff_t d = 0; d < s->deep; d++)

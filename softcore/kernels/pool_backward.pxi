@@ -1,5 +1,37 @@
 # Gradients of pooling: windows are taken from where they lie, or spread over rows; and what has an index goes to its place.
 
+# ------------------------------------------------------------------------------------------------ rows of a gradient
+
+# Rows of dx, or stretches of them, one after the other; the windows that hold each element of each axis; and those of the present row.
+cdef struct Course:
+    Py_ssize_t plane, block, d, h, blocks
+    Holders* holders[3]
+    double* counted          # of the windows along a row, which each counts as so many elements
+    Staged staged
+    Taking taken
+
+cdef inline void begin_course(const Pool* t, Course* s, Py_ssize_t unit, Py_ssize_t blocks) noexcept nogil:
+    s.blocks = blocks
+    s.h = unit % t.w[1].size
+    s.d = unit // t.w[1].size % t.w[0].size
+    s.block = unit // t.w[1].size // t.w[0].size % blocks
+    s.plane = unit // t.w[1].size // t.w[0].size // blocks
+
+cdef inline void next_row(const Pool* t, Course* s) noexcept nogil:
+    s.h += 1
+    if s.h == t.w[1].size:
+        s.h = 0
+        s.d += 1
+        if s.d == t.w[0].size:
+            s.d = 0
+            s.block += 1
+            if s.block == s.blocks:
+                s.block = 0
+                s.plane += 1
+
+cdef inline bint is_same(Holders a, Holders b) noexcept nogil:
+    return a.first == b.first and a.end == b.end
+
 # ------------------------------------------------------------------------------------------------ gradients of means
 
 # arg: dy, perhaps x, dx.  A unit is a row of dx, or a block of its columns: it takes from the windows that reach it, in their order.
@@ -13,8 +45,9 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
     cdef Py_ssize_t near_w = min(outs, (COLUMNS + (w.window - 1) * w.dilation) // w.stride // OUTPUTS + 2)
     cdef bint keeps = t.op == POOL_SOFT and near_d * near_h * near_w <= KEPT_STATS
     cdef bint repeats = t.op == POOL_MEAN and t.w[0].dilation == 1 and t.w[1].dilation == 1
-    cdef Py_ssize_t plane, d, h, od, oh, ob, from_, to, first, n, i, slot, before = -1, counted = -1
+    cdef Py_ssize_t plane = -1, block = -1, od, oh, ob, from_, to, first, n, i, slot, counted = -1
     cdef Holders deep, tall, last_deep, last_tall
+    cdef Course s
     cdef Pool forward
     cdef Bench b
     cdef Packed[storage] p
@@ -34,20 +67,21 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
     tags = <Py_ssize_t*> (stats + KEPT_STATS * 3 * (OUTPUTS + 16))
     forward = t[0]
     forward.arg[0] = x[0]
+    begin_course(t, &s, unit, blocks)
+    deep = Holders(first_window(&t.w[0], s.d), end_window(&t.w[0], s.d))
     while unit < last:
-        h = unit % t.w[1].size
-        d = unit // t.w[1].size % t.w[0].size
-        from_ = unit // t.w[1].size // t.w[0].size % blocks * COLUMNS
-        plane = unit // t.w[1].size // t.w[0].size // blocks
+        from_ = s.block * COLUMNS
         to = min(from_ + COLUMNS, w.size)
-        if before != unit // t.w[1].size // t.w[0].size:
-            before = unit // t.w[1].size // t.w[0].size
+        if s.h == 0:
+            deep = Holders(first_window(&t.w[0], s.d), end_window(&t.w[0], s.d))
+        if s.plane != plane or s.block != block:
+            plane = s.plane
+            block = s.block
             last_deep.first = -1
             for i in range(KEPT_STATS if keeps else 1):
                 tags[i] = -1
         # Without dilation rows that the same windows hold take the same of means.
-        deep = Holders(first_window(&t.w[0], d), end_window(&t.w[0], d))
-        tall = Holders(first_window(&t.w[1], h), end_window(&t.w[1], h))
+        tall = Holders(first_window(&t.w[1], s.h), end_window(&t.w[1], s.h))
         if not (repeats and is_same(deep, last_deep) and is_same(tall, last_tall)):
             last_deep = deep
             last_tall = tall
@@ -60,11 +94,11 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
                 p.slots = 0
                 if t.op == POOL_MEAN:
                     begin_numbers(sums, n)
-                for od in range(first_window(&t.w[0], d), end_window(&t.w[0], d)):
-                    if (d - start_of(&t.w[0], od)) % t.w[0].dilation:
+                for od in range(deep.first, deep.end):
+                    if (s.d - start_of(&t.w[0], od)) % t.w[0].dilation:
                         continue
-                    for oh in range(first_window(&t.w[1], h), end_window(&t.w[1], h)):
-                        if (h - start_of(&t.w[1], oh)) % t.w[1].dilation:
+                    for oh in range(tall.first, tall.end):
+                        if (s.h - start_of(&t.w[1], oh)) % t.w[1].dilation:
                             continue
                         source = row_of(dy, plane_of(dy, plane), od, oh) + first * dy.step[4]
                         if t.op == POOL_MEAN:
@@ -79,13 +113,14 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
                         if tags[slot] != i:
                             soft_stats(&forward, &b, &p, plane_of(x, plane), od, oh, first, n, stats + slot * 3 * (OUTPUTS + 16), source, dy.step[4], dy.code, _)
                             tags[slot] = i
-                        spread_soft(t, &b, &p, row_of(x, plane_of(x, plane), d, h), first, n, stats + slot * 3 * (OUTPUTS + 16), high, low, from_, to, _)
+                        spread_soft(t, &b, &p, row_of(x, plane_of(x, plane), s.d, s.h), first, n, stats + slot * 3 * (OUTPUTS + 16), high, low, from_, to, _)
                 if t.op == POOL_MEAN:
                     fold_numbers(sums, n, _)
                     spread_numbers(w, sums, first, n, high, low, from_, to, _)
                 ob += 1
-        target = row_of(dx, plane_of(dx, plane), d, h) + from_ * dx.step[4]
+        target = row_of(dx, plane_of(dx, plane), s.d, s.h) + from_ * dx.step[4]
         put_sums(_, target, dx.step[4], high, low, to - from_, t.streaming)
+        next_row(t, &s)
         unit += 1
 
 # ------------------------------------------------------------------------------------------------ gradients taken where windows lie
@@ -108,14 +143,6 @@ cdef bint takes_rows(const Pool* t) noexcept nogil:
 cdef inline Py_ssize_t most_holders(const Windows* w) noexcept nogil:
     return (w.window + w.stride - 1) // w.stride
 
-# Rows of dx, or stretches of them, one after the other; the windows that hold each element of each axis; and those of the present row.
-cdef struct Course:
-    Py_ssize_t plane, block, d, h, blocks
-    Holders* holders[3]
-    double* counted          # of the windows along a row, which each counts as so many elements
-    Staged staged
-    Taking taken
-
 cdef Py_ssize_t course_bytes(const Pool* t) noexcept nogil:
     return STAGED_ROOM + sizeof(Holders) * (t.w[0].size + t.w[1].size + t.w[2].size) + 8 * t.w[2].count + 128 + (sizeof(Slopes) if not t.across else bytes_kept_across(t))
 
@@ -123,11 +150,7 @@ cdef char* open_course(const Pool* t, Course* s, Py_ssize_t unit, Py_ssize_t blo
     # What follows in the room is for others.
     cdef Py_ssize_t o
     cdef int i
-    s.blocks = blocks
-    s.h = unit % t.w[1].size
-    s.d = unit // t.w[1].size % t.w[0].size
-    s.block = unit // t.w[1].size // t.w[0].size % blocks
-    s.plane = unit // t.w[1].size // t.w[0].size // blocks
+    begin_course(t, s, unit, blocks)
     room = <char*> ((<size_t> room + 63) // 64 * 64)
     open_staged(&s.staged, room, t.streaming)
     room += STAGED_ROOM
@@ -139,18 +162,6 @@ cdef char* open_course(const Pool* t, Course* s, Py_ssize_t unit, Py_ssize_t blo
     for o in range(t.w[2].count):
         s.counted[o] = counted_taps(&t.w[2], o, t.padding)
     return <char*> ((<size_t> (room + 8 * t.w[2].count) + 63) // 64 * 64)
-
-cdef inline void next_row(const Pool* t, Course* s) noexcept nogil:
-    s.h += 1
-    if s.h == t.w[1].size:
-        s.h = 0
-        s.d += 1
-        if s.d == t.w[0].size:
-            s.d = 0
-            s.block += 1
-            if s.block == s.blocks:
-                s.block = 0
-                s.plane += 1
 
 # The rows of windows that hold the present row, of the plane at `dy` and `index`.
 cdef inline void rows_held(const Pool* t, Course* s, const char* dy, const char* index) noexcept nogil:
@@ -166,9 +177,6 @@ cdef inline void rows_held(const Pool* t, Course* s, const char* dy, const char*
             if t.op == POOL_MEAN:
                 r.counted[r.rows] = counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding)
             r.rows += 1
-
-cdef inline bint is_same(Holders a, Holders b) noexcept nogil:
-    return a.first == b.first and a.end == b.end
 
 cdef void spread_straight(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
     cdef const Planes* dx = &t.arg[1]
