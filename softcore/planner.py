@@ -174,8 +174,18 @@ def opencl_batch(op: str, length: int, itemsize: int) -> int:
     return max(1, min(16, (4 if op == "logsumexp" else 1) * BATCH // (_whole(length) * itemsize)))
 
 
-def opencl_kept(length: int, itemsize: int, device: Device) -> int:
-    """How many exponentials a work-item of a CPU keeps in local memory: of a batch, or of the longest row; none where that is too small."""
+#: Vectors of rows side by side that a work-item of a CPU takes at once.
+SLAB = 16
+
+
+def opencl_kept(length: int, itemsize: int, device: Device, columns: int = 0) -> int:
+    """How many exponentials a work-item of a CPU keeps in local memory: of a batch, or of the longest row; none where that is too small.
+
+    With ``columns``, of a slab of vectors of so many, if half of the memory has room for all of it: what passes by wants room too.
+    """
+    if columns:
+        kept = device.local // itemsize // 2
+        return kept if -(-length // (4 * columns)) * 4 * columns * SLAB * columns <= kept else 0
     kept = BATCH // itemsize if _whole(length) * itemsize <= BATCH else PART
     return kept if kept * itemsize <= device.local else 0
 

@@ -135,7 +135,6 @@ FUNCTION long place(const Task *t, int i, long j) {
     for (long u = units * get_group_id(1) / groups; u < units * (get_group_id(1) + 1) / groups; u++)                   \
         if (enter(t, u / slabs * inner + u % slabs * VEC, at) && (task.width = min((long)VEC, inner - u % slabs * VEC)))
 // SLAB vectors of them at a time, `count` where there are fewer, or one that is not whole.
-#define SLAB 16
 #define FOR_SLABS                                                                                                      \
     const long wide = SLAB * VEC, inner = t->shape[t->nouter - 1], slabs = (inner + wide - 1) / wide, n = t->n;        \
     const long units = t->rows / inner * slabs, groups = get_num_groups(1);                                            \
@@ -487,6 +486,7 @@ DEFINE_OUTPUT(2, OUT2, WRITE2)
 #define CAN_STREAM
 #endif
 #endif
+// A tile goes at once: a compiler computes what is sent by itself after the test that comes before it, and four exponentials one by one.
 // `bring` sends where `streams` says so, for what asks it of each vector. gate_backward, which writes three results, gained nothing by it.
 #ifdef CAN_STREAM
 #define DEFINE_SEND(k)                                                                                                 \
@@ -497,15 +497,26 @@ DEFINE_OUTPUT(2, OUT2, WRITE2)
     FUNCTION void send##k(const Task *t, __global OUT##k *row, long j, long n, V v, bool past) {                       \
         if (past && WHOLE(n, j)) __builtin_nontemporal_store(v, (__global V *)(row + AT(t, INPUTS + k, j)));           \
         else put##k(t, row, j, n, v);                                                                                  \
+    }                                                                                                                  \
+    FUNCTION void send_tile##k(const Task *t, __global OUT##k *row, long j, long n, const V *v, bool past) {           \
+        if (past && WHOLE(n, j + 3 * STEP))                                                                            \
+            FOUR(i) __builtin_nontemporal_store(v[i], (__global V *)(row + AT(t, INPUTS + k, j + i * STEP)));          \
+        else FOUR(i) put##k(t, row, j + i * STEP, n, v[i]);                                                            \
     }
 #else
 #define DEFINE_SEND(k)                                                                                                 \
     FUNCTION bool streams##k(const Task *t, const __global OUT##k *row) { return false; }                              \
-    FUNCTION void send##k(const Task *t, __global OUT##k *row, long j, long n, V v, bool past) { put##k(t, row, j, n, v); }
+    FUNCTION void send##k(const Task *t, __global OUT##k *row, long j, long n, V v, bool past) { put##k(t, row, j, n, v); } \
+    FUNCTION void send_tile##k(const Task *t, __global OUT##k *row, long j, long n, const V *v, bool past) {           \
+        FOUR(i) put##k(t, row, j + i * STEP, n, v[i]);                                                                 \
+    }
 #endif
 #define DEFINE_BRING(k)                                                                                                \
     DEFINE_SEND(k)                                                                                                     \
-    FUNCTION void bring##k(const Task *t, __global OUT##k *row, long j, long n, V v) { send##k(t, row, j, n, v, streams##k(t, row)); }
+    FUNCTION void bring##k(const Task *t, __global OUT##k *row, long j, long n, V v) { send##k(t, row, j, n, v, streams##k(t, row)); } \
+    FUNCTION void bring_tile##k(const Task *t, __global OUT##k *row, long j, long n, const V *v) {                     \
+        send_tile##k(t, row, j, n, v, streams##k(t, row));                                                             \
+    }
 #if OUTPUTS > 0
 DEFINE_BRING(0)
 #endif

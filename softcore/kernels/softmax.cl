@@ -213,26 +213,31 @@ FUNCTION Sum in_frame_of_row(const Task *t, const __global ACC *state, const Fra
 #if defined(COLUMNS) && (defined(OP_softmax) || defined(OP_log_softmax) || defined(OP_logsumexp))
 
 // Far apart as the elements of a row are, a stretch of each is read at once, of SLAB vectors, and the stretches SOON_ROWS further on are
-// asked for: no processor sees them coming.
+// asked for: no processor sees them coming. Where something comes `first`, for each vector of a stretch, that brings what `call` reads.
 #define SOON_ROWS 2
 #define X_OF(w) (x + at[0] + (w) * VEC)
 #define Y_OF(w) (y + at[1] + (w) * VEC)
 FUNCTION long soon(long tile, int chain) { return tile + chain + SOON_ROWS + (chain + SOON_ROWS < VEC ? 0 : TILE - VEC); }
-#define OVER_SLAB(last, call)                                                                                          \
+#define OVER_SLAB(last, call) OVER_SLAB_AFTER(last, , call)
+#define OVER_SLAB_AFTER(last, first, call)                                                                             \
     {                                                                                                                  \
         const long whole = t->width == VEC ? (last) / TILE * TILE : 0;                                                 \
         for (long tile = 0; tile < whole; tile += TILE)                                                                \
-            for (int chain = 0; chain < VEC; chain++)                                                                  \
+            for (int chain = 0; chain < VEC; chain++) {                                                                \
+                const long j = tile + chain, end = LONG_MAX;                                                           \
+                t->width = VEC; /* as it is: the tests for it go away */                                               \
+                for (int w = 0; w < count; w++) { first; }                                                             \
                 for (int w = 0; w < count; w++) {                                                                      \
-                    const long j = tile + chain, end = LONG_MAX;                                                       \
-                    t->width = VEC; /* as it is: the tests for it go away */                                           \
+                    t->width = VEC;                                                                                    \
                     FOUR(k) SOON(X_OF(w) + AT(t, 0, soon(tile, chain) + k * STEP));                                    \
                     call;                                                                                              \
                 }                                                                                                      \
+            }                                                                                                          \
         for (long tile = whole; tile < (last); tile += TILE)                                                           \
             for (int chain = 0; chain < VEC; chain++)                                                                  \
                 for (int w = 0; w < count; w++) {                                                                      \
                     const long j = tile + chain, end = n;                                                              \
+                    first;                                                                                             \
                     call;                                                                                              \
                 }                                                                                                      \
     }
@@ -389,22 +394,13 @@ FUNCTION Frame frame_of_row(const Batch *b, int r) {
 
 #ifdef OP_softmax
 
-// Of rows side by side that a cache holds exponentials wait in y for their sum, if that has them unrounded, in whole tiles: a part of a
-// vector is slow to read again.
-#define IN_CACHE(t) ((t)->n <= 1024 && !(t)->streaming)
-#ifdef KEEP
-#define IN_Y(n, j) (IN_CACHE(t) && WHOLE(n, j + 3 * STEP))
-#define READ_KEPT(p) VECTOR_same(p)
-#else
-#define IN_Y(n, j) 0
-#define READ_KEPT(p) ZERO
-#endif
-FUNCTION void exp_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V *high,
-                       V *low) {
-    V e[4];
+FUNCTION void exponentials_of(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, const Frame *f, V *e) {
     FOUR(k) e[k] = X(j + k * STEP);
     exps_in_frame(t, e, f);
-    if (IN_Y(n, j)) FOUR(k) put0(t, y, j + k * STEP, n, e[k]);
+}
+FUNCTION void exp_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, const Frame *f, V *high, V *low) {
+    V e[4];
+    exponentials_of(t, x MASK_ARGUMENT, j, n, f, e);
     add_tile(high, low, e);
 }
 // 1 / l in two parts: neither the rounding of l nor that of its reciprocal is among the errors of a share.
@@ -414,32 +410,24 @@ FUNCTION void invert(Sum l, V *high, V *low) {
     const V product = two_product(SPLAT(l.high), *high, &error);
     *low = (((ONE - product) - error) - SPLAT(l.low) * *high) * *high;
 }
-FUNCTION void take_exponentials(const Task *t, const __global IN0 *x, const __global OUT0 *y MASK_PARAMETER, long j, long n,
-                                const Frame *f, V *e) {
-    if (IN_Y(n, j)) {
-        FOUR(k) e[k] = READ_KEPT(y + AT(t, 1, j + k * STEP));
-        return;
-    }
-    FOUR(k) e[k] = X(j + k * STEP);
-    exps_in_frame(t, e, f);
-}
 #ifdef KEPT
 FUNCTION void keep_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, __local ACC *kept, long j, long n, const Frame *f, V *high,
                         V *low) {
     V e[4];
-    FOUR(k) e[k] = X(j + k * STEP);
-    exps_in_frame(t, e, f);
+    exponentials_of(t, x MASK_ARGUMENT, j, n, f, e);
     keep(kept, j, n, e);
     add_tile(high, low, e);
 }
 #endif
 FUNCTION void put_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, const V *e, V inverse, V inverse_low, bool past) {
-    FOUR(k) send0(t, y, j + k * STEP, n, HIDE(MAD(e[k], inverse, e[k] * inverse_low), j + k * STEP, 0), past);
+    V share[4];
+    FOUR(k) share[k] = HIDE(MAD(e[k], inverse, e[k] * inverse_low), j + k * STEP, 0);
+    send_tile0(t, y, j, n, share, past);
 }
 FUNCTION void share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, const Frame *f, V inverse,
                          V inverse_low, bool past) {
     V e[4];
-    take_exponentials(t, x, y MASK_ARGUMENT, j, n, f, e);
+    exponentials_of(t, x MASK_ARGUMENT, j, n, f, e);
     put_shares(t, y MASK_ARGUMENT, j, n, e, inverse, inverse_low, past);
 }
 #ifdef COLUMNS
@@ -452,17 +440,29 @@ FUNCTION bool unit_of_frame(const Frame *f, const Frame *own, V *unit) {
     for (int i = 0; i < VEC; i++) all &= ((const SIGNED *)&holds)[i] != 0;
     return all;
 }
+// Exponentials of short columns wait in local memory for their sum, four vectors after the other as they come.
+#ifdef KEPT
+#define KEPT_OF(w) ((__local ACC *)kept + ((tile / 4 + chain) * SLAB + (w)) * 4 * VEC)
+#define ADD_TILE(w)                                                                                                    \
+    {                                                                                                                  \
+        V e[4];                                                                                                        \
+        exponentials_of(t, X_OF(w) MASK_VECTOR(w), j, end, f + w, e);                                                  \
+        keep(KEPT_OF(w), 0, LONG_MAX, e);                                                                              \
+        add_tile(high + CHAIN_OF(w), low + CHAIN_OF(w), e);                                                            \
+    }
+#else
+#define ADD_TILE(w) exp_tile(t, X_OF(w) MASK_VECTOR(w), j, end, f + w, high + CHAIN_OF(w), low + CHAIN_OF(w));
+#endif
 KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
     Task *t = &task;
+#ifdef KEPT
+    __local V kept[KEPT];
+#endif
     FOR_SLABS {
-        // What is in no cache is read once less: the first elements give the frame, and the maximum is met as exponentials are added.
-        // Frames are powers of two apart, so that not a bit of the sum depends on which it was, unless that is too small.
-        const bool cached = IN_CACHE(t);
-        MAXIMA_OF_SLAB(m, cached ? n : min(n, (long)TILE))
-        OVER_SLAB(n, {
-            if (!cached) top_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m + w);
-            exp_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, high + CHAIN_OF(w), low + CHAIN_OF(w));
-        })
+        // The first elements give the frame, and the maximum is met as exponentials are added. Frames are powers of two apart, so that not
+        // a bit of the sum depends on which it was, unless that is too small.
+        MAXIMA_OF_SLAB(m, min(n, (long)TILE))
+        OVER_SLAB_AFTER(n, top_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m + w), ADD_TILE(w))
         V unit[SLAB], inverse[SLAB], inverse_low[SLAB];
         bool summed = true;
         for (int w = 0; w < count; w++) {
@@ -474,14 +474,23 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
             FILL(unit, 1)
             FILL(high, 0)
             FILL(low, 0)
-            OVER_SLAB(n, exp_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, high + CHAIN_OF(w), low + CHAIN_OF(w)))
+            OVER_SLAB(n, ADD_TILE(w))
         }
         for (int w = 0; w < count; w++) {
             const Sum s = sum_lanes(high + w * VEC, low + w * VEC), l = {s.high * unit[w], s.low * unit[w]};
             invert(l, inverse + w, inverse_low + w);
             inverse[w] = m[w] == CONSTANT(-INFINITY) ? CONSTANT(NAN) : inverse[w];
         }
+#ifdef KEPT
+        for (int w = 0; w < count; w++) inverse[w] = inverse[w] * unit[w], inverse_low[w] = inverse_low[w] * unit[w];
+        WRITE_SLAB({
+            V e[4];
+            take_kept(KEPT_OF(w), 0, LONG_MAX, e);
+            put_shares(t, Y_OF(w) MASK_VECTOR(w), j, end, e, inverse[w], inverse_low[w], past);
+        })
+#else
         WRITE_SLAB(share_tile(t, X_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, f + w, inverse[w], inverse_low[w], past))
+#endif
     }
 }
 #elif defined(BATCHED)
@@ -489,8 +498,7 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
 DEFINE_ADVANCE(keep_tile(t, x + at[0] MASK_AT(at), KEPT_OF(r), j, end, &f, &high, &low), take_kept(KEPT_OF(r), j, end, e),
                put_shares(t, y + to[1] MASK_AT(to), j, end, e, a, b, past))
 #else
-DEFINE_ADVANCE(exp_tile(t, x + at[0], y + at[1] MASK_AT(at), j, end, &f, &high, &low),
-               take_exponentials(t, x + to[0], y + to[1] MASK_AT(to), j, end, &g, e),
+DEFINE_ADVANCE(exp_tile(t, x + at[0] MASK_AT(at), j, end, &f, &high, &low), exponentials_of(t, x + to[0] MASK_AT(to), j, end, &g, e),
                put_shares(t, y + to[1] MASK_AT(to), j, end, e, a, b, past))
 #endif
 KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER) {
@@ -524,7 +532,7 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
         MAX_OF_ROW(m)
         const Frame f = frame_of(t, m);
         ACCUMULATORS(high, low)
-        OVER_TILES(exp_tile(t, x + at[0], y + at[1] MASK_ROW, j, end, &f, high + chain, low + chain))
+        OVER_TILES(exp_tile(t, x + at[0] MASK_ROW, j, end, &f, high + chain, low + chain))
         Sum l = sum_lanes(high, low);
         OVER_GROUP(sums, l, add_sums(sums[own], sums[other]))
         V inverse, inverse_low;
@@ -572,14 +580,16 @@ FUNCTION void dot_tile(const Task *t, const __global IN0 *dy, const __global IN1
 }
 FUNCTION void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n,
                       V dot) {
+    V v[4];
     FOUR(k) {
         const long i = j + k * STEP;
-        V v = take1(t, y, i, n, 0) * (take0(t, dy, i, n, 0) - dot);
+        v[k] = take1(t, y, i, n, 0) * (take0(t, dy, i, n, 0) - dot);
 #ifdef SCALED
-        v = CONSTANT(t->number[3]) * v;
+        v[k] = CONSTANT(t->number[3]) * v[k];
 #endif
-        bring0(t, dx, i, n, HIDE(v, i, 0));
+        v[k] = HIDE(v[k], i, 0);
     }
+    bring_tile0(t, dx, j, n, v);
 }
 KERNEL(softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
@@ -640,6 +650,7 @@ FUNCTION R log_of_batch(const Task *t, const Batch *b, Found *found) {
 // there is a scale the maximum and what follows it.
 FUNCTION void take_elements(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V *e) { FOUR(k) e[k] = X(j + k * STEP); }
 FUNCTION void put_log_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, long j, long n, const V *e, V lse, V rest, bool past) {
+    V share[4];
     FOUR(k) {
         const V v = e[k];
 #ifdef SCALED
@@ -648,12 +659,13 @@ FUNCTION void put_log_shares(const Task *t, __global OUT0 *y MASK_PARAMETER, lon
         const I exact = z - z == ZERO;
         // The difference of huge numbers may overflow, a part of it not.
         z = difference - difference == ZERO ? z : v * CONSTANT(t->number[1]) - lse * CONSTANT(t->number[1]);
-        const V share = (z - rest) + (exact ? lost : ZERO);
+        share[k] = (z - rest) + (exact ? lost : ZERO);
 #else
-        const V share = (v - lse) - rest;
+        share[k] = (v - lse) - rest;
 #endif
-        send0(t, y, j + k * STEP, n, HIDE(share, j + k * STEP, -INFINITY), past);
+        share[k] = HIDE(share[k], j + k * STEP, -INFINITY);
     }
+    send_tile0(t, y, j, n, share, past);
 }
 FUNCTION void log_share_tile(const Task *t, const __global IN0 *x, __global OUT0 *y MASK_PARAMETER, long j, long n, V lse, V rest,
                              bool past) {
@@ -716,17 +728,19 @@ FUNCTION void sum_tile(const Task *t, const __global IN0 *dy MASK_PARAMETER, lon
 }
 FUNCTION void log_dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER, long j, long n,
                           V sum) {
+    V v[4];
     FOUR(k) {
         const V z = take1(t, y, j + k * STEP, n, 0);
         V share = exp_of(z, CONSTANT(0));
         // A share is positive, however small: times an infinite sum it is infinite.
         share = (((sum == CONSTANT(INFINITY)) | (sum == CONSTANT(-INFINITY))) & (z > CONSTANT(-INFINITY))) ? ONE : share;
-        V v = take0(t, dy, j + k * STEP, n, 0) - share * sum;
+        v[k] = take0(t, dy, j + k * STEP, n, 0) - share * sum;
 #ifdef SCALED
-        v = CONSTANT(t->number[3]) * v;
+        v[k] = CONSTANT(t->number[3]) * v[k];
 #endif
-        bring0(t, dx, j + k * STEP, n, HIDE(v, j + k * STEP, 0));
+        v[k] = HIDE(v[k], j + k * STEP, 0);
     }
+    bring_tile0(t, dx, j, n, v);
 }
 KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx
                              MASK_PARAMETER STATES_PARAMETER) {
@@ -902,15 +916,17 @@ KERNEL(logsumexp)(Task task, const __global IN0 *x, const __global IN1 *b, __glo
 #define B_ROW
 #endif
 FUNCTION void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __global OUT0 *dx MASK_PARAMETER, long j, long n, R dy, R y) {
+    V v[4];
     FOUR(k) {
         V low, z = two_sum(take1(t, x, j + k * STEP, n, 0), SPLAT(-y), &low);
-        V v = SPLAT(dy) * (SPLAT(y) == CONSTANT(-INFINITY) ? CONSTANT(0) : exp_of(z, low));
+        v[k] = SPLAT(dy) * (SPLAT(y) == CONSTANT(-INFINITY) ? CONSTANT(0) : exp_of(z, low));
 #ifdef WEIGHTED
         const V weight = take3(t, b, j + k * STEP, n, 0);
-        v = weight == CONSTANT(0) ? weight : weight * v;
+        v[k] = weight == CONSTANT(0) ? weight : weight * v[k];
 #endif
-        bring0(t, dx, j + k * STEP, n, HIDE(v, j + k * STEP, 0));
+        v[k] = HIDE(v[k], j + k * STEP, 0);
     }
+    bring_tile0(t, dx, j, n, v);
 }
 // dy and y hold one value a row.
 KERNEL(logsumexp_backward)(Task task, const __global IN0 *dy, const __global IN1 *x, const __global IN2 *y B_PARAMETER,

@@ -131,14 +131,15 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
         "COLUMNS": columns,
         "SCALED": scale != 1,
         "LOOSE": facts.cpu,
-        "KEEP": op == "softmax" and columns and outputs[0].dtype == accumulator,
     }
     if elementwise and strided:  # along one dimension
         for name, step in (("FOLLOWING", 1), ("SPREAD_OUT", 0)):
             options[name] = sum([(s[-1] == step) << i for i, s in enumerate(strides)])
+    if columns:
+        options["SLAB"] = planner.SLAB
     keeps = op == "softmax" or (op == "cross_entropy" and "GRADIENT=1" in names)
-    if keeps and facts.cpu and not columns and n <= planner.PART:
-        kept = planner.opencl_kept(n, accumulator.itemsize, facts)
+    if keeps and facts.cpu and n <= planner.PART:
+        kept = planner.opencl_kept(n, accumulator.itemsize, facts, tile.vec if columns else 0)
         options |= {"KEPT": kept // tile.vec} if kept else {}
     if optional:
         flags[optional] = True
