@@ -57,7 +57,7 @@ WITHOUT_A_DEVICE = ("test_oclgrind", "test_without_pyopencl", "test_nothing_is_t
 def limited(request):
     if DEVICE is None and not request.node.name.startswith(WITHOUT_A_DEVICE):
         pytest.skip("no OpenCL runtime here compiles for this machine" if ASKED else "on a device they run by make test-opencl")
-    faulthandler.dump_traceback_later(120, exit=True)
+    faulthandler.dump_traceback_later(600 if ASKED else 120, exit=True)  # some compilers take minutes for a test of many kernels
     yield
     faulthandler.cancel_dump_traceback_later()
 

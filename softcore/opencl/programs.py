@@ -35,7 +35,7 @@ _FILES = {
 WITH_PLACES = {"argmax", "max_with_argmax", "hardmax", "max_backward"}  # which are counted in integers as wide as elements
 IN_COLUMNS = {*_FILES["softmax"], "max", *WITH_PLACES, "sum", "dot"}  # that can take rows side by side
 IN_PARTS = {"softmax", "softmax_backward", "log_softmax", "log_softmax_backward", "logsumexp", "max", "argmax", "max_with_argmax"}
-_BEHIND = {"losses": ("softmax",)}  # files that others are compiled behind
+_BEHIND = {"softmax": ("state",), "losses": ("state",)}  # files that others are compiled behind
 _FILE_OF = {op: file for file, ops in _FILES.items() for op in ops}
 ELEMENTWISE = {*_FILES["map"], *_FILES["gates"], "product", "binary_cross_entropy"} - {"maximum_backward_sum", "gate_backward_sum"}
 # Kernels that are no public function.
