@@ -244,16 +244,18 @@ def test_a_result_is_on_its_operands_queue(rng):
 def test_a_queue_at_the_address_of_one_that_is_gone(rng):
     x = rng.standard_normal((3, 5)).astype(np.float32)
     for _ in range(30):
-        queue = cl.CommandQueue(cl.Context([sc.opencl.queue().device]))
+        context = cl.Context([sc.opencl.queue().device])  # which Intel's runtime lets go of with this name, whatever queue it has
+        queue = cl.CommandQueue(context)
         assert same_bits(sc.softmax(cl.array.to_device(queue, x)).get(), on_device("softmax", x))
         assert sc.attention(*[cl.array.to_device(queue, x[None, None])] * 3).get().shape == (1, 1, 3, 5)
-        del queue
+        del queue, context
         gc.collect()
 
 
 def test_arrays_that_do_not_go_together(rng):
     x = sc.opencl.to_device(rng.standard_normal((3, 5)).astype(np.float32))
-    foreign = cl.array.to_device(cl.CommandQueue(cl.Context([x.queue.device])), x.get())
+    context = cl.Context([x.queue.device])
+    foreign = cl.array.to_device(cl.CommandQueue(context), x.get())
     for call in (lambda: sc.maximum(x, foreign), lambda: sc.softmax(x, out=foreign), lambda: sc.softmax(x, where=foreign > 0)):
         with pytest.raises(ValueError, match="is of another OpenCL context than the arrays before it"):
             call()
@@ -472,7 +474,8 @@ def test_after_the_fork_of_a_process_with_arrays_of_its_own():
     code = f"""
         import os, numpy as np, softcore as sc, pyopencl as cl, pyopencl.array
         device = [d for p in cl.get_platforms() for d in p.get_devices() if d.name == {DEVICE.name!r}][0]
-        x = cl.array.to_device(cl.CommandQueue(cl.Context([device])), np.zeros((2, 4), np.float32))
+        context = cl.Context([device])
+        x = cl.array.to_device(cl.CommandQueue(context), np.zeros((2, 4), np.float32))
         (x + 1).get()
         if os.fork() == 0:
             try:
