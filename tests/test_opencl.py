@@ -252,6 +252,7 @@ def test_a_queue_at_the_address_of_one_that_is_gone(rng):
         gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore:Non-empty compiler output")  # Intel's says something of each kernel, of pyopencl's too
 def test_arrays_that_do_not_go_together(rng):
     x = sc.opencl.to_device(rng.standard_normal((3, 5)).astype(np.float32))
     context = cl.Context([x.queue.device])

@@ -126,6 +126,7 @@ def test_long_rows(op, rng):
     compare(op, x, {}, rng)
     if op.name in ("argmax", "max_with_argmax"):
         np.testing.assert_array_equal(on_device(op.name, x, select_last=True)[-1], getattr(sc, op.name)(x, select_last=True)[-1])
+    compare(op, np.ascontiguousarray(np.concatenate([x, x[::-1]]).T), {}, rng, axes=(0,))  # columns are not cut on a CPU
     where = rng.random(x.shape) < 0.5
     where[:, 0] = True
     compare(op, x, {"where": where}, rng, axes=(-1,))

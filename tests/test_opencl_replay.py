@@ -3,6 +3,7 @@
 See test_opencl.py for where these tests run.
 """
 
+import itertools
 import re
 import threading
 from pathlib import Path
@@ -67,6 +68,22 @@ def test_the_third_call_is_not_checked_and_the_same(name, long_way):
 
 def same_all(a, b):
     return all(same_bits(p, q) for p, q in zip(a, b)) if isinstance(a, tuple) else same_bits(a, b)
+
+
+@pytest.mark.parametrize("name", [name for name, n in SHORT.items() if n > 1])
+def test_an_array_given_twice_is_not_two(name, long_way, rng):
+    n = SHORT[name]
+    arrays = numbers(rng, n)
+    expected = on_device(name, *arrays)
+    for i, j in itertools.combinations(range(n), 2):
+        twice = list(map(to_device, arrays))
+        twice[j] = twice[i]
+        same = [arrays[i] if k == j else a for k, a in enumerate(arrays)]
+        sc.opencl.launches.cache.clear()
+        for _ in range(3):  # learned from one that is given twice, and then from two
+            results = getattr(sc, name)(*twice)
+            assert same_all(get(results), on_device(name, *same))
+            assert same_all(on_device(name, *arrays), expected)
 
 
 def test_every_op_with_a_short_way_is_tried():

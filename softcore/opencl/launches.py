@@ -107,9 +107,9 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     strided = any(s[len(outer) :] != [1] for _, s in whole)
     side_by_side = bool(outer) and outer[-1] >= tile.vec and len(length) == 1 and all(s[len(outer) - 1] == 1 for _, s in whole)
     optional = programs.optional(op, inputs)
-    in_parts = n > planner.PART and op in programs.IN_PARTS and not optional
-    columns = strided and side_by_side and facts.cpu and op in programs.IN_COLUMNS and not optional and not in_parts
+    columns = strided and side_by_side and facts.cpu and op in programs.IN_COLUMNS and not optional
     columns = columns and (op not in programs.WITH_PLACES or n <= np.iinfo(f"i{accumulator.itemsize}").max)
+    in_parts = n > planner.PART and op in programs.IN_PARTS and not optional and not columns
     if elementwise:
         units = rows * -(-n // planner.CHUNK)
     elif in_parts:
@@ -138,7 +138,7 @@ def _prepare(queue, op, storage, inputs, outputs, nouter, mask, scale, option, s
     if columns:
         options["SLAB"] = planner.SLAB
     keeps = op == "softmax" or (op == "cross_entropy" and "GRADIENT=1" in names)
-    if keeps and facts.cpu and n <= planner.PART:
+    if keeps and facts.cpu and (columns or n <= planner.PART):
         kept = planner.opencl_kept(n, accumulator.itemsize, facts, tile.vec if columns else 0)
         options |= {"KEPT": kept // tile.vec} if kept else {}
     if optional:

@@ -1,16 +1,17 @@
 """The short way of calls on pyopencl arrays: what an earlier call like it launched is launched again, neither checked nor planned.
 
 A call is *like* another if the op, its options and the queue are the same, and its arrays are of the same dtypes and lie the same way in
-buffers of the same sizes; where results are given, in buffers of the same flags too, which are shared where those were. Nothing else
-decides what a call does. It is learned from a call that takes the long way, step by step: `again` does not know the call and has it
-watched, ``launches.begun`` sees its operands checked, ``launches.enqueue`` what it launches, and ``launches.ended`` that it returns. Only
-what runs one kernel, on what it was given and what it returns, is kept, in ``launches.cache``.
+buffers of the same sizes; those that were one array are one again; where results are given, the buffers have the same flags too and are
+shared where those were. Nothing else decides what a call does. It is learned from a call that takes the long way, step by step: `again`
+does not know the call and has it watched, ``launches.begun`` sees its operands checked, ``launches.enqueue`` what it launches, and
+``launches.ended`` that it returns. Only what runs one kernel, on what it was given and what it returns, is kept, in ``launches.cache``.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
+from itertools import combinations
 from typing import NamedTuple
 
 from pyopencl import mem_info
@@ -94,6 +95,8 @@ def again(op, inputs, axis, scale, out, option):
             key += (data.flags, places.index(buffer), start)
     if queue is None:
         return None
+    if out is None:  # an array given twice is found once among those that were launched
+        key += [a is b for a, b in combinations(given, 2)]
     key = tuple(key)
     known = launches.cache.get(key)
     if known is None:
