@@ -233,7 +233,7 @@ FUNCTION long soon(long tile, int chain) { return tile + chain + SOON_ROWS + (ch
                 }                                                                                                      \
             }                                                                                                          \
         for (long tile = whole; tile < (last); tile += TILE)                                                           \
-            for (int chain = 0; chain < VEC; chain++)                                                                  \
+            for (int chain = 0; chain < VEC && tile + chain < (last); chain++)                                         \
                 for (int w = 0; w < count; w++) {                                                                      \
                     const long j = tile + chain, end = n;                                                              \
                     first;                                                                                             \
