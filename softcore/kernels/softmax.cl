@@ -167,6 +167,21 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
     OVER_TILES(call)                                                                                                   \
     Sum s = sum_lanes(high, low);                                                                                      \
     OVER_GROUP(sums, s, add_sums(sums[own], sums[other]))
+#ifdef COLUMNS
+#define DY_OF(w) OF_SLAB(dy, 0, w)
+#define Y_OF(w) OF_SLAB(y, 1, w)
+#define SOON_OF_SLAB(w, j)                                                                                             \
+    {                                                                                                                  \
+        SOON(DY_OF(w) + AT(t, 0, j));                                                                                  \
+        SOON(Y_OF(w) + AT(t, 1, j));                                                                                   \
+    }
+#define SUMS_OF_SLAB(s, call)                                                                                          \
+    V high[SLAB * VEC], low[SLAB * VEC], s[SLAB];                                                                      \
+    FILL(high, 0)                                                                                                      \
+    FILL(low, 0)                                                                                                       \
+    OVER_SLAB(n, call)                                                                                                 \
+    for (int w = 0; w < count; w++) s[w] = total(sum_lanes(high + w * VEC, low + w * VEC));
+#endif
 #if defined(PART) && STAGE == 1
 #define SUM_OF_ROW(s, call)                                                                                            \
     SUM_OF_PART(s, call)                                                                                               \
@@ -204,6 +219,15 @@ FUNCTION void dx_tile(const Task *t, const __global IN0 *dy, const __global IN1 
     }
     bring_tile0(t, dx, j, n, v);
 }
+#ifdef COLUMNS
+KERNEL(softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
+    Task *t = &task;
+    FOR_SLABS {
+        SUMS_OF_SLAB(dot, dot_tile(t, DY_OF(w), Y_OF(w) MASK_VECTOR(w), j, end, high + CHAIN_OF(w), low + CHAIN_OF(w)))
+        OVER_SLAB(n, dx_tile(t, DY_OF(w), Y_OF(w), OF_SLAB(dx, 2, w) MASK_VECTOR(w), j, end, dot[w]))
+    }
+}
+#else
 KERNEL(softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
     SCRATCH(Sum, sums)
@@ -213,6 +237,7 @@ KERNEL(softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *
         AT_LAST(OVER_TILES(dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, dot)))
     }
 }
+#endif
 
 #endif
 
@@ -316,6 +341,15 @@ FUNCTION void log_dx_tile(const Task *t, const __global IN0 *dy, const __global 
     }
     bring_tile0(t, dx, j, n, v);
 }
+#ifdef COLUMNS
+KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx MASK_PARAMETER) {
+    Task *t = &task;
+    FOR_SLABS {
+        SUMS_OF_SLAB(sum, sum_tile(t, DY_OF(w) MASK_VECTOR(w), j, end, high + CHAIN_OF(w), low + CHAIN_OF(w)))
+        OVER_SLAB(n, log_dx_tile(t, DY_OF(w), Y_OF(w), OF_SLAB(dx, 2, w) MASK_VECTOR(w), j, end, sum[w]))
+    }
+}
+#else
 KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global IN1 *y, __global OUT0 *dx
                              MASK_PARAMETER STATES_PARAMETER) {
     const Task *t = &task;
@@ -326,6 +360,7 @@ KERNEL(log_softmax_backward)(Task task, const __global IN0 *dy, const __global I
         AT_LAST(OVER_TILES(log_dx_tile(t, dy + at[0], y + at[1], dx + at[2] MASK_ROW, j, end, sum)))
     }
 }
+#endif
 
 #endif
 #if defined(OP_logsumexp) && !defined(WEIGHTED)
@@ -503,6 +538,21 @@ FUNCTION void lse_dx_tile(const Task *t, const __global IN1 *x B_PARAMETER, __gl
     bring_tile0(t, dx, j, n, v);
 }
 // dy and y hold one value a row.
+#ifdef COLUMNS
+#define SOON_OF_SLAB(w, j) SOON(OF_SLAB(x, 1, w) + AT(t, 1, j))
+KERNEL(logsumexp_backward)(Task task, const __global IN0 *dy, const __global IN1 *x, const __global IN2 *y, __global OUT0 *dx
+                           MASK_PARAMETER) {
+    Task *t = &task;
+    FOR_SLABS {
+        V g[SLAB], lse[SLAB];
+        for (int w = 0; w < count; w++) {
+            g[w] = of_row0(t, dy + at[0] + w * VEC * t->arg[0].stride[t->nouter - 1], n);
+            lse[w] = of_row2(t, y + at[2] + w * VEC * t->arg[2].stride[t->nouter - 1], n);
+        }
+        OVER_SLAB(n, lse_dx_tile(t, OF_SLAB(x, 1, w), OF_SLAB(dx, INPUTS, w) MASK_VECTOR(w), j, end, g[w], lse[w]))
+    }
+}
+#else
 KERNEL(logsumexp_backward)(Task task, const __global IN0 *dy, const __global IN1 *x, const __global IN2 *y B_PARAMETER,
                                  __global OUT0 *dx MASK_PARAMETER) {
     const Task *t = &task;
@@ -511,5 +561,6 @@ KERNEL(logsumexp_backward)(Task task, const __global IN0 *dy, const __global IN1
         OVER_TILES(lse_dx_tile(t, x + at[1] B_ROW, dx + at[INPUTS] MASK_ROW, j, end, g, lse))
     }
 }
+#endif
 
 #endif

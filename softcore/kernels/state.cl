@@ -4,6 +4,46 @@
 // number[0] is a factor of x that is exact: 1, the sign of a negative scale, or a scale that is 0 or not finite. number[1] + number[2]
 // is the scale, positive, and number[3] the scale as it was given. Without SCALED all of them are 1.
 
+// ---------------------------------------------------------------- a walk over rows side by side
+
+#ifdef COLUMNS
+
+// Far apart as the elements of a row are, a stretch of each is read at once, of SLAB vectors, and the stretches SOON_ROWS further on are
+// asked for, as an op's SOON_OF_SLAB says: no processor sees them coming. Where something comes `first`, for each vector of a stretch, that brings what `call` reads.
+#define SOON_ROWS 2
+#define OF_SLAB(p, i, w) ((p) + at[i] + (w) * VEC)  // operand i's vector w
+#define CHAIN_OF(w) ((w) * VEC + chain)             // its sum
+FUNCTION long soon(long tile, int chain) { return tile + chain + SOON_ROWS + (chain + SOON_ROWS < VEC ? 0 : TILE - VEC); }
+#define OVER_SLAB(last, call) OVER_SLAB_AFTER(last, , call)
+#define OVER_SLAB_AFTER(last, first, call)                                                                             \
+    {                                                                                                                  \
+        const long whole = t->width == VEC ? (last) / TILE * TILE : 0;                                                 \
+        for (long tile = 0; tile < whole; tile += TILE)                                                                \
+            for (int chain = 0; chain < VEC; chain++) {                                                                \
+                const long j = tile + chain, end = LONG_MAX;                                                           \
+                t->width = VEC; /* as it is: the tests for it go away */                                               \
+                for (int w = 0; w < count; w++) { first; }                                                             \
+                for (int w = 0; w < count; w++) {                                                                      \
+                    t->width = VEC;                                                                                    \
+                    FOUR(k) SOON_OF_SLAB(w, soon(tile, chain) + k * STEP);                                             \
+                    call;                                                                                              \
+                }                                                                                                      \
+            }                                                                                                          \
+        for (long tile = whole; tile < (last); tile += TILE)                                                           \
+            for (int chain = 0; chain < VEC && tile + chain < (last); chain++)                                         \
+                for (int w = 0; w < count; w++) {                                                                      \
+                    const long j = tile + chain, end = n;                                                              \
+                    first;                                                                                             \
+                    call;                                                                                              \
+                }                                                                                                      \
+    }
+#define FILL(vectors, value)                                                                                           \
+    for (int i = 0; i < (int)(sizeof vectors / sizeof *vectors); i++) vectors[i] = CONSTANT(value);
+
+#endif
+
+// ---------------------------------------------------------------- elements and their exponentials
+
 #if defined(OP_softmax) || defined(OP_log_softmax) || defined(OP_logsumexp) || defined(OP_cross_entropy)
 
 // Elements j to j + VEC of x; what lies past the end is the empty state's -inf.
@@ -211,35 +251,9 @@ FUNCTION Sum in_frame_of_row(const Task *t, const __global ACC *state, const Fra
 
 #if defined(COLUMNS) && (defined(OP_softmax) || defined(OP_log_softmax) || defined(OP_logsumexp))
 
-// Far apart as the elements of a row are, a stretch of each is read at once, of SLAB vectors, and the stretches SOON_ROWS further on are
-// asked for: no processor sees them coming. Where something comes `first`, for each vector of a stretch, that brings what `call` reads.
-#define SOON_ROWS 2
-#define X_OF(w) (x + at[0] + (w) * VEC)
-#define Y_OF(w) (y + at[1] + (w) * VEC)
-FUNCTION long soon(long tile, int chain) { return tile + chain + SOON_ROWS + (chain + SOON_ROWS < VEC ? 0 : TILE - VEC); }
-#define OVER_SLAB(last, call) OVER_SLAB_AFTER(last, , call)
-#define OVER_SLAB_AFTER(last, first, call)                                                                             \
-    {                                                                                                                  \
-        const long whole = t->width == VEC ? (last) / TILE * TILE : 0;                                                 \
-        for (long tile = 0; tile < whole; tile += TILE)                                                                \
-            for (int chain = 0; chain < VEC; chain++) {                                                                \
-                const long j = tile + chain, end = LONG_MAX;                                                           \
-                t->width = VEC; /* as it is: the tests for it go away */                                               \
-                for (int w = 0; w < count; w++) { first; }                                                             \
-                for (int w = 0; w < count; w++) {                                                                      \
-                    t->width = VEC;                                                                                    \
-                    FOUR(k) SOON(X_OF(w) + AT(t, 0, soon(tile, chain) + k * STEP));                                    \
-                    call;                                                                                              \
-                }                                                                                                      \
-            }                                                                                                          \
-        for (long tile = whole; tile < (last); tile += TILE)                                                           \
-            for (int chain = 0; chain < VEC && tile + chain < (last); chain++)                                         \
-                for (int w = 0; w < count; w++) {                                                                      \
-                    const long j = tile + chain, end = n;                                                              \
-                    first;                                                                                             \
-                    call;                                                                                              \
-                }                                                                                                      \
-    }
+#define X_OF(w) OF_SLAB(x, 0, w)
+#define Y_OF(w) OF_SLAB(y, 1, w)
+#define SOON_OF_SLAB(w, j) SOON(X_OF(w) + AT(t, 0, j))
 FUNCTION void top_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long j, long n, V *m) {
     V top[4] = {*m, *m, *m, *m};
     max_tile(t, x MASK_ARGUMENT, j, n, top);
@@ -247,8 +261,6 @@ FUNCTION void top_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long
     top[2] = top[3] > top[2] ? top[3] : top[2];
     *m = top[2] > top[0] ? top[2] : top[0];
 }
-#define FILL(vectors, value)                                                                                           \
-    for (int i = 0; i < (int)(sizeof vectors / sizeof *vectors); i++) vectors[i] = CONSTANT(value);
 // Maxima of the elements before `last`, and their frames; and sums of nothing.
 #define MAXIMA_OF_SLAB(m, last)                                                                                        \
     V m[SLAB], high[SLAB * VEC], low[SLAB * VEC];                                                                      \
@@ -258,7 +270,6 @@ FUNCTION void top_tile(const Task *t, const __global IN0 *x MASK_PARAMETER, long
     FILL(low, 0)                                                                                                       \
     OVER_SLAB(last, top_tile(t, X_OF(w) MASK_VECTOR(w), j, end, m + w))                                                \
     for (int w = 0; w < count; w++) f[w] = frame_of(t, m[w]);
-#define CHAIN_OF(w) ((w) * VEC + chain)
 #define WRITE_SLAB(call)                                                                                               \
     const bool past = streams0(t, y + at[1]);                                                                           \
     OVER_SLAB(n, {                                                                                                     \
