@@ -53,16 +53,11 @@ FUNCTION bool unit_of_frame(const Frame *f, const Frame *own, V *unit) {
     for (int i = 0; i < VEC; i++) all &= ((const SIGNED *)&holds)[i] != 0;
     return all;
 }
-// Exponentials of short columns wait in local memory for their sum, four vectors after the other as they come.
+// Exponentials of short columns wait in local memory for their sum, four vectors after the other as they come: what counts elements from j
+// on finds the next of them there.
 #ifdef KEPT
-#define KEPT_OF(w) ((__local ACC *)kept + ((tile / 4 + chain) * SLAB + (w)) * 4 * VEC)
-#define ADD_TILE(w)                                                                                                    \
-    {                                                                                                                  \
-        V e[4];                                                                                                        \
-        exponentials_of(t, X_OF(w) MASK_VECTOR(w), j, end, f + w, e);                                                  \
-        keep(KEPT_OF(w), 0, LONG_MAX, e);                                                                              \
-        add_tile(high + CHAIN_OF(w), low + CHAIN_OF(w), e);                                                            \
-    }
+#define KEPT_OF(w) ((__local ACC *)kept + ((tile / 4 + chain) * SLAB + (w)) * 4 * VEC - j)
+#define ADD_TILE(w) keep_tile(t, X_OF(w) MASK_VECTOR(w), KEPT_OF(w), j, end, f + w, high + CHAIN_OF(w), low + CHAIN_OF(w));
 #else
 #define ADD_TILE(w) exp_tile(t, X_OF(w) MASK_VECTOR(w), j, end, f + w, high + CHAIN_OF(w), low + CHAIN_OF(w));
 #endif
@@ -98,7 +93,7 @@ KERNEL(softmax)(Task task, const __global IN0 *x, __global OUT0 *y MASK_PARAMETE
         for (int w = 0; w < count; w++) inverse[w] = inverse[w] * unit[w], inverse_low[w] = inverse_low[w] * unit[w];
         WRITE_SLAB({
             V e[4];
-            take_kept(KEPT_OF(w), 0, LONG_MAX, e);
+            take_kept(KEPT_OF(w), j, end, e);
             put_shares(t, Y_OF(w) MASK_VECTOR(w), j, end, e, inverse[w], inverse_low[w], past);
         })
 #else

@@ -9,7 +9,8 @@
 #ifdef COLUMNS
 
 // Far apart as the elements of a row are, a stretch of each is read at once, of SLAB vectors, and the stretches SOON_ROWS further on are
-// asked for, as an op's SOON_OF_SLAB says: no processor sees them coming. Where something comes `first`, for each vector of a stretch, that brings what `call` reads.
+// asked for, as an op's SOON_OF_SLAB says: no processor sees them coming. Where something comes `first`, for each vector of a stretch, that
+// brings what `call` reads.
 #define SOON_ROWS 2
 #define OF_SLAB(p, i, w) ((p) + at[i] + (w) * VEC)  // operand i's vector w
 #define CHAIN_OF(w) ((w) * VEC + chain)             // its sum
