@@ -575,6 +575,21 @@ def test_order_of_what_is_alike():
     np.testing.assert_array_equal(sc.topk_gate(negative, 3)[1], [0, 2, 1])
 
 
+@pytest.mark.parametrize("dtype", [np.dtype(t) for t in "efdiqQ"], ids=str)
+def test_many_are_chosen(dtype, rng):
+    # Where the room for what may be chosen is full once, several times and never, by rows in order and by rows of a few values.
+    for n, k in [(1100, 9), (5000, 1), (9000, 12), (20_000, 300), (20_000, 4000), (3000, 2999)]:
+        ascending = np.sort(rng.integers(0, 60_000 if dtype.itemsize > 2 else 2000, n)).astype(dtype)
+        few = rng.integers(0, 5, n).astype(dtype)
+        late = np.zeros(n, dtype)
+        late[-k:] = 1
+        for name, r in {"up": ascending, "down": ascending[::-1], "few": few, "late": late, "first up, then down": np.concatenate([ascending[::2], ascending[1::2][::-1]])}.items():
+            order = np.lexsort((np.arange(n), -r.astype(np.longdouble)))[:k]
+            for isa in ISAS:
+                with kernels.use(isa):
+                    assert np.array_equal(sc.topk_gate(r, k)[1], order), (name, n, k, isa)
+
+
 def test_shares_of_all_are_those_of_softmax(rng):
     for dtype, n in itertools.product(FLOATING, (5, 64, 300, 5000, 20_000)):
         r = (3 * rng.standard_normal((3, n))).astype(dtype)

@@ -465,47 +465,59 @@ template <class K> INLINE void choose_few(K *key, ptrdiff_t n, ptrdiff_t k, long
             store_pack(key + g * L, select(counting == every_key<K>((K)(at - g * L)), every_key<K>(none), load_keys(key + g * L)));
     }
 }
-// Any number of any keys: a heap of the best so far, the worst of them on top.
-struct Entry { int64_t key; long long index; };
-INLINE bool better(const Entry &a, const Entry &b) { return a.key > b.key || (a.key == b.key && a.index < b.index); }
-template <class K> INLINE void choose_many(K *key, const char *p, ptrdiff_t stride, ptrdiff_t n, int code, ptrdiff_t k, Entry *heap, long long *index) {
-    const ptrdiff_t L = 64 / sizeof(K);
-    ptrdiff_t kept = 0;
+// Any number of any keys.  An entry is an integer twice as wide: it orders as its key, and of equal keys the first place is the larger.
+template <class K> struct EntryOf { typedef int64_t type; };
+template <> struct EntryOf<int64_t> { typedef __int128 type; };
+template <class K> using Entry = typename EntryOf<K>::type;
+template <class K> INLINE Entry<K> entry_of(K key, ptrdiff_t place) {
+    const int bits = 8 * sizeof(K);
+    return (Entry<K>)key * ((Entry<K>)1 << bits) + (std::make_unsigned_t<K>)~place;
+}
+template <class K> INLINE long long place_of_entry(Entry<K> e) { return (long long)(std::make_unsigned_t<K>)~e; }
+// How many entries a choice of k of n needs room for: those chosen so far, and as many again, several times, that may replace them.
+INLINE ptrdiff_t entries_of_choice(ptrdiff_t n, ptrdiff_t k) { return std::min<ptrdiff_t>(n, 4 * k + 64) + 16; }
+// What may be among the k largest is kept, and the largest of that told apart whenever the room is full: a stretch in ascending order, where
+// each element is the largest so far, costs no more than a few comparisons of each.
+template <class K> INLINE void choose_many(K *key, const char *p, ptrdiff_t stride, ptrdiff_t n, int code, ptrdiff_t k, Entry<K> *kept, long long *index) {
+    const ptrdiff_t L = 64 / sizeof(K), most = entries_of_choice(n, k) - L;
+    const auto larger = [](Entry<K> a, Entry<K> b) { return a > b; };
+    ptrdiff_t count = 0;
+    K least = std::numeric_limits<K>::min();  // of the chosen, once there are k
+    bool chosen = false;
     for (ptrdiff_t start = 0; start < n; start += KEYS) {
         const ptrdiff_t m = std::min(KEYS, n - start);
         keys_of_row(key, p + start * stride, stride, m, code);
-        ptrdiff_t j = 0;
-        for (; j < m && kept < k; j++) {
-            heap[kept++] = {key[j], start + j};
-            if (kept == k) std::make_heap(heap, heap + k, better);
+        for (ptrdiff_t j = 0; j < m; j += L) {
+            if (count > most) {
+                std::nth_element(kept, kept + (k - 1), kept + count, larger);
+                count = k, chosen = true;
+                least = (K)(kept[k - 1] >> 8 * sizeof(K));
+            }
+            const ptrdiff_t here = std::min(L, m - j);
+            if (chosen && here == L && !any(load_keys(key + j) > every_key<K>(least))) continue;  // an equal one comes later, and loses
+            for (ptrdiff_t i = j; i < j + here; i++) {
+                kept[count] = entry_of<K>(key[i], start + i);
+                count += !chosen || key[i] > least;
+            }
         }
-        auto meet = [&](ptrdiff_t i) TERM {
-            if (key[i] <= heap->key) return;  // an equal one comes later, and loses
-            std::pop_heap(heap, heap + k, better);
-            heap[k - 1] = {key[i], start + i};
-            std::push_heap(heap, heap + k, better);
-        };
-        for (; j < m && j % L; j++) meet(j);
-        for (; j + L <= m; j += L)
-            if (any(load_keys(key + j) > every_key<K>((K)heap->key)))
-                for (ptrdiff_t i = j; i < j + L; i++) meet(i);
-        for (; j < m; j++) meet(j);
     }
-    std::sort_heap(heap, heap + k, better);
-    for (ptrdiff_t i = 0; i < k; i++) index[i] = heap[i].index;
+    if (count > k) std::nth_element(kept, kept + (k - 1), kept + count, larger);
+    std::sort(kept, kept + k, larger);
+    for (ptrdiff_t i = 0; i < k; i++) index[i] = place_of_entry<K>(kept[i]);
 }
-template <class K> INLINE void choose_by(const char *p, ptrdiff_t stride, ptrdiff_t n, int code, ptrdiff_t k, Entry *heap, long long *index) {
+template <class K> INLINE void choose_by(const char *p, ptrdiff_t stride, ptrdiff_t n, int code, ptrdiff_t k, char *kept, long long *index) {
     alignas(64) K key[KEYS];
     const bool all_taken = (code & ~SWAPPED) == INT64 || (code & ~SWAPPED) == UINT64;  // no key is left to mean none
-    if (k > 8 || n > KEYS || all_taken) return choose_many<K>(key, p, stride, n, code, k, heap, index);
+    if (k > 8 || n > KEYS || all_taken) return choose_many<K>(key, p, stride, n, code, k, (Entry<K> *)kept, index);
     keys_of_row(key, p, stride, n, code);
     choose_few<K>(key, n, k, index);
 }
 // The indices of the k largest of a row, 0 < k <= n.
-INLINE void choose_row(const char *p, ptrdiff_t stride, ptrdiff_t n, int code, ptrdiff_t k, Entry *heap, long long *index) {
+enum { ENTRY_BYTES = sizeof(Entry<int64_t>) };
+INLINE void choose_row(const char *p, ptrdiff_t stride, ptrdiff_t n, int code, ptrdiff_t k, char *kept, long long *index) {
     const int type = code & ~SWAPPED;
-    if (type == HALF || type == BFLOAT16 || type == FLOAT) choose_by<int32_t>(p, stride, n, code, k, heap, index);
-    else choose_by<int64_t>(p, stride, n, code, k, heap, index);
+    if ((type == HALF || type == BFLOAT16 || type == FLOAT) && n <= INT32_MAX) choose_by<int32_t>(p, stride, n, code, k, kept, index);
+    else choose_by<int64_t>(p, stride, n, code, k, kept, index);
 }
 // One element, in another place and dtype.
 INLINE void copy_as(char *to, int code_to, const char *from, int code_from) {

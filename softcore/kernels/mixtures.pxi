@@ -533,7 +533,7 @@ def mix(str op, dtype, x, r, o, mask, lse=None, dx=None, dr=None, double scale=1
 # arg: r in its own dtype, weights, indices.  The weights are at first the chosen elements themselves, which `softmax` then
 # goes over like any other array; or, of the softmax over all, their shares.
 
-cdef void choose_rows(const Task* t, const Kernel* softmax, Py_ssize_t k, Py_ssize_t first, Py_ssize_t last, Entry* heap, long long* index) noexcept nogil:
+cdef void choose_rows(const Task* t, const Kernel* softmax, Py_ssize_t k, Py_ssize_t first, Py_ssize_t last, char* kept, long long* index) noexcept nogil:
     cdef Row row, chosen
     cdef Room room
     cdef Task few
@@ -548,7 +548,7 @@ cdef void choose_rows(const Task* t, const Kernel* softmax, Py_ssize_t k, Py_ssi
         few.arg[0].direct = few.arg[1].direct = t.arg[1].length[0] == t.arg[1].itemsize
     for r in range(first, last):
         enter(t, r, &row)
-        choose_row(row.at[0], stride, t.n, t.arg[0].code, k, heap, index)
+        choose_row(row.at[0], stride, t.n, t.arg[0].code, k, kept, index)
         for i in range(k):
             copy_as(row.at[1] + i * t.arg[1].length[0], t.arg[1].code, row.at[0] + index[i] * stride, t.arg[0].code)
             put_index(row.at[2] + i * t.arg[2].length[0], index[i])
@@ -559,17 +559,18 @@ cdef void choose_rows(const Task* t, const Kernel* softmax, Py_ssize_t k, Py_ssi
             softmax.map(&few, &chosen, 0, k, &room, NULL)
 
 cdef int run_choice(const Task* t, const Kernel* softmax, Py_ssize_t k, int threads) except -1 nogil:
-    cdef Entry* heap = <Entry*> malloc(threads * k * sizeof(Entry))
+    cdef Py_ssize_t room = entries_of_choice(t.n, k) * ENTRY_BYTES
+    cdef char* kept = <char*> malloc(threads * room)
     cdef long long* index = <long long*> malloc(threads * k * sizeof(long long))
-    cdef bint full = heap == NULL or index == NULL
+    cdef bint full = kept == NULL or index == NULL
     cdef int i
     if not full:
         if threads == 1:
-            choose_rows(t, softmax, k, 0, t.rows, heap, index)
+            choose_rows(t, softmax, k, 0, t.rows, kept, index)
         else:
             for i in prange(threads, num_threads=threads, schedule="static"):
-                choose_rows(t, softmax, k, t.rows * i // threads, t.rows * (i + 1) // threads, heap + i * k, index + i * k)
-    free(heap)
+                choose_rows(t, softmax, k, t.rows * i // threads, t.rows * (i + 1) // threads, kept + i * room, index + i * k)
+    free(kept)
     free(index)
     if full:
         with gil:

@@ -527,9 +527,10 @@ cdef extern from "mixtures.h" namespace "softcore" nogil:
     void close_spread[A](Spread[A]*, Py_ssize_t rows, Py_ssize_t d)
     void put_spread[A](const Spread[A]*, char*, Py_ssize_t row, Py_ssize_t column, Py_ssize_t rows, Py_ssize_t d, int code)
 
-    cdef struct Entry:
-        pass
-    void choose_row(const char*, Py_ssize_t stride, Py_ssize_t n, int code, Py_ssize_t k, Entry* heap, long long* index)
+    cdef enum:
+        ENTRY_BYTES
+    Py_ssize_t entries_of_choice(Py_ssize_t n, Py_ssize_t k)
+    void choose_row(const char*, Py_ssize_t stride, Py_ssize_t n, int code, Py_ssize_t k, char* kept, long long* index)
     void copy_as(char* to, int code_to, const char* from_, int code_from)
     void scatter_chosen[A](A* dr, Py_ssize_t start, Py_ssize_t n, const A* g, const long long* index, Py_ssize_t k, const A* y, double total)
     double dot_few[A](const A*, const A*, Py_ssize_t n)
