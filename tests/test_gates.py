@@ -224,6 +224,15 @@ def test_activations_over_all_floats(activation, dtype, isa):
     assert ulp_error(sc.glu_backward(one, x, activation=activation), expected, terms).max() <= (0.5 if bound == 0.5 else 4.5)
 
 
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_the_relu_of_negative_zero_is_zero(dtype, isa):
+    for n in (1, 40):
+        a, b = np.ones(n, dtype), np.full(n, -0.0).astype(dtype)
+        assert not np.signbit(sc.glu((a, b), activation="relu").astype(float)).any()
+        assert not np.signbit(sc.reference.glu((a, b), activation="relu").astype(float)).any()
+        assert np.signbit(sc.glu((a, b), activation="none").astype(float)).all()
+
+
 def test_gelu_against_the_complementary_error_function():
     special = pytest.importorskip("scipy.special", reason="has erfc")
     x = sweep(np.float32, 50_021)

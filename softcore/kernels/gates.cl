@@ -285,7 +285,7 @@ FUNCTION Tailed activation_of(V b) {
 #if OPTION == BY_NOTHING
     const Tailed a = {b, ONE};
 #elif OPTION == BY_RELU
-    const Tailed a = {ZERO > b ? ZERO : b, ONE};
+    const Tailed a = {b <= ZERO ? ZERO : b, ONE};  // -0 becomes 0
 #elif OPTION == BY_GELU  // u Phi(-u), or what is left of u without it
     const Decay e = bell(u);
     const Two r = scaled_tail(u);

@@ -260,7 +260,7 @@ template <class S, int BY> INLINE Tailed<Lanes<S>> activation_of(Lanes<S> b) {
     typedef Lanes<S> P;
     const P one = constant<P>(1);
     if (BY == BY_NOTHING) return {b, one};
-    if (BY == BY_RELU) return {greater(constant<P>(0), b), one};
+    if (BY == BY_RELU) return {greater(constant<P>(0), b) + constant<P>(0), one};  // -0 becomes 0
     const P u = magnitude_within<S>(b);
     Tailed<P> a;
     if (BY == BY_GELU) {  // u Phi(-u), or what is left of u without it
