@@ -285,6 +285,21 @@ def test_all_targets_ignored(dtype, options):
         assert_equal(sc.cross_entropy_backward(NAN, x, [-100, -100], reduction=reduction, **options), np.zeros((2, 3)))
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"z_loss": 0.1}], ids=str)
+def test_gradients_over_weights_of_0_are_nan(options, rng):
+    for rows, classes, axis in itertools.product((3, 70), (1, 3, 40, 5000), (-1, 0)):
+        shape = (rows, classes) if axis else (classes, rows)
+        x, t, weight = rng.standard_normal(shape, np.float32), rng.integers(0, classes, rows), np.zeros(classes, np.float32)
+        t[0] = -100
+        expected = np.full(shape, NAN)
+        np.moveaxis(expected, axis, -1)[0] = 0
+        for a in (sc, sc.reference):
+            assert_equal(a.cross_entropy_backward(1.0, x, t, axis, weight=weight, **options), expected)
+            value, dx = a.cross_entropy_with_grad(x, t, axis, weight=weight, **options)
+            assert_equal(value, INF if "z_loss" in options else NAN)
+            assert_equal(dx, expected)
+
+
 @pytest.mark.parametrize("length", [3, 40, 5000])
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
 def test_ignored_rows_do_not_leak(bad, length, rng):

@@ -64,7 +64,7 @@ def cross_entropy(
     ndarray or scalar
         One number, or with ``"none"`` one of each row. In the common dtype of logits, weight and probabilities (float64 for
         integers and bool), but float32 for float16 and bfloat16. The loss of a row is nan if it holds a NaN or +inf or nothing
-        but -inf, and inf if a class of no probability is a target. A mean over nothing is nan.
+        but -inf, and inf if a class of no probability is a target. A mean over nothing is nan, and over weights of 0 so is its gradient.
 
     Raises
     ------
@@ -281,7 +281,7 @@ def _run(op, dtype, inputs, dloss, loss, dlogits, axes, batch, reduction, total,
     shape = inputs[0].shape
     none = reduction == "none"
     over = float(total) if reduction == "mean" else 1.0
-    factor = _quotient(1.0, over)
+    factor = 1.0 / over if over else math.nan  # of a gradient
     if dloss is not None and not none:
         factor *= float(check.on_host(dloss))
     each = loss is not None and none

@@ -75,7 +75,8 @@ def cross_entropy_backward(
     factor = _sum(p, axes)
     if z_loss:
         factor = factor + 2 * z_loss * logsumexp(x, axes, keepdims=True)
-    dx = (factor * softmax(x, axes) - p) * (dloss / (total if reduction == "mean" else 1))
+    over = total if reduction == "mean" else 1
+    dx = (factor * softmax(x, axes) - p) * (dloss / (over if over else np.nan))
     return np.where(kept, dx, 0.0)
 
 
