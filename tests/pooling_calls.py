@@ -40,6 +40,7 @@ GRID = [
     ((3, 40), 17, {"stride": 5, "padding": 2}),
     ((1, 2, 4, 9, 26), (3, 4, 13), {}),
     ((2, 4), 1000, {"padding": 500}),
+    ((1, 2, 2700), 2650, {"ceil_mode": True}),  # more than a stretch of a row of gradients
 ]
 
 

@@ -10,7 +10,7 @@ from pooling_calls import GRID, NAMES, agree, arguments, bits, case, shaped
 import softcore as sc
 from softcore import kernels, windows
 from softcore import reference as ref
-from softcore.testing import awkward
+from softcore.testing import awkward, layouts
 
 ISAS = kernels.available()
 INF, NAN = np.inf, np.nan
@@ -230,6 +230,27 @@ def test_integers_stay_in_choices(dtype, rng):
     assert sc.max_unpool(y, indices, x.shape).dtype == dtype
     for f in (sc.avg_pool, sc.softmax_pool):
         assert bits(f(x, (2, 2))) == bits(f(x.astype(float), (2, 2)))
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=lambda t: t.char)
+def test_integers_of_large_windows(dtype, rng):
+    # One after the other, in pieces of a row: what is the largest lies first, last, at the ends of a piece, and in several places.
+    for shape in ((2, 3, 4, 1100), (2, 3, 7, 9)):
+        x = rng.integers(0, 2, shape).astype(dtype)
+        top = 1 if dtype == bool else np.iinfo(dtype).max
+        x[0] = 0 if dtype == bool else np.iinfo(dtype).min
+        for i, places in enumerate(([0], [-1], [511 % shape[-1], 512 % shape[-1]])):
+            x[1, i].flat[places] = top
+            x[0, i, 2, places] = top
+        x[1, :, 1:, ::3] = top
+        flat = x.reshape(*shape[:2], -1)
+        for way, a in layouts(x).items():
+            for options in ({}, {"stride": 1, "padding": ((0, 0), (0, 1))}):
+                y, indices = sc.max_pool(a, shape[2:], return_indices=True, **options)
+                assert y.dtype == dtype, way
+                assert_equal(y[..., 0, 0], flat.max(-1), way)
+                assert_equal(indices[..., 0, 0], flat.argmax(-1), way)
+                assert_equal(sc.max_pool(a, shape[2:], **options), y, way)
 
 
 def test_neighbouring_integers_do_not_tie():

@@ -29,6 +29,9 @@ BIT_CASES = [
     ((2, 5, 3, 4, 5), (3, 4, 5), {"stride": 1}),
     ((2, 5, 4, 6, 7), (2, 6, 7), {"stride": (1, 9, 2)}),
     ((2, 5, 3, 4, 9), (3, 4, 2), {}),
+    # rows that are brought piece by piece where they are no neighbours
+    ((1, 2, 5, 1300), (5, 1300), {}),
+    ((1, 2, 7, 1300), (6, 600), {"stride": (1, 350), "padding": ((0, 0), (3, 90))}),
 ]
 
 

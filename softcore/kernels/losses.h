@@ -151,25 +151,6 @@ template <class S> struct Shares {
         return weight ? p * doubles<S>(load_some<S>(weight + j, m, 0)) : p;
     }
 };
-// Sums of doubles in lanes; those of doubles with what was lost.
-template <class S> INLINE void add_lanes(Sum<Doubles<S>> *s, Doubles<S> x) {
-    if (sizeof(acc<S>) == 4) { s->high = s->high + x; return; }
-    Doubles<S> error;
-    s->high = two_sum(s->high, x, &error);
-    s->low = s->low + error;
-}
-template <class S> INLINE Sum<double> across_lanes(const Sum<Doubles<S>> &s) {
-    double high[128 / sizeof(acc<S>) / 2], low[128 / sizeof(acc<S>) / 2];
-    static_assert(sizeof high >= sizeof s.high, "one double to a lane");
-    std::memcpy(high, &s.high, sizeof s.high);
-    std::memcpy(low, &s.low, sizeof s.low);
-    Sum<double> total = {0, 0};
-    for (unsigned i = 0; i < sizeof s.high / sizeof(double); i++) {
-        add<double>(&total, high[i]);
-        total.low += low[i];
-    }
-    return total;
-}
 // sum p x and sum p over up to a frame.  An x is not looked at where p is 0: it may be -inf.
 template <class S> __attribute__((noinline)) void weigh_row(const S *x, const S *target, const S *weight, ptrdiff_t n, const Loss *o, Sum<double> *dot, Sum<double> *mass) {
     typedef Doubles<S> D;
@@ -185,10 +166,10 @@ template <class S> __attribute__((noinline)) void weigh_row(const S *x, const S 
             products.high = mad(p, v, products.high);
         } else {
             v = two_product(p, v, &error);
-            add_lanes<S>(&products, v);
+            add<S>(&products, v);
             products.low = products.low + select(v - v == zero, error, zero);
         }
-        if (all) add_lanes<S>(&sum, p);
+        if (all) add<S>(&sum, p);
     }
     const Sum<double> a = across_lanes<S>(products), b = across_lanes<S>(sum);
     add<double>(dot, a.high);
@@ -404,10 +385,10 @@ template <class A> __attribute__((noinline)) void weigh_columns(const A *x, cons
                 products.high = mad(p, v, products.high);
             } else {
                 v = two_product(p, v, &error);
-                add_lanes<A>(&products, v);
+                add<A>(&products, v);
                 products.low = products.low + select(v - v == zero, error, zero);
             }
-            if (target) add_lanes<A>(&sum, p);
+            if (target) add<A>(&sum, p);
         }
         add<double>(dot, products.high);
         dot->low = dot->low + products.low;
@@ -504,7 +485,7 @@ template <class S> INLINE void binary_tile(acc<S> *losses, S *y, const S *x, con
     auto keep = [&](const Binary<S> &b, ptrdiff_t j, ptrdiff_t m) TERM {
         P loss = b.loss();
         if (losses) store_some<acc<S>>(losses + j, loss, m);
-        if (total) add_lanes<S>(&sum, doubles<S>(m < lanes<S>() ? select(first<S>(m), loss, constant<P>(0)) : loss));
+        if (total) add<S>(&sum, doubles<S>(m < lanes<S>() ? select(first<S>(m), loss, constant<P>(0)) : loss));
     };
     auto gradient = [=](const Binary<S> &b, ptrdiff_t j, ptrdiff_t m) TERM { return b.gradient() * (dloss ? factor * load_some<acc<S>>(dloss + j, m, 0) : factor); };
     const bool values = losses || total;

@@ -406,20 +406,20 @@ template <class S> INLINE Lanes<S> share_of(Lanes<S> x, Lanes<S> m) {
     P error, zero = constant<P>(0), t = two_sum(x, zero - m, &error);
     return exp(t, select(t > constant<P>(Exp<acc<S>>::lowest * LN2), error, zero));
 }
-// The sums of exponentials and of their products with x, in doubles: `r` has the maxima.  For a gradient, BELOW, the products are with
-// what x lies below the maximum: of huge elements that is small, and their difference from the mean too.
-template <class S, bool BELOW> __attribute__((noinline)) void add_soft_by_way(const Partial<S> *r, Partial<S> *mass, Partial<S> *moment, const Packed<S> *p) {
+// A vector of windows, or of elements of one, joins the sums of exponentials and of their products with x, in doubles; m has the maxima.
+// For a gradient, BELOW, the products are with what x lies below the maximum: of huge elements that is small, and their difference from
+// the mean too.
+template <class S, bool BELOW> INLINE void add_share(Sum<Doubles<S>> *mass, Sum<Doubles<S>> *moment, Lanes<S> x, Lanes<S> m) {
     typedef Doubles<S> D;
+    const D e = doubles<S>(share_of<S>(x, m));
+    add<S>(mass, e);
+    add<S>(moment, select(e == constant<D>(0), e, e * (BELOW ? doubles<S>(x) - doubles<S>(m) : doubles<S>(x))));
+}
+template <class S, bool BELOW> __attribute__((noinline)) void add_soft_by_way(const Partial<S> *r, Partial<S> *mass, Partial<S> *moment, const Packed<S> *p) {
     for (ptrdiff_t j = 0; j < p->outputs; j += lanes<S>()) {
         const Lanes<S> m = load<acc<S>>(r->m + j);
-        const D below = constant<D>(0) - doubles<S>(m);
-        Sum<D> s = load_sum<S>(mass->high, mass->low, j), t = load_sum<S>(moment->high, moment->low, j);
-        for (ptrdiff_t i = 0; i < p->taps; i++) {
-            const Lanes<S> x = load<acc<S>>(p->at[i] + j);
-            const D e = doubles<S>(share_of<S>(x, m));
-            add<S>(&s, e);
-            add<S>(&t, select(e == constant<D>(0), e, e * (BELOW ? doubles<S>(x) + below : doubles<S>(x))));
-        }
+        Sum<Doubles<S>> s = load_sum<S>(mass->high, mass->low, j), t = load_sum<S>(moment->high, moment->low, j);
+        for (ptrdiff_t i = 0; i < p->taps; i++) add_share<S, BELOW>(&s, &t, load<acc<S>>(p->at[i] + j), m);
         store_sum<S>(mass->high, mass->low, j, s);
         store_sum<S>(moment->high, moment->low, j, t);
     }
@@ -439,17 +439,19 @@ template <class S> void soft_means(const S *, const Partial<S> *mass, const Part
 template <class S> void put_doubles(const S *, char *p, ptrdiff_t step, const double *v, ptrdiff_t n) {
     for (ptrdiff_t j = 0; j < n; j++) put_one((const S *)nullptr, p + j * step, (acc<S>)v[j]);
 }
-// The gradient of tap t of each window: share * dy (1 + x - y), with x and the mean y as they lie below the maximum; `slope` is dy over the mass.
-template <class S> void soft_gradient(const S *, double *to, const Packed<S> *p, ptrdiff_t t, const acc<S> *m, const double *mean, const double *slope) {
+// The gradient of elements of windows: share * dy (1 + x - y), with x and the mean y as they lie below the maximum; `slope` is dy over the mass.
+template <class S> INLINE Doubles<S> soft_slope(Lanes<S> x, Lanes<S> top, Doubles<S> y, Doubles<S> slope) {
     typedef Doubles<S> D;
+    const D e = doubles<S>(share_of<S>(x, top)), none = select(y == y, e, y);  // where there are shares, but none for x
+    return select(e == constant<D>(0), none, e * slope * (constant<D>(1) + ((doubles<S>(x) - doubles<S>(top)) - y)));
+}
+// Of tap t of each window.
+template <class S> void soft_gradient(const S *, double *to, const Packed<S> *p, ptrdiff_t t, const acc<S> *m, const double *mean, const double *slope) {
     for (ptrdiff_t j = 0; j < p->outputs; j += lanes<S>()) {
-        const Lanes<S> x = load<acc<S>>(p->at[t] + j), top = load<acc<S>>(m + j);
-        const D e = doubles<S>(share_of<S>(x, top));
-        D y, s;
+        Doubles<S> y, s;
         load_pack(mean + j, &y);
         load_pack(slope + j, &s);
-        const D none = select(y == y, e, y);  // where there are shares, but none for x
-        store_pack(to + j, select(e == constant<D>(0), none, e * s * (constant<D>(1) + ((doubles<S>(x) - doubles<S>(top)) - y))));
+        store_pack(to + j, soft_slope<S>(load<acc<S>>(p->at[t] + j), load<acc<S>>(m + j), y, s));
     }
 }
 
@@ -499,6 +501,26 @@ template <class S> void add_slopes(const S *, double *high, double *low, const c
         add<S>(&s, sizeof(acc<S>) == 4 ? x * c : x / c);
         store_sum<S>(high, low, j, s);
     }
+}
+
+// The gradient of means whose windows share no element, columns from to to of a row.  Windows and what lies between them are painted from
+// left to right, a vector at a time, so what is painted beyond an end is painted over; `line` has room for one more.
+template <class S> INLINE S *paint(S *line, S *end, acc<S> v) {
+    for (; line < end; line += lanes<S>()) store<S>(line, splat<S>(v));
+    return end;
+}
+// Windows first to first + n, of which `dy` has the gradients and `count` what add_slopes takes.  `at` is how far the line is painted.
+template <class S> S *paint_windows(const S *, S *line, S *at, const Windows *w, ptrdiff_t first, ptrdiff_t n, const char *dy, ptrdiff_t step, int code, const double *count, ptrdiff_t from, ptrdiff_t to) {
+    acc<S> v[OUTPUTS + 16];
+    double slope[2][OUTPUTS + 16];
+    for (ptrdiff_t j = 0; j < round_up<S>(n); j += lanes<S>()) store_sum<S>(slope[0], slope[1], j, no_sum<S>());
+    add_slopes<S>((const S *)nullptr, slope[0], slope[1], dy, step, code, count, n);
+    for (ptrdiff_t j = 0; j < n; j += lanes<S>()) store<acc<S>>(v + j, lanes_of<S>(total_of<S>(load_sum<S>(slope[0], slope[1], j))));
+    for (ptrdiff_t j = 0; j < n; j++) {
+        at = paint<S>(at, line + (std::max(from, first_within(w, first + j)) - from), 0);
+        at = paint<S>(at, line + (std::min(to, end_within(w, first + j)) - from), v[j]);
+    }
+    return at;
 }
 
 // Numbers to their places, which are counted from `from`; those beyond `length` belong to others.

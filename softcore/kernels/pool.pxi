@@ -50,6 +50,8 @@ cdef struct Pool:
     bint across          # channels are neighbours in memory
     bint straight        # windows are read where they lie
     bint along           # or reduced one after the other
+    bint direct          # whose elements are the storage's own, and neighbours
+    bint apart           # windows share no element, and have no gaps but between them
     bint even            # elements of a plane are evenly spaced, in each operand
     bint lands           # and what has an index goes straight to its place
     int channel          # which of the first two axes those are
@@ -113,22 +115,29 @@ cdef void reduce_row(const Pool* t, Partial[pooled]* r, Packed[pooled]* p, const
             add_max(_, r, w, p, t.index)
         tap += TAPS
 
-# Maxima or sums of the windows of a block of outputs, one window after the other.
-cdef void reduce_along(const Pool* t, Partial[storage]* total, char* plane, Py_ssize_t od, Py_ssize_t oh, Py_ssize_t first, Py_ssize_t n, storage* _) noexcept nogil:
-    cdef Py_ssize_t kd = first_tap(&t.w[0], od), kh = first_tap(&t.w[1], oh)
+# The rows that a row of windows reads, `row` being the first, for windows that are reduced one after the other.
+cdef Stack stack_at(const Pool* t, const Planes* x, const Bench* b, const char* row) noexcept nogil:
     cdef Stack s
-    s.row = row_of(&t.arg[0], plane, start_of(&t.w[0], od) + kd * t.w[0].dilation, start_of(&t.w[1], oh) + kh * t.w[1].dilation)
-    s.deep = end_tap(&t.w[0], od) - kd
-    s.high = end_tap(&t.w[1], oh) - kh
-    s.step[0] = t.w[0].dilation * t.arg[0].step[2]
-    s.step[1] = t.w[1].dilation * t.arg[0].step[3]
+    s.row = row
+    s.deep = s.high = 1
+    s.first_place = 0
+    s.step[0] = t.w[0].dilation * x.step[2]
+    s.step[1] = t.w[1].dilation * x.step[3]
     s.place[0] = t.w[0].dilation * t.w[1].size * t.w[2].size
     s.place[1] = t.w[1].dilation * t.w[2].size
+    s.pixel = x.step[4]
+    s.code = x.code
+    s.direct = t.direct
+    s.bench = b.packed
+    return s
+
+cdef Stack stack_of(const Pool* t, const Bench* b, char* plane, Py_ssize_t od, Py_ssize_t oh) noexcept nogil:
+    cdef Py_ssize_t kd = first_tap(&t.w[0], od), kh = first_tap(&t.w[1], oh)
+    cdef Stack s = stack_at(t, &t.arg[0], b, row_of(&t.arg[0], plane, start_of(&t.w[0], od) + kd * t.w[0].dilation, start_of(&t.w[1], oh) + kh * t.w[1].dilation))
+    s.deep = end_tap(&t.w[0], od) - kd
+    s.high = end_tap(&t.w[1], oh) - kh
     s.first_place = kd * s.place[0] + kh * s.place[1]
-    if t.op == POOL_MEAN:
-        sums_along(_, total, &s, &t.w[2], first, n)
-    else:
-        max_along(_, total, &s, &t.w[2], first, n, t.index)
+    return s
 
 # Maxima or sums of the windows of a block of outputs.
 cdef Partial[pooled] reduce_windows(const Pool* t, Bench* b, Packed[pooled]* p, char* plane, Py_ssize_t od, Py_ssize_t oh, Py_ssize_t first, Py_ssize_t n, Py_ssize_t kept) noexcept nogil:
@@ -136,10 +145,14 @@ cdef Partial[pooled] reduce_windows(const Pool* t, Bench* b, Packed[pooled]* p, 
     cdef pooled* _ = NULL
     cdef Py_ssize_t kd, kh, d, h, slot, offset
     cdef bint begun = False
+    cdef Stack s
     total = partial_at(_, b.total)
     if t.along:
-        if pooled is half or pooled is bfloat16 or pooled is float or pooled is double:
-            reduce_along(t, &total, plane, od, oh, first, n, _)
+        s = stack_of(t, b, plane, od, oh)
+        if t.op != POOL_MEAN:
+            max_along(_, &total, &s, &t.w[2], first, n, t.index)
+        elif pooled is half or pooled is bfloat16 or pooled is float or pooled is double:
+            sums_along(_, &total, &s, &t.w[2], first, n)
         return total
     for kd in range(first_tap(&t.w[0], od), end_tap(&t.w[0], od)):
         d = start_of(&t.w[0], od) + kd * t.w[0].dilation
@@ -236,6 +249,38 @@ cdef void pool_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room,
                     block = 0
                     plane += 1
 
+# Means of whole planes of a few rows: planes side by side.
+cdef enum:
+    ROWS_BESIDE = 16  # of more, these are as good side by side, and follow each other
+
+cdef inline bint takes_planes(const Pool* t) noexcept nogil:
+    return t.op == POOL_MEAN and t.planes > 1 and t.w[0].count * t.w[1].count * t.w[2].count == 1 and t.w[0].window * t.w[1].window < ROWS_BESIDE
+
+cdef void mean_planes(const Pool* t, Py_ssize_t plane, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+    cdef const Planes* x = &t.arg[0]
+    cdef const Planes* y = &t.arg[1]
+    cdef int side = 0 if x.shape[1] == 1 else 1  # the axis along which planes lie side by side
+    cdef bint even = x.step[0] == x.shape[1] * x.step[1] and y.step[0] == y.shape[1] * y.step[1]  # all of them
+    cdef double counted = counted_taps(&t.w[0], 0, t.padding) * counted_taps(&t.w[1], 0, t.padding) * counted_taps(&t.w[2], 0, t.padding)
+    cdef Py_ssize_t n, i
+    cdef Bench b
+    cdef Stack s
+    cdef Partial[storage] r
+    open_bench(&b, room)
+    r = partial_at(_, b.total)
+    for i in range(lanes(_)):
+        b.count[i] = counted if storage is double else 1 / counted
+    while plane < last:
+        n = min(lanes(_), last - plane)
+        if side and not even:
+            n = min(n, x.shape[1] - plane % x.shape[1])
+        s = stack_of(t, &b, plane_of(x, plane), 0, 0)
+        sums_beside(_, &r, &s, &t.w[2], x.step[side], n)
+        if put_means(_, plane_of(y, plane), y.step[side], &r, b.count, n):
+            for i in range(plane, plane + n):
+                mean_again(t, plane_of(x, i), plane_of(y, i), 0, 0, 0)
+        plane += n
+
 cdef void fill_counts(const Pool* t, double* count, double rows, Py_ssize_t first, Py_ssize_t n, bint inverse) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(n + 15):
@@ -275,8 +320,14 @@ cdef inline char* tap_of(const Pool* t, char* plane, Py_ssize_t od, Py_ssize_t o
 cdef void soft_windows(const Pool* t, Bench* b, Packed[storage]* p, char* plane, Py_ssize_t od, Py_ssize_t oh, Py_ssize_t first, Py_ssize_t n, double* mean, double* total, bint below, storage* _) noexcept nogil:
     cdef Partial[storage] m = partial_at(_, b.total), mass = partial_at(_, b.mass), moment = partial_at(_, b.moment)
     cdef Py_ssize_t kd, kh, tap
+    cdef Stack s
     begin_sum(_, &mass, n)
     begin_sum(_, &moment, n)
+    if t.along:
+        s = stack_of(t, b, plane, od, oh)
+        soft_along(_, &m, &mass, &moment, &s, &t.w[2], first, n, below)
+        soft_means(_, &mass, &moment, mean, total, n)
+        return
     for kd in range(first_tap(&t.w[0], od), end_tap(&t.w[0], od)):
         for kh in range(first_tap(&t.w[1], oh), end_tap(&t.w[1], oh)):
             tap = taps_from(&t.w[2], first, n)
@@ -314,12 +365,12 @@ cdef void soft_again(const Pool* t, char* plane, char* y, Py_ssize_t od, Py_ssiz
 
 # ------------------------------------------------------------------------------------------------ windows read where they lie
 
-# Whether the elements of an operand are its own kind's, neighbours of each other along the last axis, or along the channels.
-cdef bint lies_straight(const Planes* a, int code, Py_ssize_t neighbour) noexcept nogil:
-    cdef bint even = a.code == code and neighbour == a.itemsize and <size_t> a.data % a.itemsize == 0
+# Whether the elements of an operand are its own kind's, neighbours of each other along an axis. Along an axis of one any are.
+cdef bint lies_straight(const Planes* a, int code, int axis) noexcept nogil:
+    cdef bint even = a.code == code and (a.step[axis] == a.itemsize or a.shape[axis] == 1) and <size_t> a.data % a.itemsize == 0
     cdef int d
     for d in range(5):
-        even = even and a.step[d] % a.itemsize == 0
+        even = even and (a.step[d] % a.itemsize == 0 or a.shape[d] == 1)
     return even
 
 # Rows of windows that lie one or two elements apart, few of them over each other.
@@ -520,12 +571,16 @@ cdef bint float_units(const Pool* t, int op, Py_ssize_t unit, Py_ssize_t last, c
             pool_across(t, unit, last, room, _)
         elif t.straight:
             pool_straight(t, unit, last, room, _)
+        elif t.along and takes_planes(t):
+            mean_planes(t, unit, last, room, _)
         else:
             pool_rows(t, unit, last, room, _)
     elif t.straight:
         if t.across:
             return take_across(t, unit, last, room, _)
         spread_straight(t, unit, last, room, _)
+    elif t.apart:
+        spread_apart(t, unit, last, room, _)
     elif op == MAX_POOL_BACKWARD:
         if t.lands:
             return land_planes(t, unit, last, room, _)
@@ -555,17 +610,25 @@ cdef bint channels_last(const Pool* t, int channel, int nargs) noexcept:
     return t.arg[0].shape[channel] > 1
 
 # One window that takes all of two axes, neighbours in memory, takes all of one: rows are few then, and long. That changes neither places
-# nor gradients, but how the sums of means are taken.
-cdef void join_whole_axes(Pool* t, Planes* x) noexcept:
+# nor gradients nor soft maxima, but how the sums of means are taken.
+cdef void join_whole_axes(Pool* t, int nargs) noexcept:
     cdef Windows* w
-    cdef int i
+    cdef int i, k
+    cdef bint joins
     for i in range(2):
         w = &t.w[i]
-        if takes_all(w) and takes_all(w + 1) and x.step[2 + i] == x.shape[3 + i] * x.step[3 + i]:
-            w[1].size *= w.size
-            w[1].window = w[1].stride = w[1].size
-            x.shape[3 + i] = w[1].size
-            x.shape[2 + i] = w.size = w.window = w.stride = 1
+        joins = takes_all(w) and takes_all(w + 1)
+        for k in range(nargs):
+            joins = joins and (t.arg[k].shape[2 + i] == 1 or t.arg[k].step[2 + i] == t.arg[k].shape[3 + i] * t.arg[k].step[3 + i])
+        if not joins:
+            continue
+        for k in range(nargs):
+            if t.arg[k].shape[2 + i] == w.size and t.arg[k].shape[3 + i] == w[1].size:
+                t.arg[k].shape[3 + i] *= w.size
+                t.arg[k].shape[2 + i] = 1
+        w[1].size *= w.size
+        w[1].window = w[1].stride = w[1].size
+        w.size = w.window = w.stride = 1
 
 cdef inline bint takes_all(const Windows* w) noexcept:
     return w.count == 1 and w.window == w.size and w.dilation == 1 and w.before == 0
@@ -612,25 +675,31 @@ def pool(str op, dtype, tuple inputs, tuple outputs, tuple axes=(), bint padding
     t.planes = t.arg[whole].shape[0] * t.arg[whole].shape[1]
     for i in range(len(axes)):
         t.w[i].size, t.w[i].count, t.w[i].window, t.w[i].stride, t.w[i].dilation, t.w[i].before, t.w[i].after = axes[i]
-    if which == MAX_POOL or which == AVG_POOL_BACKWARD:
-        join_whole_axes(&t, &t.arg[whole])
+    if len(axes) and which != AVG_POOL:
+        join_whole_axes(&t, nargs)
     if which == MAX_UNPOOL:
         for i in range(0, 3, 2):
             t.arg[i].code = {1: UINT8, 2: UINT16, 4: UINT32, 8: UINT64}[t.arg[i].itemsize] | (t.arg[i].code & SWAPPED)
     t.channel = 0 if channels_last(&t, 0, nargs) else 1
     t.across = channels_last(&t, t.channel, nargs)
-    t.along = False
+    t.along = t.apart = False
     t.straight = code <= DOUBLE and t.op != POOL_SOFT and which != MAX_UNPOOL
     for i in range(nargs):
         t.straight = t.straight and lies_straight(&t.arg[i], INT64 if (t.index and i == 2) or (which == MAX_POOL_BACKWARD and i == 1) else code,
-                                                  t.arg[i].step[t.channel if t.across else 4])
+                                                  t.channel if t.across else 4)
     if which == MAX_POOL_BACKWARD:
         t.straight = t.straight and t.across and t.arg[0].shape[t.channel] >= NARROW  # if windows can be guessed
     elif which == AVG_POOL_BACKWARD:
         t.straight = t.straight and takes_rows(&t)
+        t.apart = lie_apart(t.w)
     else:
-        t.along = t.straight and not t.across and goes_along(t.w)
-        t.straight = t.straight and not t.along and (reads_across(&t) if t.across else reads_rows(&t))
+        t.straight = t.straight and (reads_across(&t) if t.across else reads_rows(&t) and not goes_along(t.w))
+    if t.op == POOL_SOFT:
+        t.along = goes_along_softly(t.w, 8 if code == DOUBLE else 16)
+    elif which == MAX_POOL or which == AVG_POOL:
+        t.along = not t.straight and goes_along(t.w)
+    i = 1 if which == SOFTMAX_POOL_BACKWARD else 0
+    t.direct = (code <= DOUBLE or code == INT32 or code == INT64) and lies_straight(&t.arg[i], code, 4)
     t.across = t.across and (t.straight or which == MAX_POOL_BACKWARD or which == MAX_UNPOOL)
     t.even = (which == MAX_POOL_BACKWARD or which == MAX_UNPOOL) and scatters_evenly(&t)
     t.lands = False
@@ -653,7 +722,7 @@ cdef Py_ssize_t units_of(const Pool* t, int which, int code, int whole, Py_ssize
     if which == MAX_POOL_BACKWARD or which == MAX_UNPOOL:
         bytes[0] = band_bytes(t)
         return bands_of(t).groups * bands_of(t).bands
-    bytes[0] = BENCH_BYTES + 8 * (2 * COLUMNS + 3 * KEPT_STATS * (OUTPUTS + 16) + 2 * (OUTPUTS + 16) + KEPT_STATS)
+    bytes[0] = BENCH_BYTES + 8 * (2 * (COLUMNS + 16) + 3 * KEPT_STATS * (OUTPUTS + 16) + 2 * (OUTPUTS + 16) + KEPT_STATS)
     return t.planes * t.w[0].size * t.w[1].size * ((t.w[2].size + COLUMNS - 1) // COLUMNS)
 
 cdef tuple run_pool(Pool* t, int which, int code, int whole, bint dry):

@@ -61,8 +61,8 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
     open_bench(&b, room)
     p.room = <acc[storage]*> b.packed
     high = <double*> (<char*> b.packed + BENCH_BYTES)
-    low = high + COLUMNS
-    sums = low + COLUMNS
+    low = high + COLUMNS + 16
+    sums = low + COLUMNS + 16
     stats = sums + 2 * (OUTPUTS + 16)
     tags = <Py_ssize_t*> (stats + KEPT_STATS * 3 * (OUTPUTS + 16))
     forward = t[0]
@@ -74,12 +74,13 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
         to = min(from_ + COLUMNS, w.size)
         if s.h == 0:
             deep = Holders(first_window(&t.w[0], s.d), end_window(&t.w[0], s.d))
+        if s.plane != plane:
+            for i in range(KEPT_STATS if keeps else 1):
+                tags[i] = -1
         if s.plane != plane or s.block != block:
             plane = s.plane
             block = s.block
             last_deep.first = -1
-            for i in range(KEPT_STATS if keeps else 1):
-                tags[i] = -1
         # Without dilation rows that the same windows hold take the same of means.
         tall = Holders(first_window(&t.w[1], s.h), end_window(&t.w[1], s.h))
         if not (repeats and is_same(deep, last_deep) and is_same(tall, last_tall)):
@@ -122,6 +123,64 @@ cdef void spread_rows(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* roo
         put_sums(_, target, dx.step[4], high, low, to - from_, t.streaming)
         next_row(t, &s)
         unit += 1
+
+cdef inline bint lie_apart(const Windows* w) noexcept nogil:
+    cdef int i
+    for i in range(3):
+        if w[i].dilation > 1 or w[i].window > w[i].stride:
+            return False
+    return True
+
+# Means whose windows share no element: the units of spread_rows.  Rows that one window holds, or none, are alike, and copied.
+cdef void spread_apart(const Pool* t, Py_ssize_t unit, Py_ssize_t last, char* room, storage* _) noexcept nogil:
+    cdef const Planes* dy = &t.arg[0]
+    cdef const Planes* dx = &t.arg[1]
+    cdef const Windows* w = &t.w[2]
+    cdef Py_ssize_t plane = -1, block = -1, like = 0, counted = -1, from_, to, od, oh, first, end, n, i  # like: the first row that is not as the last
+    cdef storage* line = <storage*> ((<size_t> room + 63) // 64 * 64)
+    cdef storage* at
+    cdef double* count = <double*> line + COLUMNS + 16
+    cdef char* target
+    cdef Staged staged
+    cdef Course s
+    open_staged(&staged, <char*> (count + OUTPUTS + 16), t.streaming)
+    begin_course(t, &s, unit, (w.size + COLUMNS - 1) // COLUMNS)
+    while unit < last:
+        from_ = s.block * COLUMNS
+        to = min(from_ + COLUMNS, w.size)
+        if s.plane != plane or s.block != block or s.h == 0 or s.h >= like:
+            plane = s.plane
+            block = s.block
+            od = first_window(&t.w[0], s.d)
+            oh = first_window(&t.w[1], s.h)
+            at = line
+            if od < end_window(&t.w[0], s.d) and oh < end_window(&t.w[1], s.h):
+                like = end_within(&t.w[1], oh)
+                i = counted_taps(&t.w[0], od, t.padding) * counted_taps(&t.w[1], oh, t.padding)
+                first = first_window(w, from_)
+                end = end_window(w, to - 1)
+                while first < end:
+                    n = min(OUTPUTS, end - first)
+                    if counted != i * w.count + first:
+                        counted = i * w.count + first
+                        fill_counts(t, count, i, first, min(OUTPUTS, w.count - first), storage is not double)
+                    at = paint_windows(_, line, at, w, first, n, row_of(dy, plane_of(dy, plane), od, oh) + first * dy.step[4], dy.step[4], dy.code, count, from_, to)
+                    first += n
+            else:
+                like = first_within(&t.w[1], oh) if oh < t.w[1].count else t.w[1].size
+            paint(at, line + (to - from_), <acc[storage]> 0)
+        target = row_of(dx, plane_of(dx, plane), s.d, s.h) + from_ * dx.step[4]
+        if dx.step[4] == dx.itemsize:
+            i = 0
+            while i < to - from_:
+                n = min(SPAN, to - from_ - i)
+                copy_tile(stage(&staged, target + i * dx.itemsize, n * dx.itemsize), <char*> (line + i), n * dx.itemsize)
+                i += n
+        else:
+            scatter(target, dx.step[4], line, to - from_)
+        next_row(t, &s)
+        unit += 1
+    close_staged(&staged)
 
 # ------------------------------------------------------------------------------------------------ gradients taken where windows lie
 
@@ -372,6 +431,11 @@ cdef void spread_soft(const Pool* t, Bench* b, Packed[storage]* p, const char* r
     cdef const Windows* w = &t.w[2]
     cdef double terms[OUTPUTS + 16]
     cdef Py_ssize_t begin = taps_from(w, first, n), tap = (taps_to(w, first, n) - 1) // TAPS * TAPS, i, j, end, at
+    cdef Stack s
+    if t.along:
+        s = stack_at(t, &t.arg[1], b, row)
+        spread_soft_along(_, high, low, &s, w, first, n, <acc[storage]*> stats, stats + OUTPUTS + 16, stats + 2 * (OUTPUTS + 16), from_, to)
+        return
     while tap >= begin:
         plan_taps(_, p, w, first, n, tap)
         pack_row(_, p, w, row, t.arg[1].step[4], t.arg[1].code, True)

@@ -269,6 +269,8 @@ cdef extern from "pool.h" namespace "softcore" nogil:
     Py_ssize_t end_tap(const Windows*, Py_ssize_t output)
     Py_ssize_t counted_taps(const Windows*, Py_ssize_t output, bint padding)
     Py_ssize_t first_window(const Windows*, Py_ssize_t i)
+    Py_ssize_t first_within(const Windows*, Py_ssize_t output)
+    Py_ssize_t end_within(const Windows*, Py_ssize_t output)
     Py_ssize_t end_window(const Windows*, Py_ssize_t i)
     cdef cppclass Packed[S]:
         acc[S]* room
@@ -297,6 +299,8 @@ cdef extern from "pool.h" namespace "softcore" nogil:
     void add_to_each[S](const S*, double* high, double* low, Py_ssize_t step, double, Py_ssize_t n)
     void put_sums[S](const S*, char*, Py_ssize_t step, const double* high, const double* low, Py_ssize_t n, bint past)
     void add_slopes[S](const S*, double* high, double* low, const char* dy, Py_ssize_t step, int code, const double* count, Py_ssize_t n)
+    S* paint[S](S* line, S* end, acc[S])
+    S* paint_windows[S](const S*, S* line, S* at, const Windows*, Py_ssize_t first, Py_ssize_t n, const char* dy, Py_ssize_t step, int code, const double* count, Py_ssize_t start, Py_ssize_t end)
     void add_to_places[S](const S*, double* high, double* low, const long long* place, const double*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
     void put_in_places[T](T*, const long long* place, const T*, Py_ssize_t n, Py_ssize_t wide, Py_ssize_t start, Py_ssize_t length)
 
@@ -337,13 +341,20 @@ cdef extern from "pool_direct.h" namespace "softcore" nogil:
 
 cdef extern from "pool_along.h" namespace "softcore" nogil:
     bint goes_along(const Windows*)
+    bint goes_along_softly(const Windows*, Py_ssize_t lanes)
     cdef struct Stack:
         const char* row
-        Py_ssize_t deep, high, first_place
+        Py_ssize_t deep, high, first_place, pixel
         Py_ssize_t step[2]
         Py_ssize_t place[2]
+        int code
+        bint direct
+        char* bench
     void sums_along[S](const S*, Partial[S]*, const Stack*, const Windows*, Py_ssize_t first, Py_ssize_t n)
+    void sums_beside[S](const S*, Partial[S]*, const Stack*, const Windows*, Py_ssize_t apart, Py_ssize_t planes)
     void max_along[S](const S*, Partial[S]*, const Stack*, const Windows*, Py_ssize_t first, Py_ssize_t n, bint index)
+    void soft_along[S](const S*, const Partial[S]*, Partial[S]* mass, Partial[S]* moment, const Stack*, const Windows*, Py_ssize_t first, Py_ssize_t n, bint below)
+    void spread_soft_along[S](const S*, double* high, double* low, const Stack*, const Windows*, Py_ssize_t first, Py_ssize_t n, const acc[S]* m, const double* mean, const double* slope, Py_ssize_t start, Py_ssize_t end)
 
 cdef extern from "pool_across.h" namespace "softcore" nogil:
     cdef enum:

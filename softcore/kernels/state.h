@@ -55,6 +55,19 @@ template <class S, class D> INLINE void add(Sum<D> *s, D x) {
     s->high = two_sum(s->high, x, &error);
     s->low = s->low + error;
 }
+// The sum of the lanes.
+template <class S> INLINE Sum<double> across_lanes(const Sum<Doubles<S>> &s) {
+    double high[128 / sizeof(acc<S>) / 2], low[128 / sizeof(acc<S>) / 2];
+    static_assert(sizeof high >= sizeof s.high, "one double to a lane");
+    std::memcpy(high, &s.high, sizeof s.high);
+    std::memcpy(low, &s.low, sizeof s.low);
+    Sum<double> total = {0, 0};
+    for (unsigned i = 0; i < sizeof s.high / sizeof(double); i++) {
+        add<double>(&total, high[i]);
+        total.low += low[i];
+    }
+    return total;
+}
 // What a sum comes to.  Of an infinite one the second double is inf - inf, which is none of its terms.
 template <class S, class D> INLINE D total(const Sum<D> &s) {
     return sizeof(acc<S>) == 4 ? s.high : select((s.low - s.low) == constant<D>(0), s.high + s.low, s.high);
