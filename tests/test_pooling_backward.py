@@ -328,3 +328,10 @@ def test_planes_with_batch_and_channels_are_no_volumes(name, core, far, rng):
     for shape, given in (((2, 3, 8, 8), indices), ((2, 3, 1, 8, 8), indices[:, :, None])):
         with pytest.raises(IndexError, match=f"^{name}: indices holds {far}, it must be from 0 to 63, the spatial elements of "):
             getattr(core, name)(np.ones(given.shape), given, shape)
+
+
+def test_an_index_beyond_its_plane_says_which_axes_are_spatial():
+    y, indices = sc.max_pool(np.arange(768.0).reshape(3, 4, 8, 8), (1, 2, 2), return_indices=True)  # three spatial axes and no batch
+    with pytest.raises(IndexError, match=r"of \(3, 4, 8, 8\): axes \(2, 3\) are spatial, unless an axis of one stands for a batch or channels"):
+        sc.max_pool_backward(y, indices, (3, 4, 8, 8))
+    assert sc.max_pool_backward(y[None], indices[None], (1, 3, 4, 8, 8)).sum() == y.sum()

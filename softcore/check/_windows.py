@@ -110,4 +110,6 @@ def unpooled(op: str, pooled: tuple[int, ...], shape: tuple[int, ...], layout: s
         if 0 in pooled or (lowest >= 0 and largest < prod([shape[i] for i in axes])):
             return axes
     wrong, size = lowest if lowest < 0 else largest, prod([shape[i] for i in readings[0]])
-    raise IndexError(f"{op}: indices holds {wrong}, {_one_of(size)}, the spatial elements of {shape}")
+    hint = f": axes {readings[0]} are spatial, unless an axis of one stands for a batch or channels that are not there"
+    hint = hint if 0 <= wrong < prod(shape) and len(shape) > 2 else ""
+    raise IndexError(f"{op}: indices holds {wrong}, {_one_of(size)}, the spatial elements of {shape}{hint}")
