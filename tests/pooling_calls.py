@@ -40,6 +40,8 @@ GRID = [
     ((3, 40), 17, {"stride": 5, "padding": 2}),
     ((1, 2, 4, 9, 26), (3, 4, 13), {}),
     ((2, 4), 1000, {"padding": 500}),
+    ((2, 3, 19, 25), (18, 23), {"stride": 1}),  # a few large windows that share most of what they hold
+    ((1, 2, 30, 9), (28, 8), {"stride": 1, "padding": ((1, 0), (0, 0))}),
     ((1, 2, 2700), 2650, {"ceil_mode": True}),  # more than a stretch of a row of gradients
 ]
 

@@ -29,6 +29,9 @@ BIT_CASES = [
     ((2, 5, 3, 4, 5), (3, 4, 5), {"stride": 1}),
     ((2, 5, 4, 6, 7), (2, 6, 7), {"stride": (1, 9, 2)}),
     ((2, 5, 3, 4, 9), (3, 4, 2), {}),
+    # a few large windows that share most of what they hold
+    ((2, 3, 19, 25), (18, 23), {"stride": 1}),
+    ((2, 3, 30, 9), (28, 8), {"stride": 1}),
     # rows that are brought piece by piece where they are no neighbours
     ((1, 2, 5, 1300), (5, 1300), {}),
     ((1, 2, 7, 1300), (6, 600), {"stride": (1, 350), "padding": ((0, 0), (3, 90))}),

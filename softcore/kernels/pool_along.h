@@ -9,11 +9,17 @@ namespace softcore {
 namespace {
 
 // So few windows, where they share elements; from so many taps along a row on, and of so many windows on that fill lanes. So many rows
-// at once: their sums are as many chains.
-enum { FEW_ALONG = 4, TAPS_ALONG = 3, MANY_ALONG = 16, TAPS_OF_MANY = 8, ROWS_ALONG = 4 };
+// at once: their sums are as many chains. Long rows of a few windows whatever they share, unless more than so many windows hold an element:
+// a vector of packed windows, most of it empty, costs more than to read them so often (55 x 55 of 56 x 56: 10 to 1 ns an element).
+enum { FEW_ALONG = 4, TAPS_ALONG = 3, MANY_ALONG = 16, TAPS_OF_MANY = 8, ROWS_ALONG = 4, LONG_ALONG = 16, FEW_LONG = 8, READ_ALONG = 64 };
+inline ptrdiff_t times_held(const Windows *w) { return std::min(w->count, ((w->window - 1) * w->dilation + w->stride) / w->stride); }
 inline bool goes_along(const Windows *w) {
-    return w[2].dilation == 1 && w[2].window >= (w[2].count > MANY_ALONG ? TAPS_OF_MANY : TAPS_ALONG) && (w[2].window <= w[2].stride || w[2].count <= FEW_ALONG)
-        && ((w[1].window - 1) * w[1].dilation < w[1].stride || w[1].count == 1);  // rows that windows share are better kept
+    const ptrdiff_t held = times_held(w + 1);
+    if (w[2].dilation > 1) return false;
+    if (w[2].window >= LONG_ALONG && w[2].count <= FEW_LONG && times_held(w) * held * times_held(w + 2) <= READ_ALONG) return true;
+    return w[2].window >= (w[2].count > MANY_ALONG ? TAPS_OF_MANY : TAPS_ALONG)
+        && (held == 1 ? w[2].window <= w[2].stride || w[2].count <= FEW_ALONG
+                      : w[1].window >= LONG_ALONG && held * w[2].count <= FEW_ALONG);  // a few rows that windows share are better kept
 }
 // The same for soft windows, whose exponentials cost more than all else: whether fewer vectors of them are computed one window after the
 // other, with two for what is done once a window and half of one for each of its rows. Their sums are those of lanes then.
